@@ -1,0 +1,91 @@
+"""Baseline `onnx-per-prompt`: SAM's published ONNX decoder in ONNX Runtime, called once per prompt and pass.
+
+The decoder is the package's own `SamOnnxModel` (with its `orig_im_size` input and full-size masks), exported as the
+package's script exports it; the encoder is the package's image encoder, exported as it stands. No torch is loaded here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from resam_runtime.letterbox import PIXEL_MEAN, PIXEL_STD
+
+from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
+from resam_benchmarks.contender import Image
+
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+
+
+class OnnxPerPrompt(PromptByPrompt):
+    """See `Contender`. folder: where `published_export.export_graphs` wrote; size: side of the tile in px."""
+
+    def __init__(
+        self, folder: str, size: int, settings: LoopSettings, device: str | None = None, threads: int | None = None
+    ) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        if threads:
+            options.intra_op_num_threads = threads
+        cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and device != "cpu"
+        providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
+        self._encoder, self._decoder = (
+            onnxruntime.InferenceSession(str(Path(folder) / name), options, providers=providers)
+            for name in (ENCODER, DECODER)
+        )
+        self._version, self._threads = onnxruntime.__version__, threads or os.cpu_count()
+        self._size, self.settings = size, settings
+        grid = self._encoder.get_outputs()[0].shape[-1]
+        self._no_mask = np.zeros((1, 1, 4 * grid, 4 * grid), np.float32)
+
+    def encode(self, image: Image) -> Any:
+        """The embedding (1, C, G, G) and the scene's (H, W); resized, normalised and padded as the package does it."""
+        import cv2
+
+        height, width = image.shape[:2]
+        new_height, new_width = self._scaled(height, width)
+        resized = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        pixels = (resized.astype(np.float32) - np.float32(PIXEL_MEAN)) / np.float32(PIXEL_STD)
+        padded = np.zeros((1, 3, self._size, self._size), np.float32)
+        padded[0, :, :new_height, :new_width] = pixels.transpose(2, 0, 1)
+        return self._encoder.run(None, {"image": padded})[0], (height, width)
+
+    def predict(self, embedding: Any, prompt: OnePrompt) -> tuple[NDArray[np.float32], float]:
+        """See `PromptByPrompt`."""
+        features, (height, width) = embedding
+        # as SAM's notebook: box corners are points labelled 2 and 3; without a box one padding point is added
+        box = prompt.box
+        coords, labels = (np.zeros((1, 2)), [-1]) if box is None else (box.reshape(2, 2), [2, 3])
+        if prompt.coords is not None and prompt.labels is not None:
+            coords, labels = np.concatenate([prompt.coords, coords]), [*prompt.labels, *labels]
+        new_height, new_width = self._scaled(height, width)
+        scaled = coords * (new_width / width, new_height / height)
+        mask, score, _ = self._decoder.run(
+            None,
+            {
+                "image_embeddings": features,
+                "point_coords": scaled[None].astype(np.float32),
+                "point_labels": np.array([labels], np.float32),
+                "mask_input": self._no_mask,
+                "has_mask_input": np.zeros(1, np.float32),
+                "orig_im_size": np.array([height, width], np.float32),
+            },
+        )
+        return mask[0, 0], float(score[0, 0])
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: arrays arrive on the host."""
+
+    def describe(self) -> str:
+        """See `Contender`."""
+        where = self._encoder.get_providers()[0].removesuffix("ExecutionProvider")
+        return f"SAM's ONNX decoder, ONNX Runtime {self._version}, {where}, {self._threads} threads, fp32"
+
+    def _scaled(self, height: int, width: int) -> tuple[int, int]:
+        scale = self._size / max(height, width)
+        return int(height * scale + 0.5), int(width * scale + 0.5)

@@ -1,0 +1,132 @@
+"""The benchmark in one call: engines and baselines, a data set or the synthetic latency scene, results in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
+
+from resam_benchmarks import dataset, document, report_html, rivals
+from resam_benchmarks.baselines.weights import Weights
+from resam_benchmarks.cases import Case, Rival
+from resam_benchmarks.metrics import BOUNDARY_TOLERANCE
+from resam_benchmarks.random_engine import export_random
+from resam_benchmarks.runner import Progress, run
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure.
+
+    data: a COCO data set; None: latency alone, on the synthetic scene with `prompts` prompts. points: numbers of points
+    per instance. limit: scenes at most. random: an architecture to measure with random weights in place of engines.
+    base_weights, adapter: where the baselines' weights lie, if not in the package. automatic: scenes for the automatic
+    mode. threads: of every rival (None: its own choice).
+    """
+
+    engines: Sequence[Path] = ()
+    data: Path | None = None
+    split: str = "test"
+    points: Sequence[int] = (1,)
+    prompts: Sequence[int] = (1, 16, 64)
+    baselines: Sequence[str] = ()
+    random: str | None = None
+    base_weights: str | None = None
+    adapter: Path | None = None
+    limit: int | None = None
+    repeats: int = 3
+    automatic: int = 8
+    device: str | None = None
+    threads: int | None = None
+    tolerance: float = BOUNDARY_TOLERANCE
+    seed: int = 0
+
+
+def benchmark(
+    options: BenchOptions, folder: Path, command: str = "", progress: Progress = lambda done, total, what: None
+) -> dict[str, Any]:
+    """Measure, write `bench.json` and `bench.html` to `folder`, return what `bench.json` holds.
+
+    Raises `ResamError` for options that do not go together, and for whatever engines, data or baselines raise.
+    """
+    _check(options)
+    with contextlib.ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="resam-bench-")))
+        contenders = _rivals(options, work, progress)
+        cases, about = _cases(options, contenders, work)
+        automatic = options.automatic if options.data is not None else 0
+        result = run(cases, options.threads, automatic, progress, options.tolerance)
+    data = document.document(
+        result,
+        command=command,
+        data={**about, "boundary_tolerance": options.tolerance},
+        seeds={"scene and weights": options.seed, "bootstrap": 0},
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    document.write(folder / "bench.json", data)
+    data = document.read(folder / "bench.json")
+    with atomic_write(folder / "bench.html") as temporary:
+        temporary.write_text(report_html.bench_page(data), encoding="utf-8")
+    return data
+
+
+def _check(options: BenchOptions) -> None:
+    if not options.engines and options.random is None:
+        raise ResamError("resam-bench: nothing to measure; give engine files, or --random vit_b for latency alone")
+    if options.random is not None and (options.engines or options.data is not None):
+        raise ResamError("--random: random weights have latency and nothing else; leave out engine files and --data")
+    numbers = (
+        *options.points,
+        *options.prompts,
+        options.repeats,
+        *([options.limit] if options.limit is not None else []),
+    )
+    if not options.points or not options.prompts or min(numbers) < 1:
+        raise ResamError("--points, --prompts, --repeats, --limit: expected whole numbers of at least 1")
+
+
+def _rivals(options: BenchOptions, work: Path, progress: Progress) -> list[Rival]:
+    engines, weights = list(options.engines), None
+    if options.random is not None:
+        progress(0, 1, f"exporting {options.random} with random weights")
+        weights = Weights(random=options.random, seed=options.seed)
+        engines = [export_random(weights, work)]
+    made = rivals.engine_rivals(engines, options.device, options.threads)
+    if options.baselines:
+        progress(0, 1, f"preparing {', '.join(options.baselines)}")
+        settings = rivals.loop_settings(EngineFile.open(engines[0]).manifest)
+        weights = weights or rivals.weights_of(engines[0], options.base_weights, options.adapter)
+        made += rivals.baseline_rivals(options.baselines, weights, settings, work, options.device, options.threads)
+    return made
+
+
+def _cases(options: BenchOptions, contenders: Sequence[Rival], work: Path) -> tuple[list[Case], Mapping[str, Any]]:
+    if options.data is None:
+        scene, prompts = dataset.latency_scene(work, options.prompts, options.seed)
+        cases = [
+            Case(rival, _counted(count, "prompt"), [scene], [prompts[count]], options.repeats, graded=False)
+            for count in options.prompts
+            for rival in contenders
+        ]
+        name = f"synthetic scene, {dataset.LATENCY_SIDE} px" + (
+            f", {options.random} with random weights" if options.random else ""
+        )
+        return cases, {"name": name}
+    data = dataset.load(options.data, options.split, options.points, options.limit)
+    cases = [
+        Case(rival, _counted(count, "point"), data.scenes, data.points[count], options.repeats, graded=True)
+        for count in options.points
+        for rival in contenders
+    ]
+    return cases, data.about
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -1,0 +1,163 @@
+"""resam-bench: parsing and printing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from resam_runtime.errors import command_errors
+
+from resam_benchmarks.console import numbers, percent, print_tables, progress_bar
+from resam_benchmarks.rivals import BASELINES
+
+_PATH = click.Path(path_type=Path)
+ARCHITECTURES = ("tiny", "vit_b", "vit_l", "vit_h")
+
+
+class _WithDefault(click.Group):
+    """A group whose first argument need not be a command: what is none goes to `run`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_WithDefault,
+    no_args_is_help=True,
+    epilog="Example: resam-bench base.resam adapted.resam --data nwpu --points 1,2,3 --baseline segment-anything",
+)
+def bench() -> None:
+    """Measure engines and their rivals in one run, on the same scenes and points.
+
+    resam-bench ENGINE... [OPTIONS] is short for resam-bench run ENGINE... [OPTIONS].
+    """
+
+
+def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that several commands have."""
+    for option in (
+        click.option("--device", help="cpu, cuda, cuda:1, ...; default: the best there is."),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads of every rival; default: its own choice."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+    ):
+        command = option(command)
+    return command
+
+
+@bench.command(epilog="Example: resam-bench run base.resam adapted.resam --data nwpu --points 1,2,3 -o bench")
+@click.argument("engines", nargs=-1, type=_PATH, metavar="ENGINE...")
+@click.option("--data", type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an annotation file. "
+              "Without it: latency alone, on a synthetic scene of 1024 px.")  # fmt: skip
+@click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
+@click.option("--points", default="1", show_default=True, callback=numbers, help="Points per instance, such as 1,2,3.")
+@click.option("--prompts", default="1,16,64", show_default=True, callback=numbers, help="Prompts, without --data.")
+@click.option("--baseline", "baselines", multiple=True, type=click.Choice(BASELINES), help="A rival with the weights "
+              "of the first engine; may be repeated.")  # fmt: skip
+@click.option("--random", type=click.Choice(ARCHITECTURES), help="Random weights of an architecture, in place of engine "
+              "files: latency of the true size without a download.")  # fmt: skip
+@click.option("--base-weights", help="Checkpoint that the first engine was made from, for baselines; default: tiny.")
+@click.option("--adapter", type=_PATH, help="adapter.safetensors of the first engine, for baselines.")
+@click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Measurements of every scene.")
+@click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Scenes to run without points.")
+@click.option("--tolerance", default=2.0, show_default=True, help="Of the boundary F-score, px.")
+@click.option("-o", "--out", type=_PATH, default=Path("bench"), show_default=True, help="Folder of the results.")
+@_shared
+@command_errors
+def run(out: Path, quiet: bool, **chosen: Any) -> None:
+    """Latency, memory, energy and mask quality of ENGINE files and baselines.
+
+    Writes bench.json (machine, versions, seeds, raw samples) and bench.html (tables and plots, one file).
+    """
+    from resam_benchmarks.bench import BenchOptions, benchmark
+
+    with progress_bar(quiet) as progress:
+        data = benchmark(BenchOptions(**chosen), out, _typed(), progress)
+    print_tables(data)
+    click.echo(out / "bench.html")
+
+
+@bench.command(epilog="Example: resam-bench compare main/bench.json bench/bench.json --limit 10%")
+@click.argument("before", type=_PATH)
+@click.argument("after", type=_PATH)
+@click.option(
+    "--limit", default="10%", show_default=True, callback=percent, help="Latency, memory, size: worse by this."
+)
+@click.option("--miou-limit", default=0.01, show_default=True, help="mIoU and boundary F: fallen by this.")
+@command_errors
+def compare(before: Path, after: Path, limit: float, miou_limit: float) -> None:
+    """Fail (exit code 1) where AFTER is worse than BEFORE by more than a limit and more than the noise."""
+    from resam_benchmarks import compare as comparing
+    from resam_benchmarks import document
+    from resam_benchmarks.console import print_comparison
+
+    found = comparing.compare(document.read(before), document.read(after), limit, miou_limit)
+    print_comparison(found)
+    if found.regressions:
+        sys.exit(1)
+
+
+@bench.command(epilog="Example: resam-bench robustness base.resam adapted.resam --data nwpu --limit 20")
+@click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
+@click.option("--data", type=_PATH, required=True, help="COCO data set, as for run.")
+@click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
+@click.option("--points", default=1, show_default=True, type=click.IntRange(1), help="Points per instance.")
+@click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
+@click.option("-o", "--out", type=_PATH, default=Path("robustness"), show_default=True, help="Folder of the results.")
+@_shared
+@command_errors
+def robustness(
+    engines: tuple[Path, ...], data: Path, split: str, points: int, limit: int | None, out: Path, **rest: Any
+) -> None:
+    """mIoU under noise, blur, haze, brightness and JPEG at five severities: a curve per corruption and engine.
+
+    Writes robustness.json and robustness.html.
+    """
+    from resam_benchmarks.robustness import measure, table_of, write_results
+
+    with progress_bar(rest["quiet"]) as progress:
+        found = measure(engines, data, split, points, limit, rest["device"], rest["threads"], progress)
+    write_results(found, out, _typed())
+    print_tables(None, [table_of(found)])
+    click.echo(out / "robustness.html")
+
+
+@bench.command(epilog="Example: resam-bench train --random vit_b --instances 1,50 --steps 2")
+@click.option("--random", default="tiny", show_default=True, type=click.Choice(ARCHITECTURES), help="Architecture; its "
+              "weights are random.")  # fmt: skip
+@click.option("--instances", default="1,16", show_default=True, callback=numbers, help="Instances per image.")
+@click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Measured steps of each case.")
+@click.option(
+    "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]), help="bf16: autocast."
+)
+@click.option("-o", "--out", type=_PATH, default=Path("bench-train"), show_default=True, help="Folder of the results.")
+@_shared
+@command_errors
+def train(random: str, instances: tuple[int, ...], steps: int, precision: str, out: Path, **rest: Any) -> None:
+    """One training step of ours against a plain re-implementation of the reference's, on the same weights and images.
+
+    Seconds per image and peak memory, each step in a process of its own, taking turns. Writes train.json.
+    """
+    from resam_benchmarks.train_bench import measure_steps, table_of, write_results
+
+    with progress_bar(rest["quiet"]) as progress:
+        found = measure_steps(random, instances, steps, rest["device"], rest["threads"], precision, progress)
+    write_results(found, out, _typed())
+    print_tables(None, [table_of(found)])
+    click.echo(out / "train.json")
+
+
+def _typed() -> str:
+    """The command as typed."""
+    import shlex
+
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    bench()

@@ -1,0 +1,97 @@
+"""What the commands share: parsing of lists and percentages, the progress bar, tables in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from resam_benchmarks.runner import Progress
+from resam_benchmarks.tables import Table, tables
+
+if TYPE_CHECKING:
+    from resam_benchmarks.compare import Comparison
+
+
+def numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Whole numbers from 1, separated by commas: "1,2,3"."""
+    try:
+        found = tuple(dict.fromkeys(int(part) for part in value.split(",")))
+        if min(found) >= 1:
+            return found
+    except ValueError:
+        pass
+    raise click.BadParameter(f"expected whole numbers from 1, separated by commas, came {value!r}")
+
+
+def percent(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """A share: "10%" or "0.1"."""
+    try:
+        share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+        if 0 <= share < float("inf"):
+            return share
+    except ValueError:
+        pass
+    raise click.BadParameter(f"expected a share such as 10% or 0.1, came {value!r}")
+
+
+@contextlib.contextmanager
+def progress_bar(quiet: bool = False) -> Iterator[Progress]:
+    """A bar on stderr with what is being done; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, total, what: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total or None, description=what)
+
+
+def print_tables(data: Mapping[str, Any] | None, made: Sequence[Table] = ()) -> None:
+    """The tables of a `bench.json`, or those given, on stdout; never cut to the terminal's width when piped."""
+    from rich.table import Table as RichTable
+
+    console = Console(width=None if Console().is_terminal else 200)
+    for table in [*(tables(data) if data is not None else ()), *made]:
+        shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for i, name in enumerate(table.head):
+            shown.add_column(name, justify="left" if i in table.words else "right", overflow="fold")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown, markup=False)
+        if table.note:
+            console.print(table.note, style="dim", markup=False)
+        console.print()
+
+
+def print_comparison(found: Comparison) -> None:
+    """Warnings, every change, and which of them are regressions."""
+    for line in found.warnings:
+        click.echo(f"warning: {line}", err=True)
+    for name in found.unmatched:
+        click.echo(f"warning: {name}: in one run only", err=True)
+    rows = []
+    for change in found.changes:
+        fell = change.figure in ("mIoU", "boundary F")
+        value = f"{-change.worse.value:+.4f}" if fell else f"x {change.worse.value:.3f}"
+        # NaN bounds mean a single sample
+        noisy = not change.worse.beyond(0 if fell else 1) and change.worse.low == change.worse.low
+        verdict = "REGRESSION" if change.regression else "inside the noise" if noisy else "within the limit"
+        rows.append([change.case, change.figure, change.before, change.after, value, verdict])
+    head = ["", "figure", "before", "after", "change", ""]
+    print_tables(None, [Table("Compared", head, rows, words=frozenset({0, 1, 5}))])
+    count = len(found.regressions)
+    click.echo(f"{count} regression{'s' * (count != 1)}")

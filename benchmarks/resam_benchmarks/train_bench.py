@@ -1,0 +1,133 @@
+"""`resam-bench train`: our training step against the reference's, same weights and image, taking turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resam_benchmarks import document, machine, statistics
+from resam_benchmarks.baselines.weights import Weights
+from resam_benchmarks.runner import Progress
+from resam_benchmarks.statistics import Estimate
+from resam_benchmarks.summary import seconds, size, speed_in_words
+from resam_benchmarks.tables import Table
+from resam_benchmarks.worker import Worker
+
+RIVALS = {
+    "resam": "resam_benchmarks.train_steps:OurStep",
+    "reference": "resam_benchmarks.baselines.reference_step:ReferenceStep",
+}
+
+
+def measure_steps(
+    architecture: str,
+    instances: Sequence[int],
+    steps: int = 3,
+    device: str | None = None,
+    threads: int | None = None,
+    precision: str = "fp32",
+    progress: Progress = lambda done, total, what: None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure `steps` steps of both after one to warm up, for each number of instances per image.
+
+    Returns plain data: {"cases": [{"instances", "rival", "seconds": [...], "losses": [...], "peak_bytes",
+    "loaded_bytes", "device_bytes"}], ...}; both rivals of a case run in processes of their own, one idle while the
+    other works.
+    """
+    import torch
+
+    from resam.model.sam import ARCHITECTURES
+    from resam_benchmarks.train_steps import StepInput, StepSettings, timed_step
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = {
+        "weights": Weights(random=architecture, seed=seed),
+        "settings": StepSettings(device, precision, threads=threads),
+    }
+    tile = ARCHITECTURES[architecture].image_size
+    cases: list[dict[str, Any]] = []
+    total, done = len(instances) * (steps + 1) * len(RIVALS), 0
+    for count in instances:
+        images = [StepInput.make(tile, count, seed + step) for step in range(steps + 1)]
+        rows: dict[str, dict[str, Any]] = {}
+        workers: dict[str, Worker] = {}
+        try:
+            for name, factory in RIVALS.items():
+                progress(done, total, f"loading {name}")
+                workers[name] = Worker(factory, options, threads)
+                loaded = workers[name].memory()["current"]
+                rows[name] = {"instances": count, "rival": name, "seconds": [], "losses": [], "loaded_bytes": loaded}
+                rows[name] |= {"peak_bytes": 0, "device_bytes": None}
+            for number, image in enumerate(images):
+                for name in RIVALS if number % 2 == 0 else reversed(RIVALS):
+                    progress(done, total, f"{name}, {count} instances")
+                    workers[name].reset_peak()
+                    spent, loss, on_device = workers[name].call(timed_step, image)
+                    done += 1
+                    row = rows[name]
+                    row["peak_bytes"] = max(row["peak_bytes"], workers[name].memory()["peak"] or 0)
+                    row["device_bytes"] = on_device
+                    if number:
+                        row["seconds"].append(spent)
+                        row["losses"].append(loss)
+        finally:
+            for worker in workers.values():
+                worker.close()
+        cases += rows.values()
+    return {
+        "format": "resam-train-bench",
+        "version": 1,
+        "architecture": architecture,
+        "device": device,
+        "precision": precision,
+        "seed": seed,
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "commit": machine.commit(),
+        "cases": cases,
+    }
+
+
+def table_of(found: Mapping[str, Any]) -> Table:
+    """Seconds per image and peak memory of both, and their ratios."""
+    rows = []
+    by_count: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for case in found["cases"]:
+        by_count.setdefault(case["instances"], {})[case["rival"]] = case
+    for count, pair in by_count.items():
+        ours, theirs = pair["resam"], pair["reference"]
+        ratio = statistics.paired_ratio(ours["seconds"], theirs["seconds"])
+        # where a device has memory of its own, that is the memory that counts
+        key = "device_bytes" if ours["device_bytes"] else "peak_bytes"
+        rows.append(
+            [
+                f"{found['architecture']}, {count} instance{'s' * (count != 1)}",
+                _median(ours),
+                _median(theirs),
+                speed_in_words(ratio),
+                size(ours[key]),
+                size(theirs[key]),
+                f"{ours[key] / theirs[key]:.2f} x",
+            ]
+        )
+    return Table(
+        "One training step",
+        ["", "resam, s/image", "reference, s/image", "resam is", "resam, peak", "reference, peak", "memory ratio"],
+        rows,
+        f"{found['device']}, {found['precision']}, random weights, medians; memory of the whole process (on CUDA: of the "
+        "device).",
+        frozenset({0, 3}),
+    )
+
+
+def _median(case: Mapping[str, Any]) -> str:
+    estimate: Estimate = statistics.percentile(case["seconds"], 50)
+    return seconds(estimate.value)
+
+
+def write_results(found: Mapping[str, Any], folder: Path, command: str) -> None:
+    """Write train.json to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document.write(folder / "train.json", {**found, "command": command})

@@ -1,0 +1,148 @@
+"""The encoder as it is exported: `resam.model.encoder.ImageEncoder` with everything constant worked out beforehand.
+
+Same numbers, fewer and better operations. Writing x for a block's normalised tokens:
+
+* the softmax does not change when all keys move by one vector, so the key bias is dropped; the rows of the attention
+  sum to 1, so the value bias is carried through the output projection into its bias;
+* the query's scale goes into its weights, and out of the tables of relative positions;
+* projections act on the tokens of the tile, not on the padding of the windows (zeros before the projection, and
+  after it, since neither keys nor values have a bias any more);
+* windows and heads are put in place by one transposition;
+* the patch embedding is a matrix product on the bytes as they come, 1/std in its weights;
+* rows and columns of relative positions, and their one-hot codes, are constants.
+
+`resam_export.verify` compares it with `ImageEncoder` at every export.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from resam.model.attention import FoldedAttention, one_hot_places, relative_tables
+from resam.model.encoder import ImageEncoder
+
+
+class EncoderGraph(nn.Module):
+    """(B, S, S, 3) uint8 -> embedding (B, C, G, G); LoRA must be merged."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        vit = encoder.vit
+        patch = vit.patch_embed.proj
+        self.patch_size = int(patch.kernel_size[0])
+        self.grid = int(vit.img_size) // self.patch_size
+        dim = patch.out_channels
+        weight = patch.weight / encoder.pixel_std  # (C, 3, p, p)
+        weight = weight.permute(2, 3, 1, 0).reshape(-1, dim)
+        self.patch_weight = _constant(weight)  # (p * p * 3, C)
+        position = patch.bias if vit.pos_embed is None else vit.pos_embed.reshape(1, -1, dim) + patch.bias
+        self.position = _constant(position)  # (1, G * G, C)
+        self.mean = _constant(encoder.pixel_mean.reshape(3).repeat(self.patch_size))  # a row of a patch
+        self.blocks = nn.ModuleList(_BlockGraph(block, self.grid) for block in vit.blocks)
+        reduce, first_norm, smooth, second_norm = vit.neck
+        self.reduce = _constant(reduce.weight.reshape(reduce.out_channels, -1).t())
+        self.norms = nn.ModuleList(_LastNorm(norm.weight, norm.bias, norm.eps) for norm in (first_norm, second_norm))
+        self.smooth = smooth
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        size, grid = self.patch_size, self.grid
+        x = image.to(self.mean.dtype).reshape(-1, grid, size, grid, size * 3) - self.mean
+        x = x.permute(0, 1, 3, 2, 4).reshape(-1, grid * grid, size * size * 3)
+        x = x @ self.patch_weight + self.position  # (B, G * G, C)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norms[0](x @ self.reduce)
+        x = self.smooth(x.transpose(1, 2).reshape(-1, x.shape[2], grid, grid))
+        return self.norms[1](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class _BlockGraph(nn.Module):
+    """One transformer block on tokens (B, G * G, C)."""
+
+    def __init__(self, block: Any, grid: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.lin1, self.activation, self.lin2 = block.mlp.lin1, block.mlp.act, block.mlp.lin2
+        self.attention = _AttentionGraph(block.attn, int(block.window_size), grid)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.lin2(self.activation(self.lin1(self.norm2(x))))
+
+
+class _AttentionGraph(nn.Module):
+    """Attention of tokens (B, G * G, C) within windows, or (window 0) over the whole grid."""
+
+    def __init__(self, attention: FoldedAttention, window: int, grid: int) -> None:
+        super().__init__()
+        self.heads, self.grid = attention.num_heads, grid
+        self.side = window or grid
+        self.windows = -(-grid // self.side)
+        dim = attention.proj.in_features
+        scale = float(attention.scale)
+        q, k, v = attention.qkv.weight.reshape(3, dim, dim).unbind(0)
+        q_bias, _, v_bias = attention.qkv.bias.reshape(3, dim).unbind(0)
+        self.query, self.query_bias = _constant(q.t() * scale), _constant(q_bias * scale)
+        self.key, self.value = _constant(k.t()), _constant(v.t())
+        self.out = _constant(attention.proj.weight.t())
+        self.out_bias = _constant(attention.proj.bias + attention.proj.weight @ v_bias)
+        self.use_rel_pos = attention.use_rel_pos
+        if self.use_rel_pos:
+            rows, columns = relative_tables(attention, self.side, self.side)  # (side, side, d)
+            self.rows = _constant(rows.transpose(1, 2) / scale)
+            self.columns = _constant(columns.transpose(1, 2) / scale)
+            self.places = _constant(one_hot_places(self.side, self.side, q)[None, None])  # (1, 1, side^2, 2 side)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        side, heads = self.side, self.heads
+        q = self._split(x @ self.query + self.query_bias)  # (B * windows^2, h, side, side, d)
+        k = self._split(x @ self.key).flatten(2, 3)
+        v = self._split(x @ self.value).flatten(2, 3)
+        query = q.flatten(2, 3)
+        if self.use_rel_pos:
+            rel_h = (q @ self.rows).flatten(2, 3)
+            rel_w = (q.transpose(2, 3) @ self.columns).transpose(2, 3).reshape(-1, heads, side * side, side)
+            query = torch.cat((query, rel_h, rel_w), dim=-1)
+            k = torch.cat((k, self.places.expand(k.shape[0], heads, -1, -1)), dim=-1)
+        out = (query @ k.transpose(2, 3)).softmax(-1) @ v
+        return self._join(out) @ self.out + self.out_bias
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, G * G, C) -> (B * windows^2, heads, side, side, d), windows filled up with zeros."""
+        count, side, heads, channels = self.windows, self.side, self.heads, x.shape[2] // self.heads
+        if count == 1 and side == self.grid:
+            return x.reshape(-1, side, side, heads, channels).permute(0, 3, 1, 2, 4)
+        x = x.reshape(-1, self.grid, self.grid, heads * channels)
+        extra = count * side - self.grid
+        if extra:
+            x = F.pad(x, (0, 0, 0, extra, 0, extra))
+        x = x.reshape(-1, count, side, count, side, heads, channels).permute(0, 1, 3, 5, 2, 4, 6)
+        return x.reshape(-1, heads, side, side, channels)
+
+    def _join(self, x: torch.Tensor) -> torch.Tensor:
+        """(B * windows^2, heads, side^2, d) -> tokens (B, G * G, C): the inverse of `_split`."""
+        count, side, heads, channels = self.windows, self.side, self.heads, x.shape[3]
+        if count == 1 and side == self.grid:
+            return x.transpose(1, 2).reshape(-1, side * side, heads * channels)
+        x = x.reshape(-1, count, count, heads, side, side, channels).permute(0, 1, 4, 2, 5, 3, 6)
+        x = x.reshape(-1, count * side, count * side, heads * channels)
+        return x[:, : self.grid, : self.grid].reshape(-1, self.grid * self.grid, heads * channels)
+
+
+class _LastNorm(nn.Module):
+    """SAM's LayerNorm2d as a layer norm over the last axis."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = weight, bias, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+def _constant(x: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(x.detach().contiguous().clone(), requires_grad=False)

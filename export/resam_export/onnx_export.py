@@ -1,0 +1,139 @@
+"""Graphs to ONNX: traced by torch, folded, cleaned and named.
+
+Opset 18 is the lowest that holds all that the graphs need as single operators (LayerNormalization came with 17,
+reductions with axes as an input, which the exporter writes, with 18) and that TensorRT 10.3 reads whole. IR version 8
+goes with it.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+from onnxscript import opset18 as op
+from onnxscript.optimizer import optimize_ir
+from resam_runtime.engine_file import TensorSpec
+
+from .graphs import Graph
+
+OPSET = 18
+IR_VERSION = 8
+FOLD_LIMIT = 1 << 28  # elements: every constant expression is worked out here, whatever its size
+
+
+def export_graph(graph: Graph) -> onnx.ModelProto:
+    """Trace one graph; returns a model with fp32 weights inside and inputs and outputs as `graph` names them.
+
+    All constant expressions are folded and equal ones computed once, which is how the projections of the image
+    tokens serve both passes of the loop.
+    """
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            graph.module,
+            graph.example(),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in graph.inputs],
+            output_names=[spec.name for spec in graph.outputs],
+            dynamic_shapes=graph.dynamic_shapes(),
+            custom_translation_table={torch.ops.aten.gelu.default: _gelu},
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"torch did not export the graph {graph.name}")
+    model: ir.Model = program.model
+    optimize_ir(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
+    passes: Sequence[Callable[[ir.Model], Any]] = (
+        common.CommonSubexpressionEliminationPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.TopologicalSortPass(),
+    )
+    for clean in passes:
+        clean(model)
+    _name(model)
+    common.ClearMetadataAndDocStringPass()(model)  # the exporter's metadata holds paths of this machine
+    model.ir_version = IR_VERSION
+    proto = ir.to_proto(model)
+    proto.producer_name, proto.producer_version, proto.graph.name = "resam", "", graph.name
+    _describe(proto.graph.input, graph.inputs)
+    _describe(proto.graph.output, graph.outputs)
+    return proto
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    """The exact GELU, in the order of operations that ONNX Runtime recognises and fuses."""
+    erf = op.Erf(op.Div(x, op.Constant(value_float=2.0**0.5)))
+    return op.Mul(op.Mul(x, op.Add(erf, op.Constant(value_float=1.0))), op.Constant(value_float=0.5))
+
+
+def _name(model: ir.Model) -> None:
+    """Name nodes and their outputs after the module they come from, weights after the node that reads them."""
+    graph = model.graph
+    kept = {value.name for value in (*graph.inputs, *graph.outputs)}
+    counts: collections.Counter[str] = collections.Counter()
+    for node in graph:
+        scope = _scope(node)
+        stem = f"{scope}/{node.op_type}" if scope else node.op_type
+        counts[stem] += 1
+        node.name = stem if counts[stem] == 1 else f"{stem}_{counts[stem]}"
+        for index, value in enumerate(node.outputs):
+            if value.name not in kept:
+                value.name = node.name if len(node.outputs) == 1 else f"{node.name}.{index}"
+    for value in list(graph.initializers.values()):
+        uses = value.uses()
+        if (uses and (value.name or "").startswith(("val_", "_"))) or "." not in (value.name or ""):
+            use = next(iter(uses))
+            value.name = f"{use.node.name}:{use.idx}"
+
+
+def _scope(node: ir.Node) -> str:
+    """The path of the module that a node was traced in."""
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    except (ValueError, SyntaxError):
+        return ""
+    return str(scopes[-2]) if len(scopes) > 1 else ""
+
+
+def _describe(values: Sequence[onnx.ValueInfoProto], specs: Sequence[TensorSpec]) -> None:
+    """Check names and types of a graph's inputs or outputs, and write the shapes of the contract."""
+    for value, spec in zip(values, specs, strict=True):
+        tensor = value.type.tensor_type
+        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        if (value.name, dtype) != (spec.name, spec.dtype):
+            raise RuntimeError(f"torch exported {value.name} {dtype} where {spec.name} {spec.dtype} was expected")
+        del tensor.shape.dim[:]
+        for size in spec.shape:
+            tensor.shape.dim.add(**({"dim_param": size} if isinstance(size, str) else {"dim_value": size}))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's exporter from writing about its steps."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)

@@ -1,0 +1,161 @@
+"""`resam-train`: parsing and printing; the work is `resam.training.run.run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from resam_runtime.errors import ResamError, command_errors
+
+RUNS = Path("runs")
+EXISTING = click.Path(path_type=Path)
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: resam-train --data data/nwpu --base sam_vit_b_01ec64.pth --preset nwpu -o runs/nwpu",
+)
+@click.option("--data", type=EXISTING, help="Folder with train.json, images/ and perhaps val.json and test.json. "
+              "Without it: synthetic scenes, made in the run's folder.")  # fmt: skip
+@click.option("--annotations", type=EXISTING, help="COCO file to train on, instead of --data's train.json.")
+@click.option(
+    "--images", type=EXISTING, help="Folder that the file names count from [default: images/ beside the file]."
+)
+@click.option("--test", "test_file", type=EXISTING, help="COCO file to test on, instead of --data's test.json.")
+@click.option("-o", "--output", type=EXISTING, help="Run folder to make [default: runs/NAME-N].")
+@click.option("--resume", type=EXISTING, help="Run folder to go on with; takes its own options and data.")
+@click.option(
+    "--preset",
+    default="tiny",
+    show_default=True,
+    help="nwpu, whu, hrsid, tiny, paper, or a TOML file (a run's config.toml).",
+)
+@click.option("--base", help="tiny, or a SAM checkpoint file (its type is recognised).")
+@click.option("--points", type=int, help="Positive points per instance: 1, 2 or 3.")
+@click.option(
+    "--negatives", type=int, help="Negative points per instance, drawn outside the true mask (reference protocol)."
+)
+@click.option(
+    "--resample-points/--fixed-points",
+    default=None,
+    help="Fresh points each epoch (reference protocol), or one draw for good.",
+)
+@click.option(
+    "--points-file", type=EXISTING, help="Take the training points from this file (JSON, CSV, GeoJSON, COCO)."
+)
+@click.option("--keypoints", is_flag=True, help="Take the training points from COCO keypoints.")
+@click.option(
+    "--calibrate-negatives/--no-calibrate-negatives",
+    default=None,
+    help="Overlapping neighbours become negative points (PointSAM).",
+)
+@click.option("--supervised", is_flag=True, default=None, help="Train on the true masks: the upper bound.")
+@click.option("--requery", type=click.Choice(["box", "box+points"]), help="The prompt of Requery.")
+@click.option("--pseudo", type=click.Choice(["coarse", "refined", "final"]), help="Which masks of the loop are taught.")
+@click.option("--rounds", type=int, help="Rounds of Refine and Requery.")
+@click.option("--tau", type=float, help="Threshold of Refine, 0.25 to 1.")
+@click.option(
+    "--ssa",
+    type=click.Choice(["gradient", "detached", "off"]),
+    help="Soft semantic alignment; detached: as the reference code.",
+)
+@click.option("--queue", type=int, help="Length of its queue.")
+@click.option("--beta", type=float, help="Its weight at the end of the ramp.")
+@click.option("--teacher", type=click.Choice(["student", "average"]), help="Whose weights see the weak view.")
+@click.option("--rank", type=int, help="Rank of LoRA.")
+@click.option("--start", type=int, help="First encoder block with LoRA.")
+@click.option("--epochs", type=int, help="Times each tile is seen.")
+@click.option("--batch", type=int, help="Tiles per step, over all devices.")
+@click.option("--learning-rate", type=float)
+@click.option("--fit-within", type=int, help="Scenes up to this many pixels become one tile [default: the base's own].")
+@click.option("--seed", type=int)
+@click.option("--scenes", type=int, default=48, show_default=True, help="Synthetic training scenes (without --data).")
+@click.option(
+    "--devices", type=int, default=1, show_default=True, help="Devices (or CPU processes) that share each batch."
+)
+@click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 on CUDA.",
+)
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
+@command_errors
+def train(
+    data: Path | None,
+    annotations: Path | None,
+    images: Path | None,
+    test_file: Path | None,
+    output: Path | None,
+    resume: Path | None,
+    preset: str,
+    points_file: Path | None,
+    keypoints: bool,
+    scenes: int,
+    devices: int,
+    accelerator: str,
+    precision: str,
+    tensorboard: bool,
+    **changes: Any,
+) -> None:
+    """Adapt a SAM to remote-sensing images from points alone.
+
+    Without arguments: the tiny base, synthetic scenes, one point per instance; minutes on two CPU cores. Writes
+    adapter.safetensors, report.html, metrics.jsonl and checkpoints into a run folder.
+    """
+    from resam.training.options import read_options
+    from resam.training.progress import Live, print_result
+    from resam.training.run import make_fabric, run, start_folder
+    from resam.training.sources import Sources
+
+    if resume is not None:
+        given = [name for name, value in (changes | {"data": data, "output": output}).items() if value is not None]
+        if given:
+            raise ResamError(f"--resume takes the run's own options; leave out --{given[0].replace('_', '-')}")
+        config = resume / "config.toml"
+        if not config.is_file():
+            raise ResamError(f"{resume}: holds no run (no config.toml)")
+        options, sources, folder = read_options(config), Sources.read(config), resume
+    else:
+        options = read_options(preset, **changes)
+        sources = Sources.choose(data, annotations, images, test_file, points_file, keypoints, scenes)
+        folder = output or _free_folder(sources.name)
+    fabric = make_fabric(devices, accelerator, precision)
+    fabric.launch()
+    folder = Path(fabric.broadcast(str(folder)))
+    with Live() if fabric.is_global_zero else _quiet() as reporter:
+        if fabric.is_global_zero:
+            if resume is None:
+                start_folder(folder, options, sources.to_dict())
+            sources.prepare(folder, reporter)
+        fabric.barrier()
+        result = run(
+            folder, options, sources.open(folder), fabric=fabric, reporter=reporter, resume=resume is not None,
+            tensorboard=tensorboard,
+        )  # fmt: skip
+    if fabric.is_global_zero:
+        if result.before and result.after:
+            print_result(result.before, result.after)
+        click.echo(f"adapter  {result.adapter}\nreport   {folder / 'report.html'}")
+
+
+def _free_folder(name: str) -> Path:
+    number = 1
+    while (RUNS / f"{name}-{number}").exists():
+        number += 1
+    return RUNS / f"{name}-{number}"
+
+
+def _quiet() -> Any:
+    import contextlib
+
+    from resam.training.progress import Silent
+
+    return contextlib.nullcontext(Silent())
+
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,162 @@
+"""COCO data sets: which scenes there are, and what is annotated in them. Pixels and masks are read when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from resam_runtime.errors import ResamError
+from resam_runtime.masks import decode_segmentation
+from resam_runtime.scenes import open_scene
+from resam_runtime.tiling import Tile
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class CocoInstance:
+    """One annotation. `annotation` is the file's own object; see `CocoScene.mask`."""
+
+    id: str | int
+    category: int | None
+    annotation: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoScene:
+    """One image of a data set: its name in the file, where it lies, its size in pixels, its instances."""
+
+    name: str
+    path: Path
+    width: int
+    height: int
+    instances: tuple[CocoInstance, ...]
+
+    def mask(self, instance: CocoInstance) -> NDArray[np.bool_]:
+        """The true mask of one of its instances, (height, width). `ResamError` where it has none that can be read."""
+        return decode_segmentation(instance.annotation, self.height, self.width)
+
+    def read(self, tile: Tile | None = None) -> NDArray[np.uint8]:
+        """The pixels of a window (the whole scene for None), (h, w, 3) uint8 RGB.
+
+        Gray, 16-bit and RGBA files become RGB as `resam_runtime.scenes` does it. Raises `ResamError` for a file that
+        cannot be read, or has another size than the annotations say.
+        """
+        tile = tile or Tile(0, 0, self.width, self.height)
+        with open_scene(self.path) as scene:
+            if (scene.width, scene.height) != (self.width, self.height):
+                raise ResamError(
+                    f"{self.path}: {scene.width} x {scene.height} px, but the annotations were made for "
+                    f"{self.width} x {self.height}"
+                )
+            return scene.read(tile.x, tile.y, tile.width, tile.height)
+
+
+@dataclass(frozen=True, eq=False)
+class CocoData:
+    """A COCO annotation file and its folder of images. digest: SHA-256 of the file's bytes."""
+
+    path: Path
+    digest: str
+    scenes: tuple[CocoScene, ...]
+    categories: Mapping[int, str]
+
+    @property
+    def count(self) -> int:
+        """Instances in all scenes."""
+        return sum(len(scene.instances) for scene in self.scenes)
+
+    @classmethod
+    def open(cls, path: str | Path, images: str | Path | None = None) -> CocoData:
+        """Read an annotation file; crowd annotations are skipped, scenes without instances stay.
+
+        images: the folder that `file_name` counts from; by default `images` beside the file, else the file's own
+        folder. Raises `ResamError` (file and cause) for a file that is missing or malformed, lists no images, or names
+        one that is not there.
+        """
+        path = Path(path)
+        data, digest = _parse(path)
+        folder = _image_folder(path, images)
+        listed = _objects(path, data, "images")
+        if not listed:
+            raise ResamError(f"{path}: lists no images; expected a COCO file with images, annotations and categories")
+        owned: dict[Any, list[CocoInstance]] = {image.get("id"): [] for image in listed}
+        if len(owned) != len(listed):
+            raise ResamError(f"{path}: two images share an id")
+        seen: set[Any] = set()
+        for number, annotation in enumerate(_objects(path, data, "annotations"), 1):
+            name = annotation.get("id", f"number {number}")
+            if annotation.get("image_id") not in owned:
+                raise ResamError(f"{path}: annotation {name}: no image has the id {annotation.get('image_id')!r}")
+            if name in seen:
+                raise ResamError(f"{path}: two annotations share the id {name}")
+            seen.add(name)
+            if not annotation.get("iscrowd"):
+                instance = CocoInstance(name, annotation.get("category_id"), annotation)
+                owned[annotation["image_id"]].append(instance)
+        scenes = tuple(_scene(path, folder, image, owned[image.get("id")]) for image in listed)
+        categories = _objects(path, data, "categories")
+        names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories if "id" in entry}
+        return cls(path, digest, scenes, names)
+
+
+def find_splits(folder: str | Path) -> dict[str, Path]:
+    """The annotation files `train.json`, `val.json`, `test.json` of a data folder (or of its `annotations` folder).
+
+    Raises `ResamError` where there is no training split.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ResamError(f"{folder}: no such folder; expected train.json and images/ in it")
+    for place in (folder, folder / "annotations"):
+        found = {split: place / f"{split}.json" for split in SPLITS if (place / f"{split}.json").is_file()}
+        if "train" in found:
+            return found
+    raise ResamError(f"{folder}: holds no train.json; give the annotation file with --annotations")
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        content = path.read_bytes()
+        data = json.loads(content)
+    except OSError as error:
+        raise ResamError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ResamError(f"{path}: not JSON ({str(error)[:80]})") from None
+    if not isinstance(data, dict):
+        raise ResamError(f"{path}: expected a COCO object with images and annotations, came {type(data).__name__}")
+    return data, hashlib.sha256(content).hexdigest()
+
+
+def _image_folder(path: Path, images: str | Path | None) -> Path:
+    if images is not None:
+        if not Path(images).is_dir():
+            raise ResamError(f"{images}: no such folder of images")
+        return Path(images)
+    for candidate in (path.parent / "images", path.parent.parent / "images"):
+        if candidate.is_dir():
+            return candidate
+    return path.parent
+
+
+def _objects(path: Path, data: Mapping[str, Any], member: str) -> list[dict[str, Any]]:
+    value = data.get(member) or []
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise ResamError(f"{path}: {member}: expected a list of objects")
+    return value
+
+
+def _scene(path: Path, folder: Path, image: Mapping[str, Any], instances: Iterable[CocoInstance]) -> CocoScene:
+    name, width, height = image.get("file_name"), image.get("width"), image.get("height")
+    if not isinstance(name, str) or not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+        raise ResamError(f"{path}: image {image.get('id')!r}: expected a file_name, width and height")
+    file = folder / name
+    if not file.is_file():
+        raise ResamError(f"{file}: no such image, but {path.name} lists it; see --images")
+    return CocoScene(name, file, width, height, tuple(instances))

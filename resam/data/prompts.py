@@ -1,0 +1,105 @@
+"""Where the points come from: drawn once from masks, read from a points file, or COCO keypoints.
+
+Honest points: an instance's draw depends on the data set, the instance and how many points were asked for, on nothing
+else. So it never shows a second point, however many epochs, views or runs look at it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from resam_runtime.errors import ResamError
+from resam_runtime.points import PointsFile, Prompt, check_prompts
+
+from resam.data.coco import CocoData
+
+
+@dataclass(frozen=True)
+class PointOptions:
+    """points: positive ones per instance. negatives: drawn outside the true mask, the reference's looser protocol.
+
+    resample: fresh points each epoch, likewise. file: a points file instead of masks. keypoints: COCO's instead.
+    """
+
+    points: int = 1
+    negatives: int = 0
+    resample: bool = False
+    file: Path | None = None
+    keypoints: bool = False
+
+
+def scene_prompts(data: CocoData, options: PointOptions, epoch: int = 0) -> list[list[Prompt]]:
+    """The prompts of every scene of a data set, in the scenes' order; `Prompt.id` names the instance.
+
+    Drawn points: one prompt per instance whose mask is not empty. `epoch` matters with `resample` alone. Raises
+    `ResamError` for a point outside its image, or where the whole data set gives no point.
+    """
+    if options.file is not None or options.keypoints:
+        prompts = _read(data, options.file or data.path)
+    else:
+        prompts = _draw_all(data, options, epoch)
+    if not any(prompts):
+        raise ResamError(f"{options.file or data.path}: not one instance with a point in {len(data.scenes)} images")
+    return prompts
+
+
+def draw_points(
+    mask: NDArray[np.bool_], points: int, negatives: int, seed: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Pixels drawn evenly from a mask (H, W), and from outside it: coords (P, 2) float32 x, y; labels (P,) int32.
+
+    No pixel twice; fewer than asked for where there are not enough. The same seed gives the same points.
+    """
+    rng = np.random.default_rng(list(seed))
+    width = mask.shape[1]
+    flat = mask.ravel()
+    chosen = []
+    for label, number in ((1, points), (0, negatives)):
+        pixels = np.flatnonzero(flat == bool(label)) if number else np.empty(0, np.intp)
+        picked = rng.choice(pixels, min(number, len(pixels)), replace=False) if len(pixels) else pixels
+        chosen.append((picked, np.full(len(picked), label, np.int32)))
+    index = np.concatenate([picked for picked, _ in chosen])
+    coords = np.stack((index % width, index // width), axis=1).astype(np.float32)
+    return coords, np.concatenate([labels for _, labels in chosen])
+
+
+def point_seed(digest: str, instance: str | int, number: int, epoch: int | None = None) -> list[int]:
+    """The seed of an instance's draw: data set, instance, number of points; the epoch only where points are redrawn."""
+    name = zlib.crc32(str(instance).encode())
+    return [int(digest[:15], 16), name, number, *([] if epoch is None else [epoch + 1])]
+
+
+def _draw_all(data: CocoData, options: PointOptions, epoch: int) -> list[list[Prompt]]:
+    drawn = []
+    for scene in data.scenes:
+        prompts = []
+        for instance in scene.instances:
+            number = options.points + 1000 * options.negatives
+            seed = point_seed(data.digest, instance.id, number, epoch if options.resample else None)
+            try:
+                mask = scene.mask(instance)
+            except ResamError as error:
+                raise ResamError(f"{data.path}: {error}") from None
+            if mask.any():
+                prompts.append(Prompt(*draw_points(mask, options.points, options.negatives, seed), instance.id))
+        drawn.append(prompts)
+    return drawn
+
+
+def _read(data: CocoData, path: Path) -> list[list[Prompt]]:
+    points = PointsFile.open(path)
+    crowds = {instance.id for scene in data.scenes for instance in scene.instances} if path == data.path else None
+    prompts = []
+    for scene in data.scenes:
+        own = points.prompts(scene.name, width=scene.width, height=scene.height)
+        kept, skipped = check_prompts(own, scene.width, scene.height)
+        for instance, reason in skipped:
+            if "outside" in reason:
+                raise ResamError(f"{path}: {scene.name}: instance {instance}: {reason}")
+        prompts.append([prompt for prompt in kept if crowds is None or prompt.id in crowds])
+    return prompts

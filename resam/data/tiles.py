@@ -1,0 +1,146 @@
+"""Training samples: the tiles in which instances lie, and the arrays that one step sees of them.
+
+Each instance belongs to the one tile of the runtime's tiling in which its points lie most centrally, so that an epoch
+shows every instance once, framed as the device will frame it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from resam_runtime.letterbox import scale_to_tile, scene_to_tile
+from resam_runtime.points import Prompt
+from resam_runtime.tiling import Tile, assign_points, plan_tiles
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A tile of scene number `scene`, and which of the scene's prompts belong to it."""
+
+    scene: int
+    tile: Tile
+    prompts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TileArrays:
+    """What a step sees of a sample.
+
+    image: (S, S, 3) uint8, padded. coords: (N, P, 2) float32 tile pixels; labels: (N, P) int32, padded with -1.
+    extent: height and width, in tile pixels, of what is not padding.
+    """
+
+    image: NDArray[np.uint8]
+    coords: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    extent: tuple[int, int]
+
+
+def plan_samples(
+    sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]], tile_size: int, fit_within: int
+) -> list[Sample]:
+    """The samples of all scenes. sizes: (width, height) of each. Every prompt is in exactly one sample."""
+    samples = []
+    for number, ((width, height), own) in enumerate(zip(sizes, prompts, strict=True)):
+        if own:
+            tiles = plan_tiles(width, height, tile_size, fit_within)
+            owner = tile_owners(tiles, own)
+            samples += [Sample(number, tiles[i], tuple(np.flatnonzero(owner == i).tolist())) for i in np.unique(owner)]
+    return samples
+
+
+def tile_owners(tiles: Sequence[Tile], prompts: Sequence[Prompt]) -> NDArray[np.intp]:
+    """The tile of each prompt: where the middle of its positive points is most central.
+
+    That middle may lie in a tile that holds none of the points (they can be far apart): then the first one decides.
+    """
+    middles = [prompt.coords[prompt.labels == 1].mean(axis=0) for prompt in prompts]
+    owner = assign_points(tiles, np.stack(middles))
+    for i, prompt in enumerate(prompts):
+        positive = prompt.coords[prompt.labels == 1]
+        if not _inside(positive, tiles[owner[i]]).any():
+            owner[i] = assign_points(tiles, positive[:1])[0]
+    return owner
+
+
+def tile_points(
+    prompts: Sequence[Prompt], tile: Tile, mirror: tuple[bool, bool] = (False, False)
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Prompts as the decoder takes them: coords (N, P, 2) in tile pixels, labels (N, P); points outside are padding.
+
+    mirror: whether the window was mirrored in x and in y before it was scaled into the tile.
+    """
+    longest = max(len(prompt.coords) for prompt in prompts)
+    coords = np.zeros((len(prompts), longest, 2), np.float32)
+    labels = np.full((len(prompts), longest), -1, np.int32)
+    for i, prompt in enumerate(prompts):
+        inside = _inside(prompt.coords, tile)
+        local = prompt.coords[inside] - np.array(tile.origin, np.float32)
+        for axis, length in ((0, tile.width), (1, tile.height)):
+            if mirror[axis]:
+                local[:, axis] = length - 1 - local[:, axis]
+        coords[i, : len(local)] = scene_to_tile(local, tile.scale)
+        labels[i, : len(local)] = prompt.labels[inside]
+    used = (labels >= 0).any(axis=0)
+    return np.ascontiguousarray(coords[:, used]), np.ascontiguousarray(labels[:, used])
+
+
+def tile_arrays(
+    window: NDArray[np.uint8],
+    tile: Tile,
+    prompts: Sequence[Prompt],
+    tile_size: int,
+    mirror: tuple[bool, bool] = (False, False),
+) -> TileArrays:
+    """One sample's arrays from its window of the scene (h, w, 3) uint8; `mirror` as in `tile_points`."""
+    image = scale_to_tile(mirrored(window, mirror), tile_size, tile.scale)
+    coords, labels = tile_points(prompts, tile, mirror)
+    return TileArrays(image, coords, labels, tile_extent(tile, tile_size))
+
+
+def tile_extent(tile: Tile, tile_size: int) -> tuple[int, int]:
+    """Height and width in tile pixels of a window once scaled."""
+    height, width = (min(tile_size, max(1, round(side * tile.scale))) for side in (tile.height, tile.width))
+    return height, width
+
+
+def tile_masks(
+    masks: Sequence[NDArray[np.bool_]], tile: Tile, grid: int, tile_size: int, mirror: tuple[bool, bool]
+) -> NDArray[np.float32]:
+    """True masks of whole scenes (H, W) as targets on the mask grid, (N, grid, grid): the share of each cell covered.
+
+    For `supervised` training alone: nothing else may see a true mask.
+    """
+    import cv2
+
+    cell = tile_size // grid
+    target = np.zeros((len(masks), grid, grid), np.float32)
+    how = cv2.INTER_AREA if tile.scale < 1 else cv2.INTER_LINEAR  # as the picture is scaled
+    for i, mask in enumerate(masks):
+        window = mask[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+        crop: NDArray[Any] = mirrored(window, mirror).astype(np.float32)
+        if tile.scale != 1.0:
+            crop = cv2.resize(crop, None, fx=tile.scale, fy=tile.scale, interpolation=how)
+        full = np.zeros((tile_size, tile_size), np.float32)
+        full[: crop.shape[0], : crop.shape[1]] = crop
+        target[i] = full.reshape(grid, cell, grid, cell).mean(axis=(1, 3))
+    return target
+
+
+def mirrored(window: NDArray[Any], mirror: tuple[bool, bool]) -> NDArray[Any]:
+    """A window (h, w, ...) mirrored in x, in y, in both or not."""
+    if mirror[0]:
+        window = window[:, ::-1]
+    if mirror[1]:
+        window = window[::-1]
+    return np.ascontiguousarray(window)
+
+
+def _inside(coords: NDArray[np.float32], tile: Tile) -> NDArray[np.bool_]:
+    low = np.array(tile.origin) - 0.5
+    high = low + np.array((tile.width, tile.height))
+    return np.asarray(((coords >= low) & (coords < high)).all(axis=1))

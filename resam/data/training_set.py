@@ -1,0 +1,93 @@
+"""What training walks through: the tiles of a data set, their views and prompts, drawn alike however often asked.
+
+Everything random about sample number i in epoch e follows from (seed, e, i), so neither the order of loading nor a
+restart nor the number of processes changes what a step sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from resam_runtime.errors import ResamError
+from resam_runtime.points import Prompt
+
+from resam.data.coco import CocoData, CocoInstance
+from resam.data.prompts import PointOptions, scene_prompts
+from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays, tile_masks
+from resam.data.views import draw_mirror, strong_view
+from resam.model.sam import Architecture
+
+
+@dataclass(frozen=True)
+class TileViews:
+    """A sample in both views; `weak` also holds the prompts. truth: (N, M, M) in 0..1, in supervised training alone."""
+
+    weak: TileArrays
+    strong: NDArray[np.uint8]
+    truth: NDArray[np.float32] | None
+    name: str
+
+
+class TrainingSet:
+    """The samples of a data set. Unless `supervised`, no true mask is kept or read once the points are drawn."""
+
+    def __init__(
+        self,
+        data: CocoData,
+        points: PointOptions,
+        architecture: Architecture,
+        fit_within: int,
+        *,
+        seed: int = 0,
+        supervised: bool = False,
+        strength: float = 0.5,
+    ) -> None:
+        """strength: probability of each operation of the strong view. Raises `ResamError` as `scene_prompts` does."""
+        self.data, self.points, self.seed, self.strength = data, points, seed, strength
+        self.architecture, self.fit_within, self.supervised = architecture, fit_within, supervised
+        self._epoch = -1
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw new points where the options say so; else nothing changes after the first time."""
+        if self._epoch < 0 or (self.points.resample and epoch != self._epoch):
+            self.prompts: list[list[Prompt]] = scene_prompts(self.data, self.points, epoch)
+            sizes = [(scene.width, scene.height) for scene in self.data.scenes]
+            self.samples: list[Sample] = plan_samples(
+                sizes, self.prompts, self.architecture.image_size, self.fit_within
+            )
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def instances(self) -> int:
+        """Prompts in all samples."""
+        return sum(len(sample.prompts) for sample in self.samples)
+
+    def order(self, epoch: int) -> list[int]:
+        """The samples' numbers as epoch `epoch` (from 0) visits them."""
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.samples)).tolist()
+
+    def load(self, number: int, epoch: int) -> TileViews:
+        """Sample `number` as epoch `epoch` sees it. Raises `ResamError` for an image that cannot be read."""
+        sample = self.samples[number]
+        scene = self.data.scenes[sample.scene]
+        prompts = [self.prompts[sample.scene][i] for i in sample.prompts]
+        rng = np.random.default_rng((self.seed, epoch, number))
+        mirror, size = draw_mirror(rng), self.architecture.image_size
+        weak = tile_arrays(scene.read(sample.tile), sample.tile, prompts, size, mirror)
+        truth = None
+        if self.supervised:
+            known = {instance.id: instance for instance in scene.instances}
+            masks = [scene.mask(self._instance(known, prompt, scene.name)) for prompt in prompts]
+            truth = tile_masks(masks, sample.tile, self.architecture.mask_size, size, mirror)
+        return TileViews(weak, strong_view(weak.image, rng, weak.extent, self.strength), truth, scene.name)
+
+    def _instance(self, known: dict[str | int, CocoInstance], prompt: Prompt, scene: str) -> CocoInstance:
+        if prompt.id not in known:
+            raise ResamError(f"{self.data.path}: {scene}: no annotation {prompt.id!r}, which supervised training needs")
+        return known[prompt.id]

@@ -1,0 +1,104 @@
+"""LoRA on the queries and values of the encoder's attention (Hu et al., arXiv 2106.09685).
+
+    W = [W_q; W_k; W_v]    ->    [W_q + B_q A_q; W_k; W_v + B_v A_v]
+
+with A (r, C) random and B (C, r) zero at the start. Written as a parametrization of `qkv.weight`, so that whatever
+reads the weight sees the sum, merging is exact, and what is left after it is the plain SAM module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from torch import nn
+from torch.nn.utils import parametrize
+
+NAMES = ("query_down", "query_up", "value_down", "value_up")
+
+
+class LoRA(nn.Module):
+    """The sum of a frozen (3C, C) weight and its two low-rank terms."""
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__()
+        self.query_down = nn.Parameter(torch.empty(rank, channels))
+        self.query_up = nn.Parameter(torch.zeros(channels, rank))
+        self.value_down = nn.Parameter(torch.empty(rank, channels))
+        self.value_up = nn.Parameter(torch.zeros(channels, rank))
+        for down in (self.query_down, self.value_down):
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """(3C, C) -> (3C, C)."""
+        query, value = self.query_up @ self.query_down, self.value_up @ self.value_down
+        return weight + torch.cat((query, torch.zeros_like(query), value))
+
+
+def add_lora(encoder: ImageEncoderViT, rank: int = 4, start: int = 0) -> list[nn.Parameter]:
+    """Freeze the encoder and add LoRA of `rank` to its blocks from `start` on; returns the trainable parameters.
+
+    `ValueError` unless 1 <= rank <= C and 0 <= start < depth, or where LoRA is there already.
+    """
+    depth = len(encoder.blocks)
+    if not 0 <= start < depth:
+        raise ValueError(f"start: expected a block from 0 to {depth - 1}, came {start}")
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(False)
+    parameters: list[nn.Parameter] = []
+    for block in list(encoder.blocks)[start:]:
+        qkv = block.attn.qkv
+        if parametrize.is_parametrized(qkv):
+            raise ValueError("the encoder has LoRA already; merge it first")
+        if not 1 <= rank <= qkv.in_features:
+            raise ValueError(f"rank: expected 1 to {qkv.in_features}, came {rank}")
+        lora = LoRA(qkv.in_features, rank).to(qkv.weight)
+        parametrize.register_parametrization(qkv, "weight", lora)
+        parameters += lora.parameters()
+    return parameters
+
+
+def lora_layers(encoder: ImageEncoderViT) -> Iterator[tuple[int, LoRA]]:
+    """Block numbers and LoRA modules, in order."""
+    for number, block in enumerate(encoder.blocks):
+        if parametrize.is_parametrized(block.attn.qkv, "weight"):
+            yield number, block.attn.qkv.parametrizations.weight[0]
+
+
+def lora_state(encoder: ImageEncoderViT) -> dict[str, torch.Tensor]:
+    """The adapter: `blocks.N.NAME` -> tensor, detached and shared with the modules, for each of `NAMES`."""
+    return {
+        f"blocks.{number}.{name}": getattr(layer, name).detach()
+        for number, layer in lora_layers(encoder)
+        for name in NAMES
+    }
+
+
+def load_lora(encoder: ImageEncoderViT, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy an adapter's tensors into the encoder, adding LoRA of their rank and first block where there is none.
+
+    `ValueError` naming the tensor that does not fit.
+    """
+    if not any(True for _ in lora_layers(encoder)):
+        try:
+            start = min(int(name.split(".")[1]) for name in state)
+            rank = int(state[f"blocks.{start}.query_down"].shape[0])
+        except (KeyError, ValueError, IndexError):
+            raise ValueError("holds no LoRA tensors (blocks.N.query_down, ...)") from None
+        add_lora(encoder, rank, start)
+    own = lora_state(encoder)
+    if own.keys() != state.keys():
+        raise ValueError(f"tensors do not fit: {', '.join(sorted(own.keys() ^ state.keys())[:3])}")
+    for name, value in own.items():
+        if value.shape != state[name].shape:
+            raise ValueError(f"{name}: expected shape {tuple(value.shape)}, came {tuple(state[name].shape)}")
+        value.copy_(state[name])
+
+
+def merge_lora(encoder: ImageEncoderViT) -> None:
+    """Write the sums into the weights and remove LoRA: the plain encoder is left behind, with the same output."""
+    for block in encoder.blocks:
+        if parametrize.is_parametrized(block.attn.qkv, "weight"):
+            parametrize.remove_parametrizations(block.attn.qkv, "weight", leave_parametrized=True)

@@ -1,0 +1,151 @@
+"""Refine and Requery: the loop of ReSAM (arXiv 2511.21606), written once.
+
+Training calls this module, the exporter traces it, the engine is it.
+
+Refine. With p = sigmoid(L) and H(p) the binary entropy in nats, instance i keeps a pixel where p (1 - H) > tau
+and no other instance of the image keeps it. Where p (1 - H) can exceed tau it rises with p, so the test is one
+comparison, L > `refine_logit(tau)`.
+
+Requery. The tight box of each refined mask becomes a prompt on the same embedding. An instance whose refined mask
+is empty keeps its place: its box tokens turn into padding, so that it is decoded from its points again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from resam.model.decoder import PromptDecoder
+
+Requery = Literal["box", "box+points"]
+HIDDEN = -1e4  # stands for the logit of a cell that Refine took away
+
+
+class LoopOutput(NamedTuple):
+    """What the loop makes of N prompts; M is the side of the mask grid."""
+
+    masks: torch.Tensor  # (N, M, M) final logits
+    scores: torch.Tensor  # (N,) predicted IoU of the final masks
+    boxes: torch.Tensor  # (N, 4) box prompts x0, y0, x1, y1 in tile pixels; zeros where the refined mask is empty
+    coarse_masks: torch.Tensor  # (N, M, M) logits decoded from the points alone
+    coarse_scores: torch.Tensor  # (N,) predicted IoU of the coarse masks
+
+
+def refine_logit(tau: float) -> float:
+    """The logit L above which p (1 - H(p)) > tau, with p = sigmoid(L), H in nats. `ValueError` unless 0.25 <= tau < 1.
+
+    Below about 0.25 the left side is not monotonic where it crosses tau, and one comparison would not do.
+    """
+    if not 0.25 <= tau < 1.0:
+        raise ValueError(f"the refine threshold must lie in [0.25, 1), not {tau}")
+    low, high = 0.5, 1.0 - 1e-15
+    for _ in range(200):
+        p = (low + high) / 2
+        entropy = -p * math.log(p) - (1 - p) * math.log1p(-p)
+        low, high = (p, high) if p * (1 - entropy) <= tau else (low, p)
+    return math.log(high) - math.log1p(-high)
+
+
+def refine(logits: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Logits of the cells that each instance keeps, `HIDDEN` elsewhere where another keeps them too.
+
+    logits: (N, M, M) of all instances of one image, since the overlap test compares them. A cell of the result
+    is part of the refined mask where it exceeds `threshold` (a logit).
+    """
+    kept = logits > threshold
+    contested = kept.to(logits.dtype).sum(dim=0, keepdim=True) > 1.5
+    return torch.where(kept & contested, torch.full_like(logits, HIDDEN), logits)
+
+
+def tight_boxes(refined: torch.Tensor, threshold: float, cell: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes around the cells above `threshold`, at sub-cell precision.
+
+    refined: (N, M, M) logits as `refine` returns them; cell: side of a cell in tile pixels (S / M). An edge lies
+    where the straight line between the logits of the outermost cell and its outer neighbour crosses the
+    threshold, as it does in a bilinearly upsampled mask; half-way where the neighbour was taken away.
+
+    Returns boxes (N, 4), x0, y0, x1, y1 in tile pixels (zeros where empty), and found (N,) bool.
+    """
+    size = refined.shape[-1]
+    columns, rows = refined.amax(dim=1), refined.amax(dim=2)  # (N, M) profiles along x and along y
+    edges = []
+    for profile in (columns, rows):
+        inside = (profile > threshold).to(profile.dtype)
+        # places counted from the outside: the first cell inside holds the largest weight
+        place = torch.arange(size, device=refined.device, dtype=profile.dtype)
+        first = size - (inside * (size - place)).amax(dim=1)  # `size` where nothing is inside
+        last = (inside * (place + 1)).amax(dim=1) - 1
+        first = first.clamp(max=size - 1.0)
+        last = last.clamp(min=0.0)
+        edges.append((first - _overhang(profile, first, -1, threshold), last + _overhang(profile, last, 1, threshold)))
+    (left, right), (top, bottom) = edges
+    boxes = (torch.stack((left, top, right, bottom), dim=1) + 0.5) * cell - 0.5
+    found = columns.amax(dim=1) > threshold
+    boxes = boxes.clamp(0.0, size * cell - 1.0) * found.to(boxes.dtype).unsqueeze(1)
+    return boxes, found
+
+
+def _overhang(profile: torch.Tensor, edge: torch.Tensor, step: int, threshold: float) -> torch.Tensor:
+    """How far (0..1 cells) the mask reaches from the centre of cell `edge` (N,) towards its neighbour."""
+    size = profile.shape[1]
+    index = edge.long().unsqueeze(1)
+    neighbour = (index + step).clamp(0, size - 1)
+    inner, outer = profile.gather(1, index), profile.gather(1, neighbour)
+    reach = (inner - threshold) / (inner - outer).clamp(min=1e-6)
+    hard = (outer < HIDDEN / 2) | (neighbour == index)  # taken away, or the rim of the tile
+    return torch.where(hard, torch.full_like(reach, 0.5), reach.clamp(0.0, 1.0)).squeeze(1)
+
+
+class RefineRequery(nn.Module):
+    """Points in; coarse masks, box prompts and final masks out."""
+
+    def __init__(
+        self, decoder: PromptDecoder, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1
+    ) -> None:
+        super().__init__()
+        if requery not in ("box", "box+points"):
+            raise ValueError(f"requery must be 'box' or 'box+points', not {requery!r}")
+        if rounds < 1:
+            raise ValueError(f"rounds must be at least 1, not {rounds}")
+        self.decoder = decoder
+        self.tau, self.requery, self.rounds = tau, requery, rounds
+        self.threshold = refine_logit(tau)
+
+    def forward(self, embedding: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor) -> LoopOutput:
+        """Decode, refine, requery all instances of one image.
+
+        embedding: (1, C, G, G); point_coords: (N, P, 2) in tile pixels; point_labels: (N, P), see `PromptDecoder`.
+        """
+        masks, scores = self.decoder(embedding, point_coords, point_labels)
+        return self.requery_from(masks, scores, embedding, point_coords, point_labels)
+
+    def requery_from(
+        self,
+        coarse_masks: torch.Tensor,
+        coarse_scores: torch.Tensor,
+        embedding: torch.Tensor,
+        point_coords: torch.Tensor,
+        point_labels: torch.Tensor,
+    ) -> LoopOutput:
+        """The loop from coarse masks (N, M, M) and scores (N,) on; the other arguments as in `forward`."""
+        masks, scores = coarse_masks, coarse_scores
+        boxes = masks.new_zeros(masks.shape[0], 4)
+        cell = self.decoder.image_size / masks.shape[-1]
+        for _ in range(self.rounds):
+            boxes, found = tight_boxes(refine(masks, self.threshold), self.threshold, cell)
+            coords = torch.cat((point_coords, boxes.reshape(-1, 2, 2)), dim=1)
+            labels = self._labels(point_labels, found)
+            masks, scores = self.decoder(embedding, coords, labels)
+        return LoopOutput(masks, scores, boxes, coarse_masks, coarse_scores)
+
+    def _labels(self, point_labels: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Labels of the points and the two box corners, (N, P + 2)."""
+        has_box = found.to(point_labels.dtype).unsqueeze(1)  # (N, 1)
+        corners = torch.tensor([[2, 3]], dtype=point_labels.dtype, device=point_labels.device)
+        corners = (corners + 1) * has_box - 1  # 2, 3 or -1, -1
+        if self.requery == "box":
+            point_labels = (point_labels + 1) * (1 - has_box) - 1  # the points give way to the box
+        return torch.cat((point_labels, corners), dim=1)

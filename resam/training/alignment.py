@@ -1,0 +1,54 @@
+"""Soft semantic alignment (SSA): instances should look alike, to the encoder, in the weak and the strong view.
+
+With z(box) the mean of the embedding inside a box, scaled to length 1, s = z of the weak view, h of the strong one,
+and Q a FIFO queue of earlier s:
+
+    L_SSA = mean over i and over s in {s_i} and Q of (1 - s . h_i)
+
+Only h carries gradient. beta ramps as a sigmoid over training: beta(t) = beta_max / (1 + exp(-10 (t - 1/2))).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+
+def box_embeddings(embedding: torch.Tensor, boxes: torch.Tensor, tile_size: int) -> torch.Tensor:
+    """Mean of an embedding (1, C, G, G) inside boxes (N, 4) in tile pixels, each of length 1: (N, C).
+
+    A token counts by the share of it that the box covers, so a box smaller than a token has a mean too.
+    """
+    grid = embedding.shape[-1]
+    token = tile_size / grid
+    edges = torch.arange(grid, device=boxes.device, dtype=torch.float32)
+    weights = []
+    for low, high in ((0, 2), (1, 3)):  # x, then y; a box includes its outer pixels
+        begin, end = boxes[:, low].float() / token, (boxes[:, high].float() + 1) / token
+        covered = torch.minimum(end[:, None], edges + 1) - torch.maximum(begin[:, None], edges)
+        weights.append(covered.clamp(min=0))
+    across, down = weights
+    total = (across.sum(1) * down.sum(1)).clamp(min=1e-6)
+    mean = torch.einsum("cyx,ny,nx->nc", embedding[0].float(), down, across) / total[:, None]
+    return F.normalize(mean, dim=1)
+
+
+def alignment_loss(strong: torch.Tensor, weak: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
+    """L_SSA of strong h (N, C), weak s (N, C) and queue Q (K, C), all of length 1; 0 for N = 0. Gradient to h only."""
+    if len(strong) == 0:
+        return strong.sum()
+    own = 1 - (weak.detach() * strong).sum(1)
+    earlier = (1 - strong @ queue.detach().T).sum(1)
+    return ((own + earlier) / (1 + len(queue))).mean()
+
+
+def push(queue: torch.Tensor, fresh: torch.Tensor, length: int) -> torch.Tensor:
+    """The queue (K, C) after `fresh` (N, C) came in, the oldest first, at most `length` long."""
+    return torch.cat((queue, fresh.detach()))[-length:] if length else queue[:0]
+
+
+def ramp(progress: float, maximum: float) -> float:
+    """beta at `progress` 0..1 of training."""
+    return maximum / (1 + math.exp(-10 * (progress - 0.5)))

@@ -1,0 +1,113 @@
+"""Files of a run that hold tensors: the adapter, which is its result, and checkpoints, from which it goes on.
+
+Both are written whole or not at all. An adapter is a safetensors file of LoRA tensors (`resam.model.lora`), with its
+provenance as JSON in the metadata under `resam`: base (name, SHA-256, architecture), data, options, metrics, version.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write, sha256_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from resam.model.bases import Base, load_base
+from resam.model.lora import load_lora, merge_lora
+
+KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one is whole
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA tensors, where they come from, and the SHA-256 of their file."""
+
+    state: dict[str, torch.Tensor]
+    provenance: dict[str, Any]
+    sha256: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> Adapter:
+        """Read an adapter file (or the one in a run's folder). `ResamError` for anything else."""
+        path = Path(path)
+        path = path / "adapter.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            raise ResamError(f"{path}: no such adapter; resam-train writes one")
+        try:
+            with safe_open(path, framework="pt") as file:
+                provenance = json.loads((file.metadata() or {})["resam"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ResamError(f"{path}: not an adapter of resam-train ({error})") from None
+        return cls(state, provenance, sha256_file(path))
+
+
+def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> None:
+    """Write an adapter file."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"resam": json.dumps(provenance, sort_keys=True)})
+
+
+def describe_base(base: Base) -> dict[str, Any]:
+    """What an adapter's provenance says of its base."""
+    return {"name": base.name, "sha256": base.sha256, "architecture": asdict(base.architecture)}
+
+
+def apply_adapter(base: Base, adapter: Adapter, merge: bool = True) -> Base:
+    """The base with an adapter in its encoder, in place; `merge`: as plain weights, as export wants them.
+
+    Raises `ResamError` where the adapter was trained on another base.
+    """
+    made_for = adapter.provenance.get("base", {})
+    if made_for.get("sha256") != base.sha256:
+        name, digest = made_for.get("name"), str(made_for.get("sha256"))[:12]
+        raise ResamError(
+            f"the adapter was trained on base {name!r} (sha256 {digest}...), not on {base.name!r} "
+            f"({base.sha256[:12]}...); give that base with --base"
+        )
+    try:
+        load_lora(base.sam.image_encoder, adapter.state)
+    except ValueError as error:
+        raise ResamError(f"the adapter does not fit base {base.name!r}: {error}") from None
+    if merge:
+        merge_lora(base.sam.image_encoder)
+    return base
+
+
+def load_adapted(path: str | Path, base: str | Path | None = None) -> tuple[Base, Adapter]:
+    """An adapter merged into its base. base: name or file; by default what the adapter's provenance names."""
+    adapter = Adapter.open(path)
+    source = base if base is not None else adapter.provenance.get("options", {}).get("base", "tiny")
+    return apply_adapter(load_base(source), adapter), adapter
+
+
+def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any]) -> Path:
+    """Write `epoch-NNN.pt` after `epoch` epochs, then remove all but the newest ones."""
+    path = folder / f"epoch-{epoch:04d}.pt"
+    with atomic_write(path) as temporary:
+        torch.save(dict(state), temporary)
+    for old in sorted(folder.glob("epoch-*.pt"))[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint's contents, tensors on the CPU; None where there is none. `ResamError` if damaged."""
+    found = sorted(folder.glob("epoch-*.pt"))
+    if not found:
+        return None
+    try:
+        state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ResamError(
+            f"{found[-1]}: damaged checkpoint ({str(error)[:80]}); remove it to go on from an earlier one"
+        ) from None
+    return state

@@ -1,0 +1,152 @@
+"""The options of a training run: one flat table, with presets as TOML files of the same keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
+
+from resam.data.prompts import PointOptions
+from resam.model.refine_requery import Requery, refine_logit
+from resam.training.step import PseudoKind
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRESETS = Path(__file__).parents[1] / "presets"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Everything that decides what a run computes; `ResamError` for a value out of range."""
+
+    base: str = "tiny"
+    # points
+    points: int = 1  # positive points per instance
+    negatives: int = 0  # negative points per instance, drawn outside the true mask (the reference's protocol)
+    resample_points: bool = False  # fresh points each epoch (the reference's protocol)
+    calibrate_negatives: bool = False  # neighbours with overlapping coarse masks become negative points (PointSAM)
+    # the loop
+    tau: float = 0.3
+    requery: Requery = "box+points"
+    rounds: int = 1
+    pseudo: PseudoKind = "final"  # which of the loop's masks are taught
+    supervised: bool = False  # true masks instead of pseudo-masks: the upper bound
+    fit_within: int = 0  # px; 0: the base's own
+    # adapter
+    rank: int = 4
+    start: int = 0  # first block with LoRA
+    # soft semantic alignment
+    ssa: Literal["gradient", "detached", "off"] = "gradient"
+    queue: int = 128
+    beta: float = 4.0
+    # optimisation
+    epochs: int = 10
+    batch: int = 1  # tiles per step, over all devices
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: int = 50  # steps
+    clip: float = 1.0  # largest norm of the gradient
+    strength: float = 0.5  # probability of each operation of the strong view
+    teacher: Literal["student", "average"] = "student"  # whose weights see the weak view
+    average: float = 0.99  # decay of the weights' exponential average, which is what a run keeps; 0: the last weights
+    seed: int = 0
+    chunk: int = 64  # prompts decoded at once
+
+    def __post_init__(self) -> None:
+        checks = {
+            "points": self.points >= 1,
+            "negatives": self.negatives >= 0,
+            "rounds": self.rounds >= 1,
+            "rank": self.rank >= 1,
+            "start": self.start >= 0,
+            "queue": self.queue >= 0,
+            "beta": self.beta >= 0,
+            "epochs": self.epochs >= 0,
+            "batch": self.batch >= 1,
+            "learning_rate": self.learning_rate > 0,
+            "clip": self.clip > 0,
+            "strength": 0 <= self.strength <= 1,
+            "average": 0 <= self.average < 1,
+            "chunk": self.chunk >= 1,
+            "fit_within": self.fit_within >= 0,
+        }
+        for name, holds in checks.items():
+            if not holds:
+                raise ResamError(f"option {name}: {getattr(self, name)} is out of range")
+        for name, hint in get_type_hints(TrainOptions).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                raise ResamError(f"option {name}: expected {' or '.join(get_args(hint))}, came {getattr(self, name)!r}")
+        try:
+            refine_logit(self.tau)
+        except ValueError as error:
+            raise ResamError(f"option tau: {error}") from None
+
+    def point_options(self, file: Path | None = None, keypoints: bool = False) -> PointOptions:
+        """The part of the options that says where points come from."""
+        return PointOptions(self.points, self.negatives, self.resample_points, file, keypoints)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, by name."""
+        return dataclasses.asdict(self)
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def read_options(preset: str | Path, **changes: Any) -> TrainOptions:
+    """Options from a preset's name or a TOML file, with `changes` on top (None: no change).
+
+    Raises `ResamError` for an unknown preset, a file that is not TOML, or a key that is no option.
+    """
+    path = PRESETS / f"{preset}.toml" if str(preset) in preset_names() else Path(preset)
+    if not path.is_file():
+        raise ResamError(f"{preset}: no such preset or file; presets are {', '.join(preset_names())}")
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ResamError(f"{path}: not a TOML file that can be read ({error})") from None
+    values.pop("data", None)  # where the data of a written configuration lay; not an option
+    return options_from(values | {name: value for name, value in changes.items() if value is not None}, str(path))
+
+
+def options_from(values: Mapping[str, Any], where: str) -> TrainOptions:
+    """Options from plain values; `ResamError` naming `where` for a key that is no option or a value of another type."""
+    fields = {field.name: field for field in dataclasses.fields(TrainOptions)}
+    for name, value in values.items():
+        if name not in fields:
+            raise ResamError(f"{where}: {name!r} is no option; options are {', '.join(fields)}")
+        kind = type(fields[name].default)
+        fits = isinstance(value, kind) or (kind is float and isinstance(value, int) and not isinstance(value, bool))
+        if not fits or (kind is int and isinstance(value, bool)):
+            raise ResamError(f"{where}: {name}: expected {kind.__name__}, came {value!r}")
+    typed: dict[str, Any] = {k: float(v) if type(fields[k].default) is float else v for k, v in values.items()}
+    return TrainOptions(**typed)
+
+
+def write_options(path: Path, options: TrainOptions, data: Mapping[str, Any] | None = None) -> None:
+    """Write options as TOML, with the data they were used on; `read_options` reads it back."""
+    lines = [f"{name} = {_toml(value)}" for name, value in options.to_dict().items()]
+    if data:
+        lines += ["", "[data]", *(f"{name} = {_toml(value)}" for name, value in data.items())]
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

@@ -1,0 +1,130 @@
+"""What a run says while it works: a live display on a terminal, one line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+class Reporter(Protocol):
+    """What `resam.training.run` tells; every method may do nothing."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def start(self, what: str, total: int) -> None:
+        """A stretch of `total` steps begins."""
+
+    def step(self, row: dict[str, float] | None = None) -> None:
+        """One of them is done; row: running means."""
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """An epoch is done; row: as in metrics.jsonl."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def note(self, text: str) -> None: ...
+
+    def start(self, what: str, total: int) -> None: ...
+
+    def step(self, row: dict[str, float] | None = None) -> None: ...
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None: ...
+
+
+class Live:
+    """Progress on a terminal: a bar with losses, mIoU, images/s, memory and time left; plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bars: Progress | None = None
+        if self._console.is_terminal:
+            columns: tuple[ProgressColumn, ...] = (
+                TextColumn("{task.description}"),
+                BarColumn(24),
+                MofNCompleteColumn(),
+            )
+            columns += (TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TimeRemainingColumn())
+            self._bars = Progress(*columns, console=self._console, transient=True)
+        self._task: Any = None
+        self._done, self._since, self._miou = 0, time.perf_counter(), ""
+
+    def __enter__(self) -> Live:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def start(self, what: str, total: int) -> None:
+        self._done, self._since = 0, time.perf_counter()
+        if self._bars is not None:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(what, total=total, text="")
+
+    def step(self, row: dict[str, float] | None = None) -> None:
+        self._done += 1
+        if self._bars is None or self._task is None:
+            return
+        text = ""
+        if row:
+            speed = self._done / max(1e-9, time.perf_counter() - self._since)
+            text = (
+                f"loss {row['total']:.3f}  focal {row['focal']:.4f}  dice {row['dice']:.3f}  ssa {row['alignment']:.3f}"
+                f"{self._miou}  {speed:.1f} steps/s  {row['memory_mb'] / 1024:.1f} GiB"
+            )
+        self._bars.update(self._task, advance=1, text=text)
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        self._miou = f"  mIoU {row['watched']['final']['miou']:.3f}" if row.get("watched") else ""
+        self.note(epoch_line(row, epochs))
+
+
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """One epoch in one line."""
+    watched = ""
+    if row.get("watched"):
+        coarse, final = (row["watched"][stage]["miou"] for stage in ("coarse", "final"))
+        watched = f"  mIoU {coarse:.3f} coarse {final:.3f} final"
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['total']:.4f}  focal {row['focal']:.5f}  dice {row['dice']:.4f}  "
+        f"iou {row['iou']:.4f}  ssa {row['alignment']:.4f}  labelled {100 * row['labelled']:.0f}%{watched}  "
+        f"{row['images_per_second']:.1f} images/s  {row['memory_mb'] / 1024:.1f} GiB  {row['seconds']:.0f} s"
+    )
+
+
+def print_result(before: dict[str, Any], after: dict[str, Any], names: tuple[str, str] = ("base", "adapted")) -> None:
+    """A table of two evaluations side by side, on stdout."""
+    table = Table(title=f"{after['instances']} instances in {after['images']} scenes", title_justify="left")
+    for column in ("", "after", "mIoU", "per image", "precision", "recall", "F1", "small", "medium", "large"):
+        table.add_column(column, justify="left" if column in ("", "after") else "right")
+    keys = ("miou", "miou_images", "precision", "recall", "f1", "miou_small", "miou_medium", "miou_large")
+    for name, result in zip(names, (before, after)):
+        for stage, called in (("coarse", "Coarse"), ("final", "Requery")):
+            values = (result[stage][key] for key in keys)
+            table.add_row(name, called, *("-" if value is None else f"{value:.3f}" for value in values))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110).print(table)

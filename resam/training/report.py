@@ -1,0 +1,211 @@
+"""A run as one page: figures, curves, and for a fixed handful of tiles what the loop made of them, epoch by epoch.
+
+The page is one HTML file with no script and no link. A strip shows, left to right, the tile with its points, the coarse
+masks, the refined masks, the box prompts and the final masks, a colour per instance.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from resam_runtime.files import atomic_write
+
+from resam.data.tiles import tile_arrays
+from resam.model.refine_requery import LoopOutput, refine
+from resam.training.options import TrainOptions
+from resam.training.trainer import Trainer
+
+STRIPS = 4  # tiles shown
+SHOWN_EPOCHS = 6  # strips kept per tile
+SIDE = 256  # px of one picture
+STAGES = ("points", "coarse", "refined", "box", "final")
+
+
+@torch.no_grad()
+def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
+    """Write `strips/TILE-EPOCH.jpg` of the averaged weights, for the first, the last and a few epochs between."""
+    epochs = trainer.options.epochs
+    if epoch not in {round(i) for i in np.linspace(0, epochs, min(epochs + 1, SHOWN_EPOCHS))}:
+        return
+    samples = trainer.samples
+    size = trainer.base.architecture.image_size
+    chosen = sorted({round(i) for i in np.linspace(0, len(samples) - 1, STRIPS)})
+    for place, number in enumerate(chosen):
+        sample = samples.samples[number]
+        prompts = [samples.prompts[sample.scene][i] for i in sample.prompts]
+        arrays = tile_arrays(samples.data.scenes[sample.scene].read(sample.tile), sample.tile, prompts, size)
+        device = trainer.fabric.device
+        with trainer.averaged(), trainer.fabric.autocast():
+            embedding = trainer.encoder(torch.from_numpy(arrays.image)[None].to(device))
+            coords, labels = torch.from_numpy(arrays.coords).to(device), torch.from_numpy(arrays.labels).to(device)
+            output = trainer.loop(embedding, coords, labels)
+        height = arrays.extent[0]
+        strip = loop_strip(arrays.image, arrays.coords, arrays.labels, output, trainer.loop.threshold)
+        strip = strip[: max(1, round(height * SIDE / size))]
+        with atomic_write(folder / "strips" / f"{place}-{epoch:04d}.jpg") as temporary:
+            cv2.imwrite(str(temporary), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def loop_strip(
+    image: NDArray[np.uint8],
+    coords: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    output: LoopOutput,
+    threshold: float,
+    side: int = SIDE,
+) -> NDArray[np.uint8]:
+    """The loop's stages side by side, (side, 5 * side, 3) uint8 RGB. image: (S, S, 3); coords, labels: its prompts."""
+    scale = side / image.shape[0]
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    colours = instance_colours(len(coords))
+    refined = refine(output.coarse_masks.float(), threshold)
+    stages = (None, output.coarse_masks > 0, refined > threshold, None, output.masks > 0)
+    panels = []
+    for name, masks in zip(STAGES, stages):
+        panel = np.ascontiguousarray(small)
+        if masks is not None:
+            panel = _overlay(panel, masks.cpu().numpy(), colours)
+        if name == "box":
+            for box, colour in zip(output.boxes.float().cpu().numpy() * scale, colours):
+                x0, y0, x1, y1 = (round(float(value)) for value in box)
+                if x1 > x0:
+                    cv2.rectangle(panel, (x0, y0), (x1, y1), colour, 1, cv2.LINE_AA)
+        if name in ("points", "box"):
+            for own, kinds, colour in zip(coords * scale, labels, colours):
+                for (x, y), kind in zip(own, kinds):
+                    if kind >= 0:
+                        centre = (round(float(x)), round(float(y)))
+                        cv2.circle(panel, centre, 3, (255, 255, 255), -1, cv2.LINE_AA)
+                        cv2.circle(panel, centre, 2, colour if kind else (0, 0, 0), -1, cv2.LINE_AA)
+        panels.append(panel)
+    return np.hstack(panels)
+
+
+def instance_colours(count: int) -> list[tuple[int, int, int]]:
+    """`count` bright colours (RGB), neighbours far apart in hue (steps of the golden angle)."""
+    hues = (np.arange(count) * 0.618034 % 1.0 * 179).astype(np.uint8)
+    hsv = np.stack((hues, np.full_like(hues, 200), np.full_like(hues, 255)), axis=-1).reshape(1, -1, 3)
+    rgb = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0] if count else np.zeros((0, 3), np.uint8)
+    return [(int(r), int(g), int(b)) for r, g, b in rgb]
+
+
+def _overlay(panel: NDArray[Any], masks: NDArray[np.bool_], colours: Sequence[tuple[int, int, int]]) -> NDArray[Any]:
+    side = panel.shape[0]
+    for mask, colour in zip(masks, colours):
+        full = cv2.resize(mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
+        inside = full > 0
+        panel[inside] = (0.55 * panel[inside] + 0.45 * np.array(colour)).astype(np.uint8)
+        outlines, _ = cv2.findContours(full, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(panel, outlines, -1, colour, 1)
+    return panel
+
+
+def write_report(
+    folder: Path,
+    options: TrainOptions,
+    history: Sequence[Mapping[str, Any]],
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+) -> None:
+    """Write `report.html` from what is known so far."""
+    curves = {
+        "loss": {"total": [row["total"] for row in history]},
+        "parts": {"20 focal": [20 * row["focal"] for row in history], "dice": [row["dice"] for row in history]},
+        "soft semantic alignment": {"1 - s.h": [row["alignment"] for row in history]},
+        "pseudo-labels": {
+            "instances with one": [row["labelled"] for row in history],
+            "IoU of coarse and final": [row["agreement"] for row in history],
+        },
+    }
+    if history and history[-1].get("watched"):
+        curves["mIoU, watched scenes"] = {
+            stage: [row["watched"][stage]["miou"] for row in history] for stage in ("coarse", "final")
+        }
+    body = [
+        f"<h1>{html.escape(folder.name)}</h1>",
+        f"<p>{'Supervised' if options.supervised else f'{options.points} point(s) per instance'}, base "
+        f"{html.escape(options.base)}, {len(history)} of {options.epochs} epochs.</p>",
+        _results_table(before, after),
+        '<div class="curves">',
+        *(_curve(title, lines) for title, lines in curves.items()),
+        "</div>",
+        "<h2>What the loop does</h2>",
+        f"<p>{' &middot; '.join(STAGES)}, with the weights after each epoch shown (0: the base).</p>",
+        *_strips(folder / "strips"),
+        "<h2>Options</h2><table>",
+        *(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in options.to_dict().items()),
+        "</table>",
+    ]
+    head = f"<meta charset=utf-8><title>{html.escape(folder.name)}</title><style>{_STYLE}</style>"
+    with atomic_write(folder / "report.html") as temporary:
+        temporary.write_text(f"<!doctype html><html lang=en>{head}" + "\n".join(body) + "</html>\n", "utf-8")
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1340px;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:1em}"
+    "figure{margin:0}figcaption{font-size:13px;color:#555}img{max-width:100%;display:block}"
+    "svg text{font:11px sans-serif}"
+)
+_INKS = ("#1f6feb", "#d1242f")
+
+
+def _results_table(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+    if before is None:
+        return "<p>No test split with masks: nothing was measured.</p>"
+    heads = ("miou", "miou_images", "precision", "recall", "f1", "miou_small", "miou_medium", "miou_large")
+    rows = []
+    for name, result in (("base", before), ("adapted", after)):
+        for stage, called in (("coarse", "Coarse"), ("final", "Requery")):
+            if result is not None:
+                cells = ("-" if result[stage][key] is None else f"{result[stage][key]:.3f}" for key in heads)
+                rows.append(f"<tr><td>{name}, after {called}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    titles = "".join(f"<th>{head.replace('_', ' ').replace('miou', 'mIoU')}</th>" for head in heads)
+    caption = f"Test split: {before['instances']} instances, {before['images']} scenes; means over instances."
+    return f"<p>{caption}</p><table><tr><th></th>{titles}</tr>{''.join(rows)}</table>"
+
+
+def _curve(title: str, lines: Mapping[str, Sequence[float]], width: int = 300, height: int = 150) -> str:
+    values = [value for line in lines.values() for value in line]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    parts = []
+    for ink, line in zip(_INKS, lines.values()):
+        step = (width - 20) / max(1, len(line) - 1)
+        points = [(10 + i * step, height - 15 - (value - low) / span * (height - 40)) for i, value in enumerate(line)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{ink}" stroke-width="1.5"/>')
+        x, y = points[-1]
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{ink}"/>')
+    legend = ", ".join(
+        f'<span style="color:{ink}">{html.escape(name)} {line[-1]:.4g}</span>'
+        for ink, (name, line) in zip(_INKS, lines.items())
+    )
+    axis = f'<text x="10" y="12">{high:.4g}</text><text x="10" y="{height - 2}">{low:.4g}</text>'
+    return (
+        f'<figure><svg width="{width}" height="{height}" role="img">'
+        f'<rect width="{width}" height="{height}" fill="#f6f8fa"/>'
+        f"{axis}{''.join(parts)}</svg><figcaption>{html.escape(title)}: {legend}</figcaption></figure>"
+    )
+
+
+def _strips(folder: Path) -> list[str]:
+    figures = []
+    for path in sorted(folder.glob("*.jpg")):
+        place, epoch = path.stem.split("-")
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        caption = f"tile {int(place) + 1}, epoch {int(epoch)}"
+        image = f'<img src="data:image/jpeg;base64,{data}" alt="{caption}">'
+        figures.append(f"<figure><figcaption>{caption}</figcaption>{image}</figure>")
+    return figures

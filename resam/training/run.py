@@ -1,0 +1,225 @@
+"""A training run: a folder with `config.toml`, `metrics.jsonl`, `checkpoints/`, `strips/`, `report.html` and, at the
+end, `adapter.safetensors`.
+
+There is no true mask in training from points, hence no honest way to pick a best epoch: the result is the last one, as
+the exponential average of its weights. Where a data set has masks for `val` or `test` they are measured and reported,
+and decide nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
+
+import resam
+from resam.data.coco import CocoData
+from resam.data.prompts import PointOptions, scene_prompts
+from resam.data.training_set import TrainingSet
+from resam.model.bases import Base, load_base
+from resam.training.checkpoints import describe_base, latest_checkpoint, save_checkpoint, write_adapter
+from resam.training.evaluate import evaluate, summarise
+from resam.training.options import TrainOptions, write_options
+from resam.training.progress import Reporter, Silent
+from resam.training.report import draw_strips, write_report
+from resam.training.trainer import Trainer
+
+WATCHED = 24  # scenes measured after each epoch
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The splits of a data set. points_file, keypoints: where the training points come from instead of the masks.
+
+    watched: measured after each epoch on a few scenes; tested: measured whole, before and after.
+    """
+
+    train: CocoData
+    watched: CocoData | None = None
+    tested: CocoData | None = None
+    points_file: Path | None = None
+    keypoints: bool = False
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The adapter's path, the evaluations of base and adapted model on `RunData.tested` (None without), all epochs."""
+
+    adapter: Path
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    history: list[dict[str, Any]]
+
+
+def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "auto") -> Fabric:
+    """Devices and precision. "auto" precision: bf16 on CUDA, else full. More than one device: DDP."""
+    import torch
+
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    if accelerator == "auto" and not on_gpu:
+        accelerator = "cpu"  # "auto" would pick Apple's, which lacks operators that the encoder needs
+    chosen = {"auto": "bf16-mixed" if on_gpu else "32-true", "bf16": "bf16-mixed", "32": "32-true"}.get(precision)
+    try:
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
+            precision=chosen,  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ResamError(f"--accelerator {accelerator} --devices {devices}: {' '.join(str(error).split())}") from None
+
+
+def run(
+    folder: Path,
+    options: TrainOptions,
+    data: RunData,
+    *,
+    fabric: Fabric | None = None,
+    base: Base | None = None,
+    reporter: Reporter | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> RunResult:
+    """Train, or go on with a stopped run (`resume`), and write the run's folder.
+
+    base: loaded from `options.base` by default; it is changed. Raises `ResamError` for bad data and options, a loss
+    that is not finite, and a checkpoint made with other options or data.
+    """
+    fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
+    base = base or load_base(options.base)
+    fit_within = options.fit_within or base.fit_within
+    points = options.point_options(data.points_file, data.keypoints)
+    samples = TrainingSet(
+        data.train,
+        points,
+        base.architecture,
+        fit_within,
+        seed=options.seed,
+        supervised=options.supervised,
+        strength=options.strength,
+    )
+    trainer = Trainer(base, samples, options, fabric)
+    main = fabric.is_global_zero
+    identity = {"options": options.to_dict(), "data": data.train.digest, "base": base.sha256}
+    history: list[dict[str, Any]] = []
+    before: dict[str, Any] | None = None
+    saved = latest_checkpoint(folder / "checkpoints") if resume else None
+    if saved is not None:
+        if saved["identity"] != identity:
+            raise ResamError(f"{folder}: its checkpoint was made with other options, data or base; start a new run")
+        trainer.load_state(saved["trainer"])
+        history, before = json.loads(saved["history"]), json.loads(saved["before"])
+    reporter.note(
+        f"{base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, {samples.instances} instances"
+        + (f", going on after epoch {trainer.epoch}" if saved is not None else "")
+    )
+    watch = _Watch(trainer, data, options, fit_within, reporter) if main else None
+    if watch is not None and saved is None:
+        before = watch.test("base")
+        draw_strips(folder, trainer, 0)
+    logger = _tensorboard(folder) if tensorboard and main else None
+    while trainer.epoch < options.epochs:
+        reporter.start(f"epoch {trainer.epoch + 1}/{options.epochs}", -(-len(samples) // options.batch))
+        means = trainer.run_epoch(lambda row: reporter.step({**row, "memory_mb": trainer.memory_mb()}))
+        if watch is not None:
+            row: dict[str, Any] = {"epoch": trainer.epoch, "step": trainer.step, **means, "watched": watch.glance()}
+            history.append(row)
+            reporter.epoch(row, options.epochs)
+            draw_strips(folder, trainer, trainer.epoch)
+            state: dict[str, Any] = {"trainer": trainer.state(), "identity": identity}
+            state |= {"history": json.dumps(history), "before": json.dumps(before)}
+            save_checkpoint(folder / "checkpoints", trainer.epoch, state)
+            _write_lines(folder / "metrics.jsonl", history)
+            write_report(folder, options, history, before, None)
+            if logger is not None:
+                _log(logger, row)
+        fabric.barrier()
+    after = watch.test("adapted") if watch is not None else None
+    adapter = folder / "adapter.safetensors"
+    if main:
+        provenance = {
+            "base": describe_base(base),
+            "data": {"train": data.train.digest, "instances": samples.instances, "scenes": len(data.train.scenes)},
+            "options": options.to_dict() | {"fit_within": fit_within},
+            "metrics": {"before": before, "after": after, "last_epoch": history[-1] if history else None},
+            "resam_version": resam.__version__,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        }
+        write_adapter(adapter, trainer.adapter_state(), provenance)
+        _write_lines(folder / "metrics.jsonl", history)
+        write_report(folder, options, history, before, after)
+    return RunResult(adapter, before, after, history)
+
+
+def start_folder(folder: Path, options: TrainOptions, data: dict[str, Any]) -> None:
+    """Make a run's folder and write its `config.toml`. data: the paths that `resume` needs, by name."""
+    if (folder / "config.toml").exists():
+        raise ResamError(f"{folder}: holds a run already; go on with it (--resume) or choose another --output")
+    write_options(folder / "config.toml", options, data)
+
+
+class _Watch:
+    """Measures the averaged weights on splits with masks."""
+
+    def __init__(
+        self, trainer: Trainer, data: RunData, options: TrainOptions, fit_within: int, reporter: Reporter
+    ) -> None:
+        self._trainer, self._data, self._fit, self._reporter = trainer, data, fit_within, reporter
+        self._points = PointOptions(options.points, options.negatives)
+
+    def glance(self) -> dict[str, Any] | None:
+        """A few scenes of the watched split."""
+        return self._measure(self._data.watched, WATCHED, "watch")
+
+    def test(self, who: str) -> dict[str, Any] | None:
+        """All scenes of the tested split."""
+        return self._measure(self._data.tested, None, f"testing the {who} model")
+
+    def _measure(self, split: CocoData | None, limit: int | None, what: str) -> dict[str, Any] | None:
+        if split is None:
+            return None
+        trainer = self._trainer
+        if limit is None:
+            self._reporter.start(what, len(split.scenes))
+        prompts = scene_prompts(split, self._points)
+        with trainer.averaged(), trainer.fabric.autocast():
+            measured = evaluate(
+                trainer.encoder,
+                trainer.loop,
+                split,
+                prompts,
+                self._fit,
+                limit=limit,
+                advance=self._reporter.step if limit is None else lambda: None,
+            )
+        return summarise(measured)
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ResamError("--tensorboard: tensorboard is not installed; pip install tensorboard") from None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _log(logger: Any, row: dict[str, Any]) -> None:
+    for name, value in row.items():
+        if isinstance(value, float):
+            logger.add_scalar(name, value, row["epoch"])
+    for stage, values in (row["watched"] or {}).items():
+        if isinstance(values, dict) and values["miou"] is not None:
+            logger.add_scalar(f"miou/{stage}", values["miou"], row["epoch"])
+    logger.flush()

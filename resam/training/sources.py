@@ -1,0 +1,111 @@
+"""Where a run's data lie: a data folder, single annotation files, or synthetic scenes that the run makes itself."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resam_runtime.errors import ResamError
+
+from resam.data.coco import CocoData, find_splits
+from resam.training.progress import Reporter
+from resam.training.run import RunData
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SYNTHETIC = "synthetic"  # the folder, in the run's, of scenes that the run made
+SYNTHETIC_SEED = 7
+VAL_SCENES, TEST_SCENES = 8, 20
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Paths as text, "" for none. scenes: synthetic training scenes, where `train` is "" """
+
+    train: str = ""
+    val: str = ""
+    test: str = ""
+    images: str = ""
+    points_file: str = ""
+    keypoints: bool = False
+    scenes: int = 0
+
+    @classmethod
+    def choose(
+        cls,
+        data: Path | None,
+        annotations: Path | None,
+        images: Path | None,
+        test: Path | None,
+        points_file: Path | None,
+        keypoints: bool,
+        scenes: int,
+    ) -> Sources:
+        """From the command's arguments; `ResamError` for a folder without a training split."""
+        if scenes < 1:
+            raise ResamError(f"--scenes: expected at least 1, came {scenes}")
+        found = {"train": annotations} if annotations else find_splits(data) if data else {}
+        if test:
+            found["test"] = test
+        paths = {split: str(path.resolve()) for split, path in found.items() if path}
+        return cls(
+            **paths,
+            images=str(images.resolve()) if images else "",
+            points_file=str(points_file.resolve()) if points_file else "",
+            keypoints=keypoints,
+            scenes=0 if "train" in paths else scenes,
+        )
+
+    @classmethod
+    def read(cls, config: Path) -> Sources:
+        """From a run's `config.toml`."""
+        try:
+            return cls(**tomllib.loads(config.read_text("utf-8"))["data"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ResamError(f"{config}: says not where its data lie ({error}); start a new run") from None
+
+    @property
+    def name(self) -> str:
+        """A short name for a run."""
+        return Path(self.train).parent.name if self.train else SYNTHETIC
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `read` takes them."""
+        return asdict(self)
+
+    def prepare(self, folder: Path, reporter: Reporter) -> None:
+        """Make the synthetic scenes, unless they are there."""
+        if self.train or (folder / SYNTHETIC / "test.json").is_file():
+            return
+        from resam.data.synthetic import write_dataset
+
+        reporter.start("synthetic scenes", self.scenes + VAL_SCENES + TEST_SCENES)
+        write_dataset(
+            folder / SYNTHETIC,
+            train=self.scenes,
+            val=VAL_SCENES,
+            test=TEST_SCENES,
+            seed=SYNTHETIC_SEED,
+            progress=lambda done, total: reporter.step(),
+        )
+        reporter.note(f"made {self.scenes} synthetic scenes to train on and {TEST_SCENES} to test on")
+
+    def open(self, folder: Path) -> RunData:
+        """Read the annotation files. `ResamError` for one that will not do."""
+        files = {"train": self.train, "val": self.val, "test": self.test}
+        if not self.train:
+            files = {split: str(path) for split, path in find_splits(folder / SYNTHETIC).items()}
+        opened = {split: CocoData.open(path, self.images or None) for split, path in files.items() if path}
+        test = opened.get("test")
+        return RunData(
+            train=opened["train"],
+            watched=opened.get("val") or test,
+            tested=test or opened.get("val"),
+            points_file=Path(self.points_file) if self.points_file else None,
+            keypoints=self.keypoints,
+        )

@@ -1,0 +1,255 @@
+"""The trainer: epochs of steps over a training set, the weights' average, and everything needed to go on later.
+
+One step takes `batch` tiles. On several devices each takes its share of them and the gradients (a few hundred kB of
+LoRA) are summed, as are the embeddings for the queue, in the order of the batch: the result is that of one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from resam_runtime.errors import ResamError
+
+from resam.data.training_set import TileViews, TrainingSet
+from resam.model.bases import Base
+from resam.model.decoder import PromptDecoder
+from resam.model.encoder import ImageEncoder
+from resam.model.lora import add_lora, load_lora, lora_state
+from resam.model.refine_requery import RefineRequery
+from resam.training.alignment import push, ramp
+from resam.training.options import TrainOptions
+from resam.training.step import ChunkedDecoder, Pseudo, StepLosses, TileTensors, agreement, pseudo_masks, reinforce
+
+AHEAD = 4  # samples loaded while a step runs
+LOSSES = ("focal", "dice", "iou", "alignment", "total")
+
+
+class Trainer:
+    """Adapts `base` in place: LoRA goes into its encoder, all else is frozen.
+
+    `step`: optimiser steps so far. `epoch`: epochs so far.
+    """
+
+    def __init__(self, base: Base, samples: TrainingSet, options: TrainOptions, fabric: Fabric) -> None:
+        self.base, self.samples, self.options, self.fabric = base, samples, options, fabric
+        base.sam.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            try:
+                add_lora(base.sam.image_encoder, options.rank, options.start)
+            except ValueError as error:
+                raise ResamError(f"option {error}") from None
+        self.encoder = ImageEncoder(base.sam).to(fabric.device)
+        self.decoder = PromptDecoder(base.sam).to(fabric.device)
+        chunked = ChunkedDecoder(self.decoder, options.chunk)
+        self.loop = RefineRequery(chunked, options.tau, options.requery, options.rounds)  # type: ignore[arg-type]
+        self.parameters = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.queue = torch.zeros(0, base.architecture.embedding_dim, device=fabric.device)
+        self.step, self.epoch = 0, 0
+
+    def run_epoch(self, on_step: Callable[[dict[str, float]], None] = lambda row: None) -> dict[str, float]:
+        """One more epoch; returns its means: the losses, `beta`, `learning_rate`, `labelled` (share of instances with a
+        pseudo-label), `agreement` (IoU of coarse and final masks), `images_per_second`, `memory_mb`, `seconds`.
+
+        on_step: given the running means after each step. Raises `ResamError` naming the tiles where a loss is not
+        finite.
+        """
+        began, options, world = time.perf_counter(), self.options, self.fabric.world_size
+        self.samples.start_epoch(self.epoch)
+        order = self.samples.order(self.epoch)
+        batches = [order[at : at + options.batch] for at in range(0, len(order), options.batch)]
+        mine = [number for batch in batches for number in batch[self.fabric.global_rank :: world]]
+        views = self._load_ahead(mine)
+        sums: dict[str, float] = dict.fromkeys((*LOSSES, "tiles", "instances", "labelled", "agreement"), 0.0)
+        for index, batch in enumerate(batches):
+            progress = (self.epoch + index / len(batches)) / max(1, options.epochs)
+            beta = ramp(progress, options.beta) if options.ssa != "off" else 0.0
+            rate = self._learning_rate(progress)
+            share = batch[self.fabric.global_rank :: world]
+            fresh = []
+            for number in share:
+                view = next(views)
+                losses, pseudo = self._tile(view, beta, 1 / len(batch), number)
+                fresh.append(losses.embeddings)
+                _add(sums, losses, pseudo)
+            self._update(rate)
+            if options.ssa != "off":
+                for part in self._gather(fresh, len(batch)):
+                    self.queue = push(self.queue, part, options.queue)
+            on_step({**_means(sums), "beta": beta, "learning_rate": rate})
+        self.epoch += 1
+        if world > 1:
+            values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.fabric.device)
+            sums = dict(zip(sums, self.fabric.all_reduce(values, reduce_op="sum").tolist()))  # type: ignore[union-attr]
+        seconds = time.perf_counter() - began
+        speed = {"images_per_second": len(order) / seconds, "memory_mb": self.memory_mb(), "seconds": seconds}
+        return {**_means(sums), "beta": beta, "learning_rate": rate, **speed}
+
+    def _tile(self, view: TileViews, beta: float, scale: float, number: int) -> tuple[StepLosses, Pseudo]:
+        options = self.options
+        tile = to_device(view, self.fabric.device, self.base.architecture.mask_size)
+        # Two contexts: autocast remembers weights cast without gradient until its context ends.
+        with self._teacher(), self.fabric.autocast():
+            pseudo = pseudo_masks(self.encoder, self.loop, tile, options.pseudo, options.calibrate_negatives)
+        try:
+            with self.fabric.autocast():
+                losses = reinforce(
+                    self.encoder,
+                    self.decoder,
+                    tile,
+                    pseudo,
+                    self.queue,
+                    beta,
+                    detach=options.ssa == "detached",
+                    chunk=options.chunk,
+                    scale=scale,
+                )
+        except FloatingPointError as error:
+            where = f"epoch {self.epoch + 1}, step {self.step + 1}, tile {number} ({view.name})"
+            raise ResamError(f"{where}: loss is not finite ({error}); lower the learning rate") from None
+        return losses, pseudo
+
+    def _update(self, rate: float) -> None:
+        """Sum the gradients over the devices, clip, step, and let the average follow."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if self.fabric.world_size > 1:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            flat = self.fabric.all_reduce(flat, reduce_op="sum")  # type: ignore[assignment]
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
+                gradient.copy_(part.view_as(gradient))
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        self.step += 1
+        # the average of few steps should not remember the first one for long
+        decay = min(self.options.average, self.step / (self.step + 10))
+        with torch.no_grad():
+            for kept, parameter in zip(self.average, self.parameters):
+                kept.lerp_(parameter, 1 - decay if self.options.average else 1.0)
+
+    def _learning_rate(self, progress: float) -> float:
+        """Rises over `warmup` steps, then falls as a half cosine to a hundredth."""
+        rise = min(1.0, (self.step + 1) / max(1, self.options.warmup))
+        return self.options.learning_rate * rise * (0.505 + 0.495 * math.cos(math.pi * progress))
+
+    def _gather(self, fresh: list[torch.Tensor], count: int) -> list[torch.Tensor]:
+        """The embeddings of all tiles of a step, (K, C) each, in the order of the batch, from all devices."""
+        world = self.fabric.world_size
+        if world == 1:
+            return fresh
+        each, length = math.ceil(count / world), max(1, self.options.queue)
+        packed = torch.zeros(each, length, self.queue.shape[1], device=self.fabric.device)
+        sizes = torch.zeros(each, dtype=torch.long, device=self.fabric.device)
+        for i, embeddings in enumerate(fresh):
+            kept = embeddings[-length:]
+            packed[i, : len(kept)], sizes[i] = kept, len(kept)
+        everything, all_sizes = self.fabric.all_gather(packed), self.fabric.all_gather(sizes)
+        return [everything[rank, i, : all_sizes[rank, i]] for i in range(each) for rank in range(world)]  # type: ignore[call-overload]
+
+    def _load_ahead(self, numbers: list[int]) -> Iterator[TileViews]:
+        with ThreadPoolExecutor(2) as pool:
+            waiting: deque[Future[TileViews]] = deque()
+            for number in numbers:
+                waiting.append(pool.submit(self.samples.load, number, self.epoch))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _teacher(self) -> contextlib.AbstractContextManager[None]:
+        return self.averaged() if self.options.teacher == "average" else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the encoder has the average of its weights: what a run keeps and evaluates."""
+        current = [parameter.detach().clone() for parameter in self.parameters]
+        try:
+            self._put(self.average)
+            yield
+        finally:
+            self._put(current)
+
+    def _put(self, values: list[torch.Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, values):
+                parameter.copy_(value)
+
+    def adapter_state(self) -> dict[str, torch.Tensor]:
+        """The averaged LoRA tensors, copied."""
+        with self.averaged():
+            return {name: value.clone() for name, value in lora_state(self.encoder.vit).items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything a restart needs, as tensors and plain values. (Samples follow from seed and epoch alone.)"""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "lora": lora_state(self.encoder.vit),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "queue": self.queue,
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        load_lora(self.encoder.vit, state["lora"])
+        with torch.no_grad():
+            for kept, value in zip(self.average, state["average"], strict=True):
+                kept.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.queue = state["queue"].to(self.fabric.device)
+        torch.set_rng_state(state["torch_rng"])
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+    def memory_mb(self) -> float:
+        """Peak memory in MiB: of the device where it is a GPU, else of this process."""
+        if self.fabric.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.fabric.device) / 2**20
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def to_device(view: TileViews, device: torch.device, grid: int) -> TileTensors:
+    """A sample's arrays as tensors; grid: M, side of the mask grid."""
+    size = view.weak.image.shape[0]
+    height, width = (math.ceil(side * grid / size) for side in view.weak.extent)
+    return TileTensors(
+        weak=torch.from_numpy(view.weak.image)[None].to(device),
+        strong=torch.from_numpy(view.strong)[None].to(device),
+        coords=torch.from_numpy(view.weak.coords).to(device),
+        labels=torch.from_numpy(view.weak.labels).to(device),
+        extent=(height, width),
+        truth=None if view.truth is None else torch.from_numpy(view.truth).to(device),
+    )
+
+
+def _add(sums: dict[str, float], losses: StepLosses, pseudo: Pseudo) -> None:
+    for name in LOSSES:
+        sums[name] += getattr(losses, name)
+    sums["tiles"] += 1
+    sums["instances"] += losses.instances
+    sums["labelled"] += losses.labelled
+    sums["agreement"] += float(agreement(pseudo).sum())
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    tiles, instances = max(1.0, sums["tiles"]), max(1.0, sums["instances"])
+    means = {name: sums[name] / tiles for name in LOSSES}
+    return means | {name: sums[name] / instances for name in ("labelled", "agreement")}

@@ -1,0 +1,41 @@
+"""The runtime of resam: engine files, the segmenter, scenes and writers. It needs no torch.
+
+    from resam_runtime import Segmenter
+    segmenter = Segmenter("model.resam")
+    instances = segmenter(image, points)
+
+Importing this package is light: what it exports is loaded at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resam_runtime.automatic import AutomaticOptions
+    from resam_runtime.engine_file import EngineFile
+    from resam_runtime.errors import ResamError
+    from resam_runtime.instance import Instance
+    from resam_runtime.segmenter import Embedding, Segmenter
+
+__all__ = ["AutomaticOptions", "Embedding", "EngineFile", "Instance", "ResamError", "Segmenter"]
+
+_HOMES = {
+    "AutomaticOptions": "automatic",
+    "Embedding": "segmenter",
+    "EngineFile": "engine_file",
+    "Instance": "instance",
+    "ResamError": "errors",
+    "Segmenter": "segmenter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

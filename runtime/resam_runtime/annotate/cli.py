@@ -1,0 +1,80 @@
+"""`resam-annotate`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+from resam_runtime.errors import command_errors
+
+EPILOG = """Example: resam-annotate scenes/ --engine model.resam -o points.json"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option(
+    "--engine", type=click.Path(path_type=Path), help="Engine file: shows the mask of each instance as you click."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Points file to edit, or to begin.  [default: points.json in IMAGES]",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; others than this machine's own let anybody who reaches it edit the points.",
+)
+@click.option("--port", default=0, show_default="a free one", type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option("--device", help="Where the engine runs, such as cpu or cuda.  [default: the best there is]")
+@click.option("--no-browser", is_flag=True, help="Print the address only.")
+@command_errors
+def annotate(
+    images: Path, engine: Path | None, output: Path | None, host: str, port: int, device: str | None, no_browser: bool
+) -> None:
+    """Draw points on the images of a folder in a page of your browser.
+
+    Every click is saved at once. Several windows may work on one folder. End with Ctrl-C.
+    """
+    from resam_runtime.annotate.images import SceneImages, list_scenes
+    from resam_runtime.annotate.preview import MaskPreview
+    from resam_runtime.annotate.server import AnnotateServer
+    from resam_runtime.annotate.store import PointsStore
+
+    root, names = list_scenes(images)
+    store = PointsStore(output or root / "points.json", names)
+    scenes = SceneImages(root, names)
+    preview = None
+    if engine is not None:
+        from resam_runtime.segmenter import Segmenter
+
+        preview = MaskPreview(Segmenter(engine, device=device), scenes)
+    with AnnotateServer(host, port, scenes, store, preview) as server:
+        many = "" if len(names) == 1 else "s"
+        click.echo(f"{len(names)} image{many} in {root}, points in {store.path}\n{server.url}  (Ctrl-C ends)")
+        if not server.loopback:
+            click.echo("note: anybody who reaches this address can see the images and edit the points", err=True)
+        if not no_browser:
+            _open_browser(server.url)
+        # a service manager's SIGTERM ends it as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever(poll_interval=0.2)
+    scenes.close()
+
+
+def _open_browser(url: str) -> None:
+    """Open the page, unless the only browser would be one inside this terminal."""
+    import webbrowser
+
+    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & set(os.environ):
+        return
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -1,0 +1,405 @@
+// The page: which scene is shown, what is selected, and what clicks and keys do.
+
+import { Client } from "./client.js";
+import { Masks } from "./masks.js";
+import { $, ImageList, InstanceList, applyTheme, colour, fillHelp, showMessage, toast } from "./panels.js";
+import { ScenePoints, message } from "./points.js";
+import { View } from "./view.js";
+
+const known = new Map(); // scene name -> ScenePoints, with its undo
+let index = -1;
+let scene = null; // the server's answer: size, pieces, or a problem
+let points = null;
+let current = null; // handle of the instance that the next click adds to
+let selected = null; // a point of it, one of the arrays in instance.points
+let single = localStorage.getItem("single") === "true";
+let masksShown = true;
+let pointsShown = true;
+let opening = 0;
+
+const client = new Client({
+  status: (kind, text) => {
+    $("saved").dataset.kind = kind;
+    $("saved").textContent = text;
+  },
+  changes: (changed) => {
+    for (const { index: at, version, ...summary } of changed) {
+      Object.assign(client.folder.scenes[at], summary);
+      images.update(at, client.folder.scenes[at]);
+      if (at === index && version > points.version) points.version = -1;
+    }
+    images.progress(client.folder.scenes);
+    if (points.version < 0) reread();
+  },
+  restarted: (folder) => {
+    const { name } = points;
+    known.forEach((old) => {
+      old.version = -1;
+    });
+    images.fill(folder.scenes);
+    images.progress(folder.scenes);
+    open(Math.max(0, folder.scenes.findIndex((entry) => entry.name === name)), { stay: true });
+  },
+  refused: (entry, problem) => {
+    toast(`Not done: ${problem.message}`);
+    entry.points.version = -1;
+    if (entry.points === points && !client.pending(points)) reread();
+  },
+  saved: (entry, answer) => {
+    const { points: changed, handle } = entry;
+    if (handle && answer.instance !== null) changed.acknowledge(handle, answer.instance);
+    // a version in between was made in another window; read all once our own operations are through
+    changed.version = answer.previous === changed.version ? answer.version : -1;
+    const at = client.folder.scenes.findIndex((other) => other.name === changed.name);
+    Object.assign(client.folder.scenes[at], { instances: answer.instances, done: answer.done });
+    images.update(at, client.folder.scenes[at]);
+    images.progress(client.folder.scenes);
+    if (changed !== points || client.pending(points)) return;
+    if (points.version < 0) reread();
+    else refresh();
+  },
+});
+
+const images = new ImageList((at) => open(at));
+const list = new InstanceList(
+  (handle) => {
+    select(handle);
+    const instance = points.find(handle);
+    if (instance.points.length) view.reveal(instance.points[0]);
+  },
+  (handle) => perform({ act: "delete", handle }),
+);
+const masks = new Masks(client, {
+  scene: () => (scene?.width && masksShown ? { index, points, current, centre: view.centre } : null),
+  changed: () => refresh(),
+  status: (text) => {
+    $("engine").textContent = text;
+  },
+});
+const view = new View($("canvas"), {
+  pieceAddress: (level, column, row) => client.address(`piece/${index}/${level}/${column}/${row}`),
+  click: (at, event) => click(at, event),
+  grab: ({ instance, point }) => select(instance.handle, point),
+  drop: ({ instance, point, label }, to) => perform({ act: "move", handle: instance.handle, point, label, to: inside(to) }),
+  hover: (at) => {
+    const [x, y] = at ? at.map(Math.round) : [-1, -1];
+    const within = scene?.width && x >= 0 && y >= 0 && x < scene.width && y < scene.height;
+    $("cursor").textContent = within ? `${x}, ${y}` : "";
+  },
+  moved: () => {
+    $("zoom").textContent = `${Math.round(view.scale * 100)}%`;
+    masks.ask();
+  },
+});
+
+// --- scenes ------------------------------------------------------------------------------------------------------
+
+async function open(at, { stay = false } = {}) {
+  const { scenes } = client.folder;
+  if (at < 0 || at >= scenes.length) {
+    toast(at < 0 ? "This is the first image" : "This is the last image");
+    return;
+  }
+  opening += 1;
+  const ticket = opening;
+  const { name } = scenes[at];
+  const again = stay && points?.name === name && scene?.width;
+  if (!known.has(name)) known.set(name, new ScenePoints(name));
+  index = at;
+  points = known.get(name);
+  if (!again) {
+    scene = null;
+    current = null;
+    selected = null;
+    view.show(null);
+    showMessage("");
+  }
+  history.replaceState(null, "", `#${at + 1}`);
+  document.title = `${name} · resam-annotate`;
+  $("name").textContent = name;
+  $("name").title = name;
+  $("place").textContent = `${at + 1} of ${scenes.length}`;
+  images.current(at);
+  refresh();
+  if (!again) $("hint").textContent = "Loading…";
+  try {
+    const answer = await client.get(`scene/${at}`);
+    if (ticket !== opening) return;
+    take(answer);
+    scene = answer;
+    scenes[at].problem = scene.problem;
+    images.update(at, scenes[at]);
+    if (scene.problem) showMessage("This image cannot be annotated", `${scene.problem}. The others go on.`);
+    else {
+      $("place").textContent = `${at + 1} of ${scenes.length} · ${scene.width} × ${scene.height}`;
+      if (!again) view.show(scene);
+      view.redraw();
+      $("zoom").textContent = `${Math.round(view.scale * 100)}%`;
+      prefetch(at + 1);
+    }
+  } catch (problem) {
+    if (ticket === opening) showMessage("This image could not be loaded", `${problem.message}. Open it again from the list.`);
+  }
+  refresh();
+}
+
+// The next image is read from disk while this one is looked at.
+function prefetch(at) {
+  if (at < client.folder.scenes.length) client.get(`scene/${at}`).catch(() => {});
+}
+
+async function reread() {
+  const wanted = points;
+  const { edits } = wanted;
+  try {
+    const answer = await client.get(`scene/${index}`);
+    if (wanted !== points || client.pending(points) || wanted.edits !== edits) return; // newer news is on its way
+    take(answer);
+    refresh();
+  } catch {
+    wanted.version = -1; // the next poll tries again
+  }
+}
+
+function take(answer) {
+  if (client.pending(points) || answer.version < points.version) return;
+  const at = selected && points.find(current)?.points.indexOf(selected);
+  points.replace(answer);
+  selected = selected ? (points.find(current)?.points[at] ?? null) : null;
+}
+
+function nextOpen() {
+  const { scenes } = client.folder;
+  for (let step = 1; step < scenes.length; step += 1) {
+    const at = (index + step) % scenes.length;
+    if (!scenes[at].done && !scenes[at].problem) {
+      open(at);
+      return;
+    }
+  }
+  toast("That was the last one; all images are done");
+}
+
+// --- editing -----------------------------------------------------------------------------------------------------
+
+function perform(operation, onto = points.undo) {
+  const edited = points;
+  if (!scene?.width) return false;
+  const inverse = edited.apply(operation);
+  if (!inverse) return false;
+  onto.push(inverse);
+  if (onto === edited.undo) edited.redo.length = 0;
+  client.send({ name: edited.name, points: edited, handle: operation.handle, operation: () => message(operation) });
+  if (operation.act === "delete" || !edited.find(current)) {
+    if (operation.handle === current) current = null;
+    selected = null;
+  }
+  if (operation.act === "restore" || operation.act === "add" || operation.act === "move") {
+    select(operation.handle, null);
+    if (operation.act === "move") selected = edited.find(current).points.find((point) => point === operation.to);
+  }
+  client.folder.scenes[index].instances = edited.instances.length;
+  client.folder.scenes[index].done = edited.done;
+  images.update(index, client.folder.scenes[index]);
+  images.progress(client.folder.scenes);
+  refresh();
+  return true;
+}
+
+function travel(from, to) {
+  const operation = from.pop();
+  if (!operation) return;
+  const redo = [...points.redo]; // perform() empties it for anything new
+  if (!perform(operation, to)) toast("That was changed in another window; nothing to take back");
+  else if (to === points.undo) points.redo.splice(0, points.redo.length, ...redo);
+}
+
+function click(at, event) {
+  const [x, y] = at;
+  if (!scene?.width || x < -0.5 || y < -0.5 || x >= scene.width - 0.5 || y >= scene.height - 0.5) return;
+  const negative = event.button === 2 || event.altKey || event.ctrlKey;
+  if (negative && !points.find(current)) {
+    toast("First click an object; a right-click then marks what is not part of it");
+    return;
+  }
+  const fresh = !negative && (single || event.shiftKey || !points.find(current));
+  const handle = fresh ? { id: null } : current;
+  perform({ act: "add", handle, point: inside(at), label: negative ? 0 : 1 });
+}
+
+function inside([x, y]) {
+  const clamp = (value, side) => Math.min(side - 0.51, Math.max(-0.5, Math.round(value * 100) / 100));
+  return [clamp(x, scene.width), clamp(y, scene.height)];
+}
+
+function select(handle, point = null) {
+  current = handle;
+  selected = point;
+  refresh();
+}
+
+function step(by) {
+  const { instances } = points;
+  if (!instances.length) return;
+  const at = instances.findIndex((instance) => instance.handle === current);
+  const next = instances[at < 0 ? (by > 0 ? 0 : instances.length - 1) : (at + by + instances.length) % instances.length];
+  select(next.handle);
+  if (next.points.length) view.reveal(next.points[0]);
+}
+
+function removeSelected() {
+  const instance = points.find(current);
+  if (!instance) return;
+  const at = instance.points.indexOf(selected);
+  if (at >= 0) perform({ act: "remove", handle: current, point: selected, label: instance.labels[at] });
+  else removeCurrent();
+}
+
+function removeCurrent() {
+  const instance = points.find(current);
+  if (instance && perform({ act: "delete", handle: current })) toast("Instance deleted; Ctrl-Z brings it back");
+}
+
+function toggleDone() {
+  const done = !points.done;
+  if (perform({ act: "done", done }) && done) nextOpen();
+}
+
+// --- what is seen ------------------------------------------------------------------------------------------------
+
+function refresh() {
+  const entries = points.instances.map((instance, place) => ({
+    ...instance,
+    colour: colour(instance.handle, place),
+    current: instance.handle === current,
+    mask: masks.of(instance),
+    title: `${instance.handle.id ?? "…"}`,
+  }));
+  view.paint({ instances: entries, selected, masksShown, pointsShown });
+  const ready = Boolean(scene?.width);
+  list.fill(entries, ready);
+  $("undo").disabled = !ready || !points.undo.length;
+  $("redo").disabled = !ready || !points.redo.length;
+  $("done").disabled = !ready;
+  $("new").disabled = !ready;
+  $("done").setAttribute("aria-pressed", points.done);
+  $("done").textContent = points.done ? "✓ Done" : "Done";
+  $("single").setAttribute("aria-pressed", single);
+  $("masks").setAttribute("aria-pressed", masksShown);
+  const chosen = points.find(current);
+  $("hint").textContent = !ready
+    ? ""
+    : single
+      ? "Every click begins a new instance · right-click: not part of the last one · O ends this"
+      : chosen
+        ? `Click adds to instance ${chosen.handle.id ?? ""} · right-click: not part of it · N for the next object`
+        : "Click an object to begin a new instance · ? shows all keys";
+  masks.ask();
+}
+
+function begin() {
+  select(null);
+  toast("The next click begins a new instance");
+}
+
+const ACTIONS = {
+  n: begin,
+  Enter: begin,
+  o: () => {
+    single = !single;
+    localStorage.setItem("single", single);
+    refresh();
+  },
+  Escape: () => select(null),
+  Delete: removeSelected,
+  Backspace: removeSelected,
+  x: removeCurrent,
+  "[": () => step(-1),
+  "]": () => step(1),
+  ArrowRight: () => open(index + 1),
+  j: () => open(index + 1),
+  ArrowLeft: () => open(index - 1),
+  k: () => open(index - 1),
+  d: toggleDone,
+  f: () => view.fit(),
+  0: () => view.fit(),
+  1: () => view.zoom(1 / view.scale),
+  "+": () => view.zoom(1.4),
+  "=": () => view.zoom(1.4),
+  "-": () => view.zoom(1 / 1.4),
+  m: () => {
+    masksShown = !masksShown;
+    refresh();
+  },
+  h: () => {
+    pointsShown = !pointsShown;
+    refresh();
+  },
+  t: () => applyTheme(1),
+  "?": () => $("help").showModal(),
+};
+
+const BUTTONS = {
+  previous: "k", next: "j", single: "o", masks: "m", done: "d", new: "n", theme: "t", keys: "?", fit: "f", zoom: "1",
+};
+
+function wire() {
+  for (const [id, key] of Object.entries(BUTTONS)) $(id).addEventListener("click", () => ACTIONS[key]());
+  $("undo").addEventListener("click", () => travel(points.undo, points.redo));
+  $("redo").addEventListener("click", () => travel(points.redo, points.undo));
+  document.addEventListener("click", (event) => {
+    // after a click with the mouse, keys belong to the image again
+    if (event.detail && event.target.closest("button")) $("canvas").focus({ preventScroll: true });
+  });
+  addEventListener("keydown", (event) => {
+    if ($("help").open) {
+      if (event.key === "?") $("help").close();
+      return;
+    }
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if ((event.ctrlKey || event.metaKey) && !event.altKey && (key === "z" || key === "y")) {
+      event.preventDefault();
+      if (key === "y" || event.shiftKey) travel(points.redo, points.undo);
+      else travel(points.undo, points.redo);
+      return;
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const button = event.target.closest?.("button");
+    if (button && (key === " " || key === "Enter")) return;
+    if (key === " ") view.panning = true;
+    else if (!ACTIONS[key]) return;
+    else if (scene?.width || ["ArrowRight", "ArrowLeft", "j", "k", "t", "?"].includes(key)) ACTIONS[key]();
+    view.cursor();
+    event.preventDefault();
+  });
+  addEventListener("keyup", (event) => {
+    if (event.key === " ") view.panning = false;
+    view.cursor();
+  });
+  addEventListener("blur", () => {
+    view.panning = false;
+  });
+  addEventListener("beforeunload", (event) => {
+    if (client.busy) event.preventDefault();
+  });
+}
+
+async function start() {
+  applyTheme();
+  fillHelp();
+  const folder = await client.open();
+  wire();
+  $("folder").textContent = folder.folder;
+  $("folder").title = `Points: ${folder.points}`;
+  $("masks").hidden = !folder.engine;
+  $("masks").title += folder.engine ? `\n${folder.engine}` : "";
+  images.fill(folder.scenes);
+  images.progress(folder.scenes);
+  const asked = Number(location.hash.slice(1)) - 1;
+  const firstOpen = folder.scenes.findIndex((entry) => !entry.done);
+  open(asked >= 0 && asked < folder.scenes.length ? asked : Math.max(0, firstOpen));
+  $("canvas").focus({ preventScroll: true });
+  client.poll();
+}
+
+start().catch((problem) => showMessage("The page could not be loaded", problem.message));

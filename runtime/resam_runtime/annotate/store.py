@@ -1,0 +1,247 @@
+"""The points file that windows edit: the file is the truth, read before and written after every operation.
+
+Several windows, several servers and a text editor may work on one file. An operation takes a lock on the folder, reads
+the file again if it is not the one last seen, applies itself to what it finds and writes the whole file to a temporary
+name that replaces the old one. Only then is it acknowledged; a crash loses nothing that was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from resam_runtime.annotate.operations import Refused, SceneData, apply_operation
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
+from resam_runtime.points import PointsFile
+
+Signature = tuple[int, int, int]
+_REMEMBERED = 4096
+"""Answers kept for windows that ask again because the first answer was lost."""
+
+
+class PointsStore:
+    """The points of some scenes in one points JSON file. Safe to call from several threads.
+
+    `version` counts changes of any scene, those that others made to the file included.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], scene_names: Sequence[str]) -> None:
+        """Open a points file, or prepare to write one that is not there yet.
+
+        scene_names: every scene that may be edited. Raises `ResamError` for a file that is not points JSON for several
+        scenes (it is never overwritten) and for a place that cannot be written.
+        """
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".json":
+            raise ResamError(f"{self.path}: expected a name that ends in .json, points are written as JSON")
+        if self.path.is_dir():
+            raise ResamError(f"{self.path}: is a folder; name a file")
+        _check_writable(self.path)
+        self.version = 0
+        self.scene_names = list(scene_names)
+        self._short = Counter(name.rsplit("/", 1)[-1] for name in scene_names)
+        self._changed: dict[str, int] = {}  # scene -> version of its last change
+        self._next_id: dict[str, int] = {}  # ids of removed instances are not given again
+        self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._texts: dict[str, tuple[Any, str]] = {}
+        self._document: dict[str, Any] = {"format": "resam-points", "version": 1, "scenes": {}}
+        self._signature: Signature | None = None
+        self._mutex = threading.RLock()
+        with self._mutex:
+            self._refresh()
+
+    def scene(self, name: str) -> tuple[SceneData, int]:
+        """A scene's points as JSON data (not to be changed) and the version of its last change."""
+        with self._mutex:
+            return self._scene(name), self._changed.get(name, 0)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Per scene, in order: {"instances": count, "done": bool}."""
+        with self._mutex:
+            scenes = [self._scene(name) for name in self.scene_names]
+            return [{"instances": len(s["instances"]), "done": bool(s.get("done"))} for s in scenes]
+
+    def changes(self, since: int) -> tuple[int, dict[str, int]]:
+        """The version now, and per scene changed after `since` its own. Raises `ResamError` when the file went bad."""
+        with self._mutex:
+            self._refresh()
+            return self.version, {name: version for name, version in self._changed.items() if version > since}
+
+    def apply(self, name: str, size: tuple[int, int], operation: dict[str, Any]) -> dict[str, Any]:
+        """Apply an operation to a scene of size (width, height), on disk when this returns.
+
+        operation: see `operations.apply_operation`; its "key", any text, makes a repetition harmless. Returns
+        {"version", "previous": the scene's version before, "instance", "value", "place", "done", "instances": count}.
+        Raises `Refused` or `Conflict` when it makes no sense here, `ResamError` when the file cannot be read or
+        written; nothing has changed then.
+        """
+        key = operation.get("key")
+        with self._mutex, _folder_lock(self.path.parent):
+            if isinstance(key, str) and key in self._answers:
+                return self._answers[key]
+            self._refresh()
+            before = self._scene(name)
+            made_for = (before.get("width"), before.get("height"))
+            if made_for not in (size, (None, None)):
+                raise Refused(f"its points were made for {made_for[0]} x {made_for[1]} px, not {size[0]} x {size[1]}")
+            sized = {"width": size[0], "height": size[1], **before}
+            change = apply_operation(sized, operation, self._fresh_id(name, before))
+            previous = self._changed.get(name, 0)
+            if change.scene is not sized:
+                scenes = {**self._document["scenes"], self._file_key(name): change.scene}
+                self._write({**self._document, "scenes": scenes})
+                self._mark(name)
+            answer = {
+                "version": self._changed.get(name, 0),
+                "previous": previous,
+                "instance": change.instance,
+                "value": change.value,
+                "place": change.place,
+                "done": bool(change.scene.get("done")),
+                "instances": len(change.scene["instances"]),
+            }
+            if isinstance(key, str):
+                self._answers[key] = answer
+                while len(self._answers) > _REMEMBERED:
+                    self._answers.popitem(last=False)
+            return answer
+
+    def _file_key(self, name: str) -> str:
+        """The name by which the file calls a scene: its path, or its file name where that fits one scene only."""
+        scenes, short = self._document["scenes"], name.rsplit("/", 1)[-1]
+        return short if name not in scenes and short in scenes and self._short[short] == 1 else name
+
+    def _scene(self, name: str) -> SceneData:
+        scene: SceneData = self._document["scenes"].get(self._file_key(name), {"instances": []})
+        return scene
+
+    def _fresh_id(self, name: str, scene: SceneData) -> int:
+        used = [instance["id"] for instance in scene["instances"] if isinstance(instance["id"], int)]
+        self._next_id[name] = max(self._next_id.get(name, 1), *(number + 1 for number in used), 1)
+        return self._next_id[name]
+
+    def _mark(self, name: str) -> None:
+        self.version += 1
+        self._changed[name] = self.version
+        self._fresh_id(name, self._scene(name))
+
+    def _refresh(self) -> None:
+        """Read the file if it is not the one last seen. A file that vanished is written anew with the next change."""
+        try:
+            signature = _signature(os.stat(self.path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ResamError(f"{self.path}: {error.strerror or error}") from None
+        if signature == self._signature:
+            return
+        document = _read(self.path)
+        before = [self._scene(name) for name in self.scene_names]
+        self._document, self._signature = document, signature
+        for name, old in zip(self.scene_names, before):
+            if self._scene(name) != old:
+                self._mark(name)
+
+    def _write(self, document: dict[str, Any]) -> None:
+        try:
+            with atomic_write(self.path) as temporary:
+                temporary.write_text(self._serialise(document), encoding="utf-8")
+                # the rename keeps all three, so this is what the file will look like
+                signature = _signature(temporary.stat())
+        except OSError as error:
+            raise ResamError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+        self._document, self._signature = document, signature
+
+    def _serialise(self, document: dict[str, Any]) -> str:
+        """One line per instance, so that two versions of a file can be compared; unchanged scenes are not redone."""
+        lines = []
+        for key, scene in document["scenes"].items():
+            known = self._texts.get(key)
+            if known is None or known[0] is not scene:
+                head = json.dumps({name: value for name, value in scene.items() if name != "instances"})[1:-1]
+                rows = ",\n    ".join(json.dumps(instance) for instance in scene["instances"])
+                body = f"[\n    {rows}\n  ]" if rows else "[]"
+                text = f'  {json.dumps(key)}: {{{head}{", " if head else ""}"instances": {body}}}'
+                self._texts[key] = known = (scene, text)
+            lines.append(known[1])
+        head = json.dumps({name: value for name, value in document.items() if name != "scenes"})[1:-1]
+        return "{" + head + ', "scenes": {\n' + ",\n".join(lines) + "\n}}\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A points JSON file as data, checked by the parser that every command uses, ids and numbers made uniform."""
+    PointsFile.open(path)  # raises for whatever the other commands would refuse
+    document = json.loads(path.read_text(encoding="utf-8-sig"))
+    if "scenes" not in document:
+        what = "points of one scene without its name" if "instances" in document else "GeoJSON or COCO"
+        raise ResamError(f"{path}: holds {what}, not a points file for several scenes; name another with -o")
+    scenes = {}
+    for key, scene in document["scenes"].items():
+        name = key.replace("\\", "/")
+        while name.startswith("./"):
+            name = name[2:]
+        if name in scenes:
+            raise ResamError(f"{path}: names scene {name!r} twice; merge the two")
+        scenes[name] = {**scene, "instances": _instances(scene.get("instances") or [])}
+    return {"format": "resam-points", "version": 1, **document, "scenes": scenes}
+
+
+def _instances(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Instances with one id each: what has none gets its number, as readers count; what repeats one a free number."""
+    taken: set[tuple[type, Any]] = set()
+    free = max([len(values), *(v["id"] for v in values if isinstance(v.get("id"), int | float))])
+    instances = []
+    for number, value in enumerate(values, 1):
+        name = value.get("id", number)
+        name = int(name) if isinstance(name, float) else name
+        if (type(name), name) in taken:
+            free += 1
+            name = int(free)
+        taken.add((type(name), name))
+        points = [[float(x) for x in point] for point in value.get("points") or []]
+        labels = value.get("labels")
+        labels = [1] * len(points) if labels is None else [int(label) for label in labels]
+        instances.append({**value, "id": name, "points": points, "labels": labels})
+    return instances
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ResamError(f"{path}: cannot be written ({error.strerror or error}); name another file with -o") from None
+
+
+@contextlib.contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Keep other servers on this machine from writing in `folder`. Where folders cannot be locked, nobody is kept."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # some network file systems
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

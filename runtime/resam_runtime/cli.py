@@ -1,0 +1,249 @@
+"""`resam-run`: parsing and printing; `resam_runtime.run` and `resam_runtime.watch` do the work."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resam_runtime.errors import ResamError, command_errors
+
+if TYPE_CHECKING:
+    from resam_runtime.pipeline import StopRequest
+    from resam_runtime.run import RunReport
+
+FORMATS = ("coco", "geojson", "overlay", "labels")
+
+EPILOG = """
+\b
+Examples:
+  resam-run --engine model.resam images/ -o out
+  resam-run --engine model.plan scene.tif --points points.geojson --format coco,labels
+  resam-run --engine model.plan --watch /data/incoming -o /data/results
+
+\b
+Exit codes:
+  0    all scenes done
+  1    some scenes failed (they are listed in summary.json), or the first one did, with --strict
+  2    nothing could be done: bad arguments, unreadable engine or points, or every scene failed
+  3    the output could not be written any more (full disk); what is done is kept, --resume goes on
+  130  stopped by Ctrl-C (SIGINT), 143 by SIGTERM: scenes in hand were finished, --resume goes on;
+       a second signal stops at the next tile
+"""
+
+
+class _List(click.ParamType):
+    """Comma-separated words out of a few, or numbers."""
+
+    def __init__(self, name: str, choices: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self._choices = choices
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",") if word.strip()]
+        if not words:
+            self.fail("empty list", param, ctx)
+        for word in words:
+            if self._choices and word not in self._choices:
+                self.fail(f"{word!r} is not one of {', '.join(self._choices)}", param, ctx)
+            if not self._choices and not (word.isdigit() and int(word) > 0):
+                self.fail(f"{word!r} is not a band number (1, 2, ...)", param, ctx)
+        if not self._choices and len(words) not in (1, 3):
+            self.fail(f"expected one or three bands, came {len(words)}", param, ctx)
+        return tuple(words) if self._choices else tuple(int(word) for word in words)
+
+
+class _Bytes(click.ParamType):
+    """A number of bytes, with k, M or G for powers of 1000."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        factor = {"k": 1000, "m": 1000**2, "g": 1000**3}.get(str(value)[-1:].lower(), 1)
+        digits = str(value)[:-1] if factor > 1 else str(value)
+        if not digits.isdigit():
+            self.fail(f"{value!r} is not a number of bytes (20000, 20k, 2M)", param, ctx)
+        return int(digits) * factor
+
+
+@click.command("resam-run", epilog=EPILOG)
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
+@click.option(
+    "--out", "-o", default=Path("out"), show_default=True, type=click.Path(path_type=Path), help="Output folder."
+)
+@click.option(
+    "--points",
+    "-p",
+    type=click.Path(path_type=Path),
+    help="One points file for all scenes: JSON, CSV, GeoJSON or COCO. Default: NAME.points.json, .csv or .geojson "
+    "beside each scene.",
+)
+@click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
+@click.option(
+    "--format",
+    "formats",
+    type=_List("list", FORMATS),
+    default="coco,geojson,overlay",
+    show_default=True,
+    help="What to write: coco, geojson, overlay, labels.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run in the output folder.")
+@click.option("--overwrite", is_flag=True, help="Remove what an earlier run wrote into the output folder, start again.")
+@click.option("--strict", is_flag=True, help="Stop at the first scene that fails.")
+@click.option("--exclusive", is_flag=True, help="Give each pixel to one instance.")
+@click.option(
+    "--bands", type=_List("bands"), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray."
+)
+@click.option(
+    "--crs",
+    type=click.Choice(["wgs84", "source"]),
+    default="wgs84",
+    show_default=True,
+    help="Coordinates of GeoJSON for georeferenced scenes: WGS 84, or the scene's own.",
+)
+@click.option(
+    "--simplify",
+    type=click.FloatRange(0, 100),
+    default=0.5,
+    show_default=True,
+    metavar="PX",
+    help="Tolerance of GeoJSON outlines in pixels; 0 keeps pixel edges.",
+)
+@click.option(
+    "--budget", type=_Bytes(), help="Keep the best instances, so that instances.json takes at most so many bytes."
+)
+@click.option("--device", help="cpu, cuda, cuda:1, tensorrt-ep; default: the best there is.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores.")
+@click.option(
+    "--watch",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Process scenes as they arrive in a folder, until stopped; resumes by itself.",
+)
+@click.option(
+    "--poll",
+    type=click.FloatRange(0.05, 3600),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks into the watched folder; a file unchanged between them is whole.",
+)
+@click.version_option(package_name="resam")
+@command_errors
+def run(
+    images: tuple[Path, ...],
+    engine: Path,
+    out: Path,
+    points: Path | None,
+    automatic: bool,
+    formats: tuple[str, ...],
+    resume: bool,
+    overwrite: bool,
+    strict: bool,
+    exclusive: bool,
+    bands: tuple[int, ...] | None,
+    crs: Any,
+    simplify: float,
+    budget: int | None,
+    device: str | None,
+    threads: int | None,
+    watch: Path | None,
+    poll: float,
+) -> None:
+    """Segment the instances that points mark in IMAGES (files and folders) with an engine file.
+
+    Writes instances.json (COCO), per scene NAME.geojson, NAME.png (overlay) and NAME.labels.tif or .png, and
+    summary.json. Every file is whole or absent.
+    """
+    if bool(images) == (watch is not None):
+        raise click.UsageError("give IMAGES, files or folders, or --watch DIR, not both")
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
+    if budget is not None and "coco" not in formats:
+        raise click.UsageError("--budget is about instances.json; add coco to --format")
+    # Heavy imports wait until the arguments are known to be good.
+    from resam_runtime.engine_file import EngineFile
+    from resam_runtime.pipeline import OutputError, RunOptions
+    from resam_runtime.progress import TerminalProgress
+    from resam_runtime.records import Mode
+    from resam_runtime.run import Run
+    from resam_runtime.segmenter import Segmenter
+    from resam_runtime.watch import watch_folder
+
+    options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, strict)
+    mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"
+    with _signals() as (stop, received):
+        try:
+            opened = EngineFile.open(engine)
+            prepared = None if watch is not None else Run.prepare(opened, images, out, points, options, budget)
+            segmenter = Segmenter(opened, device, threads)
+            click.echo(segmenter.describe())
+            sys.stdout.flush()
+            with TerminalProgress(each_scene=watch is not None) as progress:
+                if prepared is not None:
+                    report = prepared.execute(segmenter, mode, stop, progress)
+                else:
+                    assert watch is not None
+                    report = watch_folder(
+                        opened,
+                        segmenter,
+                        watch,
+                        out,
+                        stop,
+                        points=points,
+                        options=options,
+                        budget=budget,
+                        mode=mode,
+                        poll=poll,
+                        observer=progress,
+                    )
+        except OutputError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(3)
+        except MemoryError:
+            raise ResamError("not enough memory; close other programs, or use a smaller engine") from None
+    click.echo(_closing_line(report))
+    if received and (watch is not None or not report.complete):
+        sys.exit(128 + received[0])
+    sys.exit(report.exit_code)
+
+
+def _closing_line(report: RunReport) -> str:
+    parts = [f"{report.instances} instances in {report.scenes - report.failed} scenes"]
+    if report.failed:
+        parts.append(f"{report.failed} scenes failed")
+    if report.skipped:
+        parts.append(f"{report.skipped} instances skipped")
+    if report.left_out:
+        parts.append(f"{report.left_out} instances left out by --budget")
+    if not report.complete:
+        parts.append("stopped early, go on with --resume")
+    return f"{', '.join(parts)}; {report.seconds:.1f} s; see {report.out}"
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[tuple[StopRequest, list[int]]]:
+    """A stop request that SIGINT and SIGTERM make, and the signals that came."""
+    from resam_runtime.pipeline import StopRequest
+
+    stop, received = StopRequest(), list[int]()
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        stop.request()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,89 @@
+"""Pixel coordinates to map coordinates and back.
+
+Pixel coordinates have pixel centres at integers; an affine transform counts from the outer corner of the first pixel,
+as GDAL does: map = transform(x + 0.5, y + 0.5). Reprojection is PROJ's, through rasterio.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resam_runtime.errors import ResamError
+
+Affine = tuple[float, float, float, float, float, float]
+Coordinates = npt.NDArray[np.float64]
+
+WGS84 = "OGC:CRS84"
+"""Longitude, latitude in degrees: the coordinates of RFC 7946."""
+_EARTH_RADIUS = 6_371_008.8  # m, mean
+
+
+def pixel_to_map(transform: Affine, points: npt.ArrayLike) -> Coordinates:
+    """Pixel coordinates (N, 2) -> map coordinates (N, 2) float64 in the scene's CRS."""
+    a, b, c, d, e, f = transform
+    x, y = np.asarray(points, np.float64).reshape(-1, 2).T + 0.5
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+
+
+def map_to_pixel(transform: Affine, points: npt.ArrayLike) -> Coordinates:
+    """Map coordinates (N, 2) in the scene's CRS -> pixel coordinates (N, 2) float64."""
+    a, b, c, d, e, f = transform
+    determinant = a * e - b * d
+    u, v = (np.asarray(points, np.float64).reshape(-1, 2) - (c, f)).T
+    return np.stack([(e * u - b * v) / determinant, (a * v - d * u) / determinant], axis=1) - 0.5
+
+
+def reproject(points: npt.ArrayLike, source: str, target: str) -> Coordinates:
+    """Coordinates (N, 2), x (or longitude) first, from one CRS ("EPSG:n", WKT or URN) to another.
+
+    Raises ResamError when rasterio is not installed, a CRS is unknown, or a point cannot be transformed.
+    """
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    if source == target or not len(points):
+        return points
+    try:
+        from rasterio.errors import CRSError
+        from rasterio.warp import transform
+    except ImportError:
+        raise ResamError("map coordinates need rasterio; pip install 'resam[geo]'") from None
+    here, there = _crs(source), _crs(target)
+    try:
+        xs, ys = transform(here, there, points[:, 0], points[:, 1])
+    except CRSError as error:
+        raise ResamError(f"no transformation from {source[:60]} to {target[:60]} ({error})") from None
+    moved = np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], axis=1)
+    if not np.isfinite(moved).all():
+        raise ResamError(f"coordinates outside the area where {source[:60]} is defined")
+    return moved
+
+
+def metres_per_pixel(crs: str, transform: Affine, width: int, height: int) -> float | None:
+    """Ground size of a pixel along a row, at the middle of the scene, in metres; None where it makes no sense."""
+    middle = np.array([[width / 2 - 1, height / 2], [width / 2, height / 2]])
+    (x0, y0), (x1, y1) = pixel_to_map(transform, middle)
+    known = _crs(crs)
+    if known.is_geographic:
+        latitude = math.radians((y0 + y1) / 2)
+        step = math.hypot(math.radians(x1 - x0) * math.cos(latitude), math.radians(y1 - y0)) * _EARTH_RADIUS
+    elif known.is_projected:
+        step = math.hypot(x1 - x0, y1 - y0) * known.linear_units_factor[1]
+        if known.to_epsg() == 3857:  # web Mercator's metres are metres at the equator only
+            _, latitude_degrees = reproject([[x0, y0]], crs, WGS84)[0]
+            step *= math.cos(math.radians(latitude_degrees))
+    else:
+        return None
+    return step if math.isfinite(step) and step > 0 else None
+
+
+def _crs(text: str) -> Any:
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    try:
+        return CRS.from_user_input(text)
+    except CRSError:
+        raise ResamError(f"unknown coordinate reference system {text[:80]!r}") from None

@@ -1,0 +1,8 @@
+"""Points files: JSON, CSV, GeoJSON and COCO, beside a scene or one for all. docs/formats.md has an example of each."""
+
+from __future__ import annotations
+
+from resam_runtime.points.files import PointsFile, find_points, read_points
+from resam_runtime.points.prompts import Prompt, ScenePoints, Skipped, check_prompts
+
+__all__ = ["PointsFile", "Prompt", "ScenePoints", "Skipped", "check_prompts", "find_points", "read_points"]

@@ -1,0 +1,164 @@
+"""A points file on disk, and the prompts it holds for a scene."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resam_runtime.errors import ResamError
+from resam_runtime.georeference import Affine, map_to_pixel, reproject
+from resam_runtime.points.parse import PIXELS, Entry, Malformed, Parsed, parse_csv, parse_json
+from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
+
+SUFFIXES = (".points.json", ".points.csv", ".points.geojson")
+
+
+def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
+    """The points file beside a scene: `NAME.points.json`, `.csv` or `.geojson`, NAME with or without its suffix.
+
+    The full name goes first (`a.png.points.json` before `a.points.json`). Raises ResamError when two kinds of file
+    compete, since one of them would be ignored in silence.
+    """
+    scene_path = Path(scene_path)
+    for name in (scene_path.name, scene_path.stem):
+        found = [path for suffix in SUFFIXES if (path := scene_path.with_name(name + suffix)).is_file()]
+        if len(found) > 1:
+            raise ResamError(f"{scene_path}: both {found[0].name} and {found[1].name} hold its points; keep one")
+        if found:
+            return found[0]
+    return None
+
+
+def read_points(
+    path: str | os.PathLike[str],
+    scene_name: str | None = None,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    transform: Affine | None = None,
+    crs: str | None = None,
+) -> ScenePoints:
+    """Prompts of one scene from a points file, in the file's order; see `PointsFile.prompts`."""
+    return PointsFile.open(path).prompts(scene_name, width=width, height=height, transform=transform, crs=crs)
+
+
+class PointsFile:
+    """A parsed points file. `path`, `digest` (SHA-256 of its bytes), `scenes` that it names, COCO `categories`."""
+
+    def __init__(self, path: Path, digest: str, parsed: Parsed) -> None:
+        self.path, self.digest = path, digest
+        self.scenes = list(parsed.scenes)
+        self.categories: list[dict[str, Any]] = parsed.categories
+        self._crs, self._sizes = parsed.crs, parsed.sizes
+        self._entries: dict[str | None, list[Entry]] = {}
+        for entry in parsed.entries:
+            self._entries.setdefault(entry.scene, []).append(entry)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> PointsFile:
+        """Read and check a whole file. Raises ResamError, one line with file and cause, for anything malformed."""
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+            text = data.decode("utf-8-sig")
+            parsed = parse_csv(text) if path.suffix.lower() == ".csv" else parse_json(text)
+        except OSError as error:
+            raise ResamError(f"{path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise ResamError(f"{path}: not UTF-8 text") from None
+        except Malformed as error:
+            raise ResamError(f"{path}: {error}") from None
+        return cls(path, hashlib.sha256(data).hexdigest(), parsed)
+
+    def __len__(self) -> int:
+        """Number of instances."""
+        return sum(len(entries) for entries in self._entries.values())
+
+    @property
+    def by_place(self) -> bool:
+        """Whether some points name no scene but a place on the map, and belong to every scene that they lie in."""
+        return self._crs != PIXELS and None in self._entries
+
+    @property
+    def names_no_scene(self) -> bool:
+        """Whether some points are pixels of a scene that is not named: fit for a file beside one scene only."""
+        return self._crs == PIXELS and None in self._entries
+
+    def match(self, scene_name: str, shared: Collection[str] = ()) -> str | None:
+        """The name by which this file calls a scene: its path, else its file name; None if it does not.
+
+        shared: file names that several scenes of the run have. Raises ResamError when only such a name fits.
+        """
+        if scene_name in self._entries or scene_name in self.scenes:
+            return scene_name
+        last = scene_name.rsplit("/", 1)[-1]
+        if last not in self._entries and last not in self.scenes:
+            return None
+        if last in shared:
+            raise ResamError(f"{self.path}: {last!r} fits several scenes; write the path, {scene_name!r}")
+        return last
+
+    def prompts(
+        self,
+        scene_name: str | None = None,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        transform: Affine | None = None,
+        crs: str | None = None,
+        shared: Collection[str] = (),
+    ) -> ScenePoints:
+        """Prompts of one scene in pixel coordinates, in the file's order; empty where the file has none.
+
+        width, height: the scene's, checked against the size that the points were made for, and needed to find the
+        points without a scene's name that lie in it. transform, crs: the scene's, needed for map coordinates.
+        Raises ResamError for points made for another size, and map coordinates on a scene without georeference.
+        """
+        key = None if scene_name is None else self.match(scene_name, shared)
+        made_for = self._sizes.get(key or "")
+        if made_for is not None and width is not None and height is not None and made_for != (width, height):
+            raise ResamError(
+                f"{self.path}: its points were made for {made_for[0]} x {made_for[1]} px, "
+                f"{scene_name or 'the scene'} has {width} x {height}"
+            )
+        named = self._entries.get(key, []) if key is not None else []
+        unnamed = self._entries.get(None, [])
+        if scene_name is None and not unnamed and len(self._entries) == 1:
+            named = next(iter(self._entries.values()))
+        prompts = [_prompt(entry, coords) for entry, coords in self._pixels(named, transform, crs, scene_name)]
+        for entry, coords in self._pixels(unnamed, transform, crs, scene_name):
+            if self._crs != PIXELS and width is not None and height is not None:
+                inside = inside_image(coords, width, height)
+                if not inside[np.asarray(entry.labels, bool)].any():
+                    continue
+                # A neighbour's point, seen from here, is outside this scene: the instance lives in both.
+                entry = Entry(entry.scene, entry.id, entry.coords, [v for v, i in zip(entry.labels, inside) if i])
+                coords = coords[inside]
+            prompts.append(_prompt(entry, coords))
+        return prompts
+
+    def _pixels(
+        self, entries: list[Entry], transform: Affine | None, crs: str | None, scene_name: str | None
+    ) -> list[tuple[Entry, np.ndarray[Any, np.dtype[np.float64]]]]:
+        flat = np.array([point for entry in entries for point in entry.coords], np.float64).reshape(-1, 2)
+        if self._crs != PIXELS and len(flat):
+            if transform is None or crs is None:
+                raise ResamError(
+                    f"{self.path}: holds map coordinates, but {scene_name or 'the scene'} is not georeferenced "
+                    "(or rasterio is not installed: pip install 'resam[geo]')"
+                )
+            try:
+                flat = map_to_pixel(transform, reproject(flat, self._crs, crs))
+            except ResamError as error:
+                raise ResamError(f"{self.path}: {error}") from None
+        ends = np.cumsum([len(entry.coords) for entry in entries])
+        return [(entry, flat[end - len(entry.coords) : end]) for entry, end in zip(entries, ends)]
+
+
+def _prompt(entry: Entry, coords: np.ndarray[Any, np.dtype[np.float64]]) -> Prompt:
+    return Prompt(coords.astype(np.float32), np.asarray(entry.labels, np.int32), entry.id, entry.category)

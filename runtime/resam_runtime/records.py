@@ -1,0 +1,184 @@
+"""What a run has done so far: the folder `.resam` inside its output folder.
+
+`run.json` says what the run was asked to do (engine, points, options); `scenes/*.json` hold one record per scene,
+written after the scene's own outputs. A scene whose record is there is done; everything else is derived from records,
+so a run may be killed at any moment and resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
+from resam_runtime.scene_files import STATE_FOLDER
+
+Mode = Literal["new", "resume", "overwrite"]
+Record = dict[str, Any]
+FORMAT = 1
+_TEMPORARY = re.compile(r"^\..*\.[a-z0-9_]{8}\.tmp(\.[^.]*)?$")  # as files.atomic_write names them
+
+
+class RunFolder:
+    """An output folder taken by one run. Use as a context manager: it holds a lock while open."""
+
+    def __init__(self, out: Path, lock: TextIO | None) -> None:
+        self.out = out
+        self._state = out / STATE_FOLDER
+        self._lock = lock
+
+    @classmethod
+    def open(cls, out: str | os.PathLike[str], request: Mapping[str, Any], mode: Mode) -> RunFolder:
+        """Take an output folder for a run that is asked for `request` (plain JSON data).
+
+        new: the folder must hold no earlier run. resume: an earlier run must have had the same request. overwrite:
+        what an earlier run wrote is removed first. Raises ResamError, one line, when that is not so, when another run
+        holds the folder, and when it cannot be written.
+        """
+        out = Path(out)
+        state = out / STATE_FOLDER
+        try:
+            state.joinpath("scenes").mkdir(parents=True, exist_ok=True)
+            folder = cls(out, _lock(state / "lock", out))
+        except OSError as error:
+            raise ResamError(
+                f"{out}: cannot write there ({error.strerror or error}); choose a folder with -o"
+            ) from None
+        try:
+            folder._begin(dict(request), mode)
+        except OSError as error:
+            folder.close()
+            raise ResamError(
+                f"{out}: cannot write there ({error.strerror or error}); choose a folder with -o"
+            ) from None
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(self, name: str) -> Record | None:
+        """The record of a scene, None if it has none (or a damaged one: then the scene is simply done again)."""
+        return _read(self._path(name))
+
+    def save(self, record: Record) -> None:
+        """Write a scene's record, whole or not at all. Raises OSError."""
+        write_json(self._path(record["name"]), record)
+
+    def records(self) -> Iterator[Record]:
+        """All records, in no particular order."""
+        for path in sorted(self._state.joinpath("scenes").glob("[!.]*.json")):
+            record = _read(path)
+            if record is not None:
+                yield record
+
+    def remove_outputs(self, record: Record) -> None:
+        """Remove the files that a record lists, and the record first: a half-removed scene is done again."""
+        self._path(record["name"]).unlink(missing_ok=True)
+        for name in record.get("outputs", []):
+            with contextlib.suppress(FileNotFoundError):
+                self.out.joinpath(name).unlink()
+
+    def _path(self, name: str) -> Path:
+        # a name may hold slashes and be longer than a file name may be
+        return self._state / "scenes" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+
+    def _begin(self, request: dict[str, Any], mode: Mode) -> None:
+        path = self._state / "run.json"
+        earlier = _read(path)
+        begun = earlier is not None or any(self.records())
+        if begun and mode == "new":
+            raise ResamError(f"{self.out}: holds an earlier run; go on with --resume, or start again with --overwrite")
+        if not begun and mode == "new":
+            for name in ("instances.json", "summary.json"):
+                if (self.out / name).exists():
+                    raise ResamError(f"{self.out / name}: exists; choose another folder with -o, or --overwrite")
+        if begun and mode == "resume":
+            difference = _difference((earlier or {}).get("request", {}), request)
+            if difference:
+                raise ResamError(f"{self.out}: cannot resume, {difference}; ask for the same, or use --overwrite")
+        for folder in {self.out, self._state, self._state / "scenes", *self._output_folders()}:
+            for leftover in folder.glob(".*.tmp*") if folder.is_dir() else ():
+                if _TEMPORARY.match(leftover.name):
+                    leftover.unlink(missing_ok=True)
+        if mode == "overwrite":
+            for record in list(self.records()):
+                self.remove_outputs(record)
+            for name in ("instances.json", "summary.json"):
+                (self.out / name).unlink(missing_ok=True)
+        if not begun or mode == "overwrite":
+            write_json(path, {"format": FORMAT, "request": request})
+
+    def _output_folders(self) -> set[Path]:
+        """Folders that outputs of this run may lie in: those under the output folder, but for hidden ones."""
+        folders = set()
+        for parent, names, _ in os.walk(self.out):
+            names[:] = [name for name in names if not name.startswith(".")]
+            folders.add(Path(parent))
+        return folders
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as compact JSON, whole or not at all, the same bytes for the same data. Raises OSError."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) and data.get("format") == FORMAT else None
+
+
+def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two requests, in words; empty if nothing does."""
+    for key, what in (("engine", "the earlier run used another engine"), ("points", "the points have changed")):
+        if earlier.get(key) != now.get(key):
+            return what
+    for key in sorted(set(earlier) | set(now)):
+        if earlier.get(key) != now.get(key):
+            return f"the earlier run had {key} {_show(earlier.get(key))}, this one {_show(now.get(key))}"
+    return ""
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _lock(path: Path, out: Path) -> TextIO | None:
+    try:
+        import fcntl
+    except ImportError:  # not on this system: two runs into one folder are then the user's to avoid
+        return None
+    handle = path.open("a", encoding="ascii")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise ResamError(f"{out}: another run is writing there; wait for it, or choose a folder with -o") from None
+    except OSError:  # a file system without locks
+        handle.close()
+        return None
+    return handle

@@ -1,0 +1,250 @@
+"""A run as a whole: what to do, what is done already, the files at its end. `resam-run` without the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.errors import ResamError
+from resam_runtime.pipeline import OutputError, RunOptions, ScenePoints, StopRequest, process_scenes, source_of
+from resam_runtime.points import PointsFile, find_points
+from resam_runtime.records import Mode, Record, RunFolder
+from resam_runtime.scene_files import SceneFile, check_outputs, find_scenes
+from resam_runtime.segmenter import Segmenter
+from resam_runtime.writers import coco, summary
+
+
+class Observer:
+    """Told how a run goes; every method may stay as it is. `scene` is called from another thread."""
+
+    def begin(self, scenes: int, already: int) -> None:
+        """`scenes` will be processed, `already` were in an earlier run."""
+
+    def points(self, count: int) -> None:
+        """So many more instances are decoded."""
+
+    def scene(self, record: Record) -> None:
+        """A scene is done or has failed; its record is saved."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run ended. Counts include scenes of an earlier run that this one resumed."""
+
+    out: Path
+    scenes: int
+    failed: int
+    instances: int
+    skipped: int
+    left_out: int
+    complete: bool
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """0: all good; 1: some scenes failed; 2: all did. Signals are the caller's to tell."""
+        if self.failed == 0:
+            return 0
+        return 2 if self.failed == self.scenes else 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to go: checked, nothing written yet. Make it with `prepare`."""
+
+    engine: EngineFile
+    scenes: Sequence[SceneFile]
+    out: Path
+    points: ScenePoints
+    options: RunOptions
+    budget: int | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @classmethod
+    def prepare(
+        cls,
+        engine: EngineFile,
+        inputs: Iterable[str | Path],
+        out: str | Path,
+        points: str | Path | None = None,
+        options: RunOptions | None = None,
+        budget: int | None = None,
+    ) -> Run:
+        """Find scenes and points and check them against each other.
+
+        Raises ResamError, one line, when there are no scenes, no points for any of them (options.automatic being off),
+        a points file that cannot be read, outputs that would overwrite a scene, or a budget that holds nothing.
+        """
+        options = options or RunOptions()
+        scenes, out = find_scenes(inputs, out), Path(out)
+        check_outputs(scenes, out, options.formats)
+        names = Counter(scene.name.rsplit("/", 1)[-1] for scene in scenes)
+        shared = frozenset(name for name, count in names.items() if count > 1)
+        file = None if points is None else PointsFile.open(points)
+        notes: list[str] = []
+        if file is not None:
+            notes = _check_points(file, scenes, shared, options)
+        elif not options.automatic and not any(_has_points(scene) for scene in scenes):
+            others = f" and {len(scenes) - 1} more" if len(scenes) > 1 else ""
+            raise ResamError(
+                f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, .csv or .geojson "
+                "beside the scenes, or let --automatic find instances"
+            )
+        run = cls(engine, scenes, out, ScenePoints(file, shared), options, budget, notes)
+        if budget is not None and budget < (least := coco.smallest_budget(run.info, run.categories)):
+            raise ResamError(f"--budget {budget}: an empty instances.json takes {least} bytes already; give more")
+        return run
+
+    @property
+    def engine_digest(self) -> str:
+        """SHA-256 over the manifest, which holds the graphs' own digests."""
+        return hashlib.sha256(json.dumps(self.engine.manifest.to_json(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """COCO's `info` of instances.json: what made it, nothing about when and where."""
+        manifest = self.engine.manifest
+        return {
+            "description": "instances segmented by resam-run",
+            "engine": self.engine_digest,
+            "base": str(manifest.base.get("name", "")),
+            "precision": manifest.precision,
+        }
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """COCO categories of the points file."""
+        return [] if self.points.file is None else self.points.file.categories
+
+    def take_folder(self, mode: Mode) -> RunFolder:
+        """Take the output folder for this run; see `RunFolder.open`."""
+        file = self.points.file
+        points = "beside the scenes" if file is None else file.digest
+        request = {"engine": self.engine_digest, "points": points, **self.options.request()}
+        return RunFolder.open(self.out, request, mode)
+
+    def is_done(self, scene: SceneFile, folder: RunFolder) -> bool:
+        """Whether an earlier run did this scene and its outputs are still there.
+
+        Raises ResamError when the scene or the points beside it have changed since.
+        """
+        record = folder.record(scene.name)
+        if record is None or record["status"] != "done" or record["stem"] != scene.stem:
+            return False
+        if record["source"] != source_of(scene, self.points):
+            raise ResamError(
+                f"{scene.path}: it or its points changed since the earlier run; use --overwrite to do all again"
+            )
+        return all(folder.out.joinpath(name).is_file() for name in record["outputs"])
+
+    def execute(
+        self,
+        segmenter: Segmenter,
+        mode: Mode = "new",
+        stop: StopRequest | None = None,
+        observer: Observer | None = None,
+    ) -> RunReport:
+        """Process all scenes that are not done yet and write `instances.json` and `summary.json`.
+
+        Raises ResamError when the output folder cannot be taken, OutputError when it cannot be written any more.
+        """
+        begin = time.monotonic()
+        observer = observer or Observer()
+        with self.take_folder(mode) as folder:
+            todo = [scene for scene in self.scenes if not self.is_done(scene, folder)]
+            observer.begin(len(todo), len(self.scenes) - len(todo))
+            process_scenes(
+                segmenter,
+                todo,
+                folder,
+                self.points,
+                self.options,
+                stop=stop,
+                on_points=observer.points,
+                on_scene=observer.scene,
+            )
+            names = [scene.name for scene in self.scenes]
+            return self.finish(folder, names, segmenter, time.monotonic() - begin)
+
+    def finish(self, folder: RunFolder, names: Sequence[str], segmenter: Segmenter, seconds: float) -> RunReport:
+        """Write `instances.json` and `summary.json` from the records of the scenes named. Raises OutputError."""
+
+        def done(name: str) -> Record | None:
+            record = folder.record(name)
+            return record if record is not None and record["status"] == "done" else None
+
+        try:
+            left_out = 0
+            if "coco" in self.options.formats:
+                ready = [name for name in names if done(name) is not None]
+                path = self.out / "instances.json"
+                left_out = coco.write_instances(path, ready, done, self.info, self.categories, self.budget)
+            records = [record for name in names if (record := folder.record(name)) is not None]
+            about = {
+                "resam_version": _version(),
+                "engine": {"file": self.engine.path.name, "digest": self.engine_digest, "runs": segmenter.describe()},
+                "options": {**self.options.request(), "--budget": self.budget},
+                "complete": len(records) == len(names),
+                "left_out_by_budget": left_out,
+                "notes": list(self.notes),
+                "wall_seconds": round(seconds, 3),
+            }
+            data = summary.summarise(records, about)
+            summary.write_summary(self.out / "summary.json", data)
+        except OSError as error:
+            raise OutputError(
+                f"{self.out}: cannot write ({error.strerror or error}); what is done is kept, go on with --resume"
+            ) from error
+        totals = data["totals"]
+        return RunReport(
+            out=self.out,
+            scenes=totals["scenes"],
+            failed=totals["failed"],
+            instances=totals["instances"] - left_out,
+            skipped=totals["skipped"],
+            left_out=left_out,
+            complete=data["complete"],
+            seconds=seconds,
+        )
+
+
+def _check_points(
+    file: PointsFile, scenes: Sequence[SceneFile], shared: frozenset[str], options: RunOptions
+) -> list[str]:
+    """Notes on scenes that only the points file knows; ResamError where it fits none of the scenes."""
+    if file.names_no_scene and len(scenes) > 1:
+        raise ResamError(
+            f"{file.path}: points do not say which of {len(scenes)} scenes they belong to; add the scene's file name"
+        )
+    known = {scene.name for scene in scenes} | {scene.name.rsplit("/", 1)[-1] for scene in scenes}
+    unknown = [name for name in file.scenes if name not in known]
+    if len(unknown) == len(file.scenes) and not (file.by_place or file.names_no_scene or options.automatic):
+        held = f"it names {', '.join(file.scenes[:3])}" if file.scenes else "it is empty"
+        raise ResamError(f"{file.path}: has points for none of the scenes ({held}); check its scene names")
+    return _shorten([f"points for {name!r}, which is not among the scenes" for name in unknown])
+
+
+def _shorten(notes: list[str], most: int = 100) -> list[str]:
+    return notes if len(notes) <= most else [*notes[:most], f"and {len(notes) - most} more"]
+
+
+def _has_points(scene: SceneFile) -> bool:
+    try:
+        return find_points(scene.path) is not None
+    except ResamError:
+        return True  # two files compete: the scene itself will say so
+
+
+def _version() -> str:
+    try:
+        return metadata.version("resam")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,125 @@
+"""Which files a run takes as scenes, what they are called, and where their outputs go."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resam_runtime.errors import ResamError
+from resam_runtime.scenes import SCENE_SUFFIXES
+
+STATE_FOLDER = ".resam"
+"""Folder inside an output folder that holds a run's records; a folder with one is never searched for scenes."""
+
+
+@dataclass(frozen=True)
+class SceneFile:
+    """A scene on disk. name: unique in its run, as COCO's file_name; stem: its outputs' path without suffix."""
+
+    path: Path
+    name: str
+    stem: str
+
+
+def find_scenes(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[SceneFile]:
+    """Scenes among files and folders (searched with their subfolders), sorted by name, each file once.
+
+    A file is taken whatever its suffix, and also when it does not exist: it fails when its turn comes. In folders
+    only image suffixes count; hidden files, and folders that a run wrote, do not. A scene's name is its path inside the
+    folder given, with as many parent folders in front as it takes to tell it from others.
+    Raises ResamError when there is no scene at all.
+    """
+    roots = [Path(given) for given in inputs]
+    found: dict[str, int] = {}  # absolute path -> how many of its last parts make its name
+    for given in roots:
+        if given.is_dir():
+            for path in walk_scenes(given, Path(out)):
+                found.setdefault(os.path.abspath(path), len(path.relative_to(given).parts))
+        else:
+            found.setdefault(os.path.abspath(given), 1)
+    if not found:
+        searched = ", ".join(str(given) for given in roots)
+        raise ResamError(f"{searched}: no images found (looked for {' '.join(sorted(SCENE_SUFFIXES))})")
+    names = _unique_names(found)
+    stems = output_stems(list(names.values()))
+    return sorted((SceneFile(Path(p), name, stems[name]) for p, name in names.items()), key=lambda scene: scene.name)
+
+
+def output_stems(names: Sequence[str]) -> dict[str, str]:
+    """Scene name -> path of its outputs without their suffix: `sub/a.png` -> `sub/a`.
+
+    Scenes that differ in suffix or case only keep their whole name (`a.png`, `a.tif`), so that none overwrites
+    another, also on file systems that ignore case; so do names ending in .labels, taken by the labels rasters.
+    """
+    short = {name: _without_suffix(name) for name in names}
+    count = Counter(stem.casefold() for stem in short.values())
+    stems, taken = {}, set()
+    for name in sorted(names):
+        stem = short[name]
+        if count[stem.casefold()] > 1 or stem.casefold().endswith(".labels"):
+            stem = name
+        number = 1
+        unique = stem
+        while unique.casefold() in taken or (unique != short[name] and unique.casefold() in count):
+            number += 1
+            unique = f"{stem}~{number}"
+        taken.add(unique.casefold())
+        stems[name] = unique
+    return stems
+
+
+def output_names(stem: str, formats: Collection[str], labels_suffix: str = ".tif") -> dict[str, str]:
+    """Format -> output path inside the output folder, for a scene's own files."""
+    names = {"geojson": f"{stem}.geojson", "overlay": f"{stem}.png", "labels": f"{stem}.labels{labels_suffix}"}
+    return {kind: name for kind, name in names.items() if kind in formats}
+
+
+def check_outputs(scenes: Sequence[SceneFile], out: Path, formats: Collection[str]) -> None:
+    """Raise ResamError if an output would overwrite a scene."""
+    sources = {os.path.abspath(scene.path) for scene in scenes}
+    for scene in scenes:
+        for suffix in (".tif", ".png"):
+            for name in output_names(scene.stem, formats, suffix).values():
+                if os.path.abspath(out / name) in sources:
+                    raise ResamError(
+                        f"{out / name}: is a scene and would be overwritten; choose another folder with -o"
+                    )
+
+
+def walk_scenes(folder: Path, out: Path) -> Iterator[Path]:
+    """Image files in a folder and its subfolders, without hidden ones and those that runs wrote. Raises ResamError."""
+    ours = os.path.abspath(out)
+    for parent, folders, files in os.walk(folder, onerror=_unreadable):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and os.path.abspath(os.path.join(parent, name)) != ours
+            and not os.path.isdir(os.path.join(parent, name, STATE_FOLDER))
+        )
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SCENE_SUFFIXES:
+                yield Path(parent, name)
+
+
+def _unreadable(error: OSError) -> None:
+    raise ResamError(f"{error.filename}: {error.strerror}")
+
+
+def _unique_names(depths: dict[str, int]) -> dict[str, str]:
+    while True:
+        names = {path: "/".join(Path(path).parts[-depth:]).lstrip("/") for path, depth in depths.items()}
+        count = Counter(names.values())
+        clash = [path for path, name in names.items() if count[name] > 1]
+        if not clash:
+            return names
+        for path in clash:
+            depths[path] = min(depths[path] + 1, len(Path(path).parts))
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix else name

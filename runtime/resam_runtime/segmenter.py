@@ -1,0 +1,363 @@
+"""The segmenter: an engine file, an image and points in; instances out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resam_runtime.automatic import AutomaticOptions, DecodedMasks, grid_points, merge_proposals, propose
+from resam_runtime.backends import load_backend
+from resam_runtime.engine_file import EngineFile, Manifest
+from resam_runtime.errors import ResamError
+from resam_runtime.instance import Instance, make_exclusive
+from resam_runtime.letterbox import scale_to_tile, scene_to_tile, tile_to_scene
+from resam_runtime.prompts import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING, POSITIVE, PromptBatch, prompt_batch
+from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, assign_points, neighbour_batches, plan_tiles
+from resam_runtime.upsample import grid_boxes, scene_mask
+
+DEFAULT_MAX_POINTS = 64  # instances in one call of a graph; bounds memory, large enough to keep a device busy
+Image = NDArray[np.uint8]
+
+
+class Segmenter:
+    """Runs one engine file.
+
+        segmenter = Segmenter("model.resam")
+        instances = segmenter(image, [(120, 80), (300, 212)])
+
+    It holds the loaded engine and nothing about the images it has seen, so one segmenter may be called from
+    several threads: with ONNX Runtime they run side by side, with TensorRT one after the other.
+
+    The parts of a call are public, for pipelines that read and write while this computes:
+    `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `tiles` -> `prepare_tile`
+    and `propose_tile` -> `merge_proposals`.
+    """
+
+    def __init__(
+        self,
+        engine_file: str | os.PathLike[str] | EngineFile,
+        device: str | None = None,
+        threads: int | None = None,
+        *,
+        overlap: float = DEFAULT_OVERLAP,
+        max_points: int = DEFAULT_MAX_POINTS,
+        automatic: AutomaticOptions | None = None,
+    ) -> None:
+        """Load an engine file (a path or an open `EngineFile`).
+
+        device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
+        "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
+        max_points: instances decoded together at most; the engine's own limit counts too. automatic: how
+        instances are proposed where no points are given. Raises `ResamError` for a file or a device that
+        will not do.
+        """
+        engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
+        if max_points < 1:
+            raise ResamError(f"max_points: expected at least 1, came {max_points}")
+        if not 0 <= overlap <= 0.9:
+            raise ResamError(f"overlap: expected 0 to 0.9, came {overlap}")
+        self.manifest: Manifest = engine.manifest
+        self.automatic = automatic or AutomaticOptions()
+        self._path = engine.path
+        self._overlap = overlap
+        self._max_points = min(max_points, engine.manifest.max_points or max_points)
+        self._backend = load_backend(engine, device, threads)
+
+    def describe(self) -> str:
+        """One line: engine file, backend, what executes it in fact, precision."""
+        return f"{self._path.name}: {self._backend.describe()}"
+
+    def __call__(self, image: Image, points: Any = None, labels: Any = None, exclusive: bool = False) -> list[Instance]:
+        """Segment the instances of an image that points mark, or, without points, those it finds itself.
+
+        image: (H, W, 3) uint8 RGB, any size. points: (N, 2) one per instance, (N, P, 2), or a list with one
+        (P_i, 2) entry per instance, in pixels (x, y), pixel centres at integers. labels: the points' shape,
+        1 positive, 0 negative, -1 padding; None: all positive. exclusive: give each pixel to one instance.
+        Returns one `Instance` per prompt, in order, also where a mask is empty. Raises `ResamError` naming the
+        instance for points that are not finite or not inside the image.
+        """
+        height, width = _check_image(image)
+        if points is None:
+            if labels is not None:
+                raise ResamError("prompt: labels without points; give the points they belong to")
+            return self._find(image, exclusive)
+        prompts = self.prompts(points, labels, None, width, height)
+        found: list[Instance] = []
+        for tile, indices in self.plan(prompts, width, height):
+            tile_image = self.prepare_tile(_window(image, tile), tile)
+            found += self.segment_tile(tile_image, tile, prompts, indices, (height, width), keep_logits=exclusive)
+        return _in_order(found, exclusive)
+
+    def embed(self, image: Image) -> Embedding:
+        """Encode an image once, to be prompted many times.
+
+        image: (H, W, 3) uint8 RGB. An image of one tile is encoded now; of a larger one each tile when a prompt
+        first needs it (the image is kept until then: do not change it).
+        """
+        _check_image(image)
+        return Embedding(self, image)
+
+    def prompts(self, points: Any, labels: Any, boxes: Any, width: int, height: int) -> PromptBatch:
+        """Check prompts against an image of width x height pixels and this engine's limits; see `prompt_batch`."""
+        batch = prompt_batch(points, labels, boxes, width, height)
+        limit = self.manifest.max_points_per_instance
+        if limit is not None and batch.coords.shape[1] > limit:
+            counts = (batch.labels != PADDING).sum(1)
+            if len(counts) and counts.max() > limit:
+                raise ResamError(
+                    f"instance {int(counts.argmax())}: {counts.max()} points (a box counts as 2), but the engine takes "
+                    f"{limit} per instance; give fewer or export with a higher limit"
+                )
+            batch = _compact(batch, limit)
+        return batch
+
+    def tiles(self, width: int, height: int) -> list[Tile]:
+        """The tiles of a scene of width x height pixels."""
+        return plan_tiles(width, height, self.manifest.image_size, self.manifest.fit_within, self._overlap)
+
+    def plan(self, prompts: PromptBatch, width: int, height: int) -> list[tuple[Tile, NDArray[np.intp]]]:
+        """The tiles that own prompts, each with the indices of its own; together every index once."""
+        if not len(prompts):
+            return []
+        tiles = self.tiles(width, height)
+        owner = _owners(tiles, prompts)
+        return [(tiles[i], np.flatnonzero(owner == i)) for i in np.unique(owner)]
+
+    def prepare_tile(self, window: Image, tile: Tile) -> Image:
+        """The window's pixels (tile.height, tile.width, 3) uint8, as the engine sees them: (S, S, 3)."""
+        if window.shape[:2] != (tile.height, tile.width):
+            raise ResamError(f"tile: expected {tile.width} x {tile.height} px, came an array of shape {window.shape}")
+        return scale_to_tile(window, self.manifest.image_size, tile.scale)
+
+    def segment_tile(
+        self,
+        tile_image: Image,
+        tile: Tile,
+        prompts: PromptBatch,
+        indices: Sequence[int] | NDArray[np.intp],
+        scene_size: tuple[int, int],
+        *,
+        keep_logits: bool = False,
+    ) -> list[Instance]:
+        """Encode one prepared tile (S, S, 3) and run Refine and Requery for the prompts `indices` on it.
+
+        prompts: those of the whole scene, in scene pixels; scene_size: (H, W) of the scene. Returns their instances in
+        the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
+        `make_exclusive` compares.
+        """
+        return self._prompt_tile(self._encode(tile_image), tile, prompts, indices, scene_size, "loop", keep_logits)
+
+    def propose_tile(
+        self, tile_image: Image, tile: Tile, scene_size: tuple[int, int], *, keep_logits: bool = False
+    ) -> list[Instance]:
+        """Find instances on one prepared tile (S, S, 3) without points: a grid of points, filtered, through the loop.
+
+        Follow with `merge_proposals` once all tiles are done: neighbours see the same instances.
+        """
+        embedding = self._encode(tile_image)
+
+        def decode(coords: NDArray[np.float32]) -> DecodedMasks:
+            masks, scores = self._run("decoder", embedding, coords[:, None], _positive(len(coords)))[:2]
+            return DecodedMasks(masks, scores)
+
+        tiles = self.tiles(scene_size[1], scene_size[0])
+        size = self.manifest.image_size
+        grid = grid_points(tiles, tiles.index(tile), size, self.automatic.points_per_side)
+        points = propose(decode, grid, tile, self.manifest, self.automatic, self._max_points)
+        if not len(points):
+            return []
+        in_scene = tile_to_scene(points, tile.scale, tile.origin)
+        prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
+        everyone = np.arange(len(points))
+        return self._prompt_tile(embedding, tile, prompts, everyone, scene_size, "loop", keep_logits)
+
+    def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
+        """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
+        return merge_proposals(instances, self.tiles(scene_size[1], scene_size[0]), self.automatic)
+
+    def _find(self, image: Image, exclusive: bool) -> list[Instance]:
+        height, width = image.shape[:2]
+        proposals: list[Instance] = []
+        for tile in self.tiles(width, height):
+            tile_image = self.prepare_tile(_window(image, tile), tile)
+            proposals += self.propose_tile(tile_image, tile, (height, width), keep_logits=exclusive)
+        merged = self.merge_proposals(proposals, (height, width))
+        return _in_order(merged, exclusive)
+
+    def _encode(self, tile_image: Image) -> Any:
+        size = self.manifest.image_size
+        if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
+            what = f"{tile_image.shape} {tile_image.dtype}"
+            raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, came {what}")
+        return self._backend.run("encoder", {"image": tile_image[None]}, ["embedding"], keep=True)[0]
+
+    def _run(
+        self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """masks (N, M, M) logits, scores (N,), coarse_scores (N,); the decoder's scores are its coarse scores."""
+        inputs = {"embedding": embedding, "point_coords": coords, "point_labels": labels}
+        if graph == "decoder":
+            masks, scores = self._backend.run(graph, inputs, ["masks", "scores"])
+            return masks, scores, scores
+        masks, scores, coarse_scores = self._backend.run(graph, inputs, ["masks", "scores", "coarse_scores"])
+        return masks, scores, coarse_scores
+
+    def _prompt_tile(
+        self,
+        embedding: Any,
+        tile: Tile,
+        prompts: PromptBatch,
+        indices: Sequence[int] | NDArray[np.intp],
+        scene_size: tuple[int, int],
+        graph: str,
+        keep_logits: bool,
+    ) -> list[Instance]:
+        indices = np.asarray(indices, np.intp)
+        coords, labels = _into_tile(prompts, indices, tile)
+        found: dict[int, Instance] = {}
+        for batch in neighbour_batches(prompts.centroids[indices], self._max_points):
+            # Columns that hold nothing but padding in this batch would only cost time.
+            used = (labels[batch] != PADDING).any(0)
+            batch_coords = np.ascontiguousarray(coords[batch][:, used])
+            batch_labels = np.ascontiguousarray(labels[batch][:, used])
+            masks, scores, coarse_scores = self._run(graph, embedding, batch_coords, batch_labels)
+            cells = grid_boxes(masks)
+            for row, place in enumerate(batch):
+                mask, origin, logits = scene_mask(masks[row], cells[row], tile, self.manifest.image_size)
+                points, point_labels = prompts.prompt(int(indices[place]))
+                found[int(place)] = Instance(
+                    index=int(indices[place]),
+                    score=_unit(scores[row]),
+                    coarse_score=_unit(coarse_scores[row]),
+                    mask=mask,
+                    origin=origin,
+                    points=points,
+                    labels=point_labels,
+                    scene_size=scene_size,
+                    logits=logits.astype(np.float16) if keep_logits else None,
+                )
+        return [found[place] for place in range(len(indices))]
+
+
+class Embedding:
+    """One encoded image: answers many prompts without encoding again. Made by `Segmenter.embed`.
+
+    May be prompted from several threads. Its memory is freed with the last reference to it.
+    """
+
+    def __init__(self, segmenter: Segmenter, image: Image) -> None:
+        self.height, self.width = image.shape[:2]
+        self._segmenter = segmenter
+        self._image = image
+        self._lock = threading.Lock()
+        self._encoded: dict[Tile, Any] = {}
+        tiles = segmenter.tiles(self.width, self.height)
+        if len(tiles) == 1:
+            self._encoding(tiles[0])
+
+    def prompt(
+        self, points: Any = None, labels: Any = None, boxes: Any = None, refine: bool = True, exclusive: bool = False
+    ) -> list[Instance]:
+        """Segment the instances that points, boxes or both mark.
+
+        points and labels as in `Segmenter.__call__`; boxes: (N, 4) x0, y0, x1, y1 in pixels, outer pixels
+        included. refine=False answers with the coarse mask: one pass of the decoder, no Refine and Requery.
+        Returns one `Instance` per prompt, in order. Raises `ResamError` as `Segmenter.__call__` does.
+        """
+        segmenter, scene_size = self._segmenter, (self.height, self.width)
+        prompts = segmenter.prompts(points, labels, boxes, self.width, self.height)
+        graph = "loop" if refine else "decoder"
+        found: list[Instance] = []
+        for tile, indices in segmenter.plan(prompts, self.width, self.height):
+            found += segmenter._prompt_tile(
+                self._encoding(tile), tile, prompts, indices, scene_size, graph, keep_logits=exclusive
+            )
+        return _in_order(found, exclusive)
+
+    def _encoding(self, tile: Tile) -> Any:
+        with self._lock:
+            if tile not in self._encoded:
+                tile_image = self._segmenter.prepare_tile(_window(self._image, tile), tile)
+                self._encoded[tile] = self._segmenter._encode(tile_image)
+            return self._encoded[tile]
+
+
+def _check_image(image: Any) -> tuple[int, int]:
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if not isinstance(image, np.ndarray) or dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = type(image).__name__ if shape is None else f"{dtype} of shape {shape}"
+        raise ResamError(f"image: expected a uint8 RGB array of shape (H, W, 3), came {what}")
+    if 0 in image.shape:
+        raise ResamError(f"image: expected at least one pixel, came shape {shape}")
+    return image.shape[0], image.shape[1]
+
+
+def _window(image: Image, tile: Tile) -> Image:
+    return image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+
+
+def _positive(count: int) -> NDArray[np.int32]:
+    return np.full((count, 1), POSITIVE, np.int32)
+
+
+def _unit(value: float) -> float:
+    """A predicted IoU as a score: the head is a regression and may leave 0..1 a little."""
+    return float(min(max(value, 0.0), 1.0))
+
+
+def _in_order(found: Sequence[Instance], exclusive: bool) -> list[Instance]:
+    ordered = sorted(found, key=lambda instance: instance.index)
+    if not exclusive:
+        return ordered
+    return [dataclasses.replace(instance, logits=None) for instance in make_exclusive(ordered)]
+
+
+def _compact(batch: PromptBatch, limit: int) -> PromptBatch:
+    """Move padding behind the real points, so that instances of at most `limit` points need no more columns."""
+    order = np.argsort(batch.labels == PADDING, axis=1, kind="stable")[:, :limit]
+    coords = np.take_along_axis(batch.coords, order[..., None], 1)
+    return PromptBatch(coords, np.take_along_axis(batch.labels, order, 1))
+
+
+def _owners(tiles: Sequence[Tile], prompts: PromptBatch) -> NDArray[np.intp]:
+    """For each prompt the index of its tile: where its centroid is most central.
+
+    The middle of far-apart points may lie in a tile that holds none of them: then the first positive point decides.
+    """
+    owner = assign_points(tiles, prompts.centroids)
+    if len(tiles) == 1:
+        return owner
+    windows = np.array([(tile.x, tile.y, tile.width, tile.height) for tile in tiles])[owner, None]
+    marking = prompts.labels > 0
+    usable = _inside(prompts.coords, windows[..., :2], windows[..., 2:]) & marking
+    lost = np.flatnonzero(~usable.any(1) & marking.any(1))
+    if len(lost):
+        first = marking[lost].argmax(1)
+        owner[lost] = assign_points(tiles, prompts.coords[lost, first])
+    return owner
+
+
+def _inside(coords: NDArray[np.float32], origin: Any, size: Any) -> NDArray[np.bool_]:
+    """Which points (N, P, 2) lie in the window at `origin` (x, y) of `size` (width, height): (N, P)."""
+    shifted = coords + np.float32(0.5) - np.asarray(origin)
+    return np.asarray(((shifted >= 0) & (shifted <= np.asarray(size))).all(-1))
+
+
+def _into_tile(
+    prompts: PromptBatch, indices: NDArray[np.intp], tile: Tile
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Some prompts in tile pixels. Points outside the window turn into padding, box corners move to its edge."""
+    own = PromptBatch(prompts.coords[indices], prompts.labels[indices])
+    corner = (own.labels == BOX_TOP_LEFT) | (own.labels == BOX_BOTTOM_RIGHT)
+    here = _inside(own.coords, tile.origin, (tile.width, tile.height))
+    labels = np.where(here | corner, own.labels, np.int32(PADDING))
+    low = np.array(tile.origin, np.float32) - 0.5
+    clipped = np.clip(own.coords, low, low + np.array([tile.width, tile.height], np.float32))
+    coords = scene_to_tile(clipped, tile.scale, tile.origin)
+    return np.where(labels[..., None] == PADDING, np.float32(0), coords), labels

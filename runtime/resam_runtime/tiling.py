@@ -1,0 +1,103 @@
+"""Tiles over a scene, the one tile each instance belongs to, and batches of neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+DEFAULT_OVERLAP = 0.25  # of a tile: every point inside the scene is at least S / 8 from its tile's cut edges
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A window of a scene, in scene pixels, and the scale from scene pixels to tile pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    scale: float = 1.0
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        return self.x, self.y
+
+
+def plan_tiles(width: int, height: int, size: int, fit_within: int, overlap: float = DEFAULT_OVERLAP) -> list[Tile]:
+    """The tiles of a scene of width x height pixels, row by row.
+
+    A scene whose longer side is at most `fit_within` becomes one tile (longest side -> `size`, up or down).
+    A larger one is cut at native resolution into windows of size x size px (the whole side where the scene
+    is shorter than a tile), evenly spread, neighbours sharing at least `overlap` (0 to 0.9) of their side.
+    Raises `ValueError` for sizes below one pixel or an overlap out of range.
+    """
+    if width < 1 or height < 1 or size < 1:
+        raise ValueError(f"expected sizes of at least one pixel, came {width} x {height} and tile {size}")
+    if not 0 <= overlap <= 0.9:
+        raise ValueError(f"expected an overlap from 0 to 0.9, came {overlap}")
+    if max(width, height) <= fit_within:
+        return [Tile(0, 0, width, height, size / max(width, height))]
+    columns, rows = _starts(width, size, overlap), _starts(height, size, overlap)
+    return [Tile(x, y, min(size, width), min(size, height)) for y in rows for x in columns]
+
+
+def _starts(length: int, size: int, overlap: float) -> list[int]:
+    if length <= size:
+        return [0]
+    stride = max(1, math.floor(size * (1 - overlap)))
+    count = math.ceil((length - size) / stride) + 1
+    return [round(i * (length - size) / (count - 1)) for i in range(count)]
+
+
+def assign_points(tiles: Sequence[Tile], centroids: ArrayLike) -> NDArray[np.intp]:
+    """For each centroid (N, 2) in scene pixels, the index of the tile in which it lies most centrally: (N,).
+
+    Central means far from the nearest *cut*: a tile's edge that is the scene's own edge cuts nothing. A
+    centroid between pixels of two tiles, or just outside all, goes to the nearest tile.
+    """
+    points = np.asarray(centroids, np.float64).reshape(-1, 2)
+    windows = np.array([(t.x, t.y, t.x + t.width, t.y + t.height) for t in tiles], np.float64)
+    scene = np.concatenate([windows[:, :2].min(0), windows[:, 2:].max(0)])
+    is_cut = windows != scene  # (T, 4): left, top, right, bottom
+    owner = np.empty(len(points), np.intp)
+    for begin in range(0, len(points), 1024):  # bounds the (points x tiles) table below
+        x, y = points[begin : begin + 1024].T[:, :, None] + 0.5
+        left, top, right, bottom = windows.T[:, None, :]
+        margins = np.stack([x - left, y - top, right - x, bottom - y], -1)
+        nearest = np.where(is_cut | (margins < 0), margins, np.inf).min(-1)
+        # Several tiles may be equally far from any cut (all infinite only for a single tile): take the one
+        # whose middle is nearest, which also settles ties the same way however the tiles are listed.
+        offset = np.maximum(np.abs(x - (left + right) / 2), np.abs(y - (top + bottom) / 2))
+        best = nearest.max(1, keepdims=True)
+        owner[begin : begin + 1024] = np.where(nearest == best, offset, np.inf).argmin(1)
+    return owner
+
+
+def neighbour_batches(centroids: ArrayLike, max_points: int) -> list[NDArray[np.intp]]:
+    """Split instances into batches of at most `max_points`, each a spatial neighbourhood.
+
+    centroids (N, 2) -> lists of indices that together hold each of 0..N-1 once, as few batches as possible.
+    Refine compares the instances of one batch, so neighbours should share one: the set is halved across its
+    longer side until it fits (a k-d tree's splits).
+    """
+    points = np.asarray(centroids, np.float64).reshape(-1, 2)
+    if max_points < 1:
+        raise ValueError(f"expected max_points of at least 1, came {max_points}")
+    done: list[NDArray[np.intp]] = []
+    pending = [np.arange(len(points))] if len(points) else []
+    while pending:
+        indices = pending.pop()
+        count = math.ceil(len(indices) / max_points)
+        if count == 1:
+            done.append(np.sort(indices))
+            continue
+        spread = np.ptp(points[indices], axis=0)
+        order = indices[np.argsort(points[indices, int(spread[1] > spread[0])], kind="stable")]
+        # Whole batches on both sides, of near equal size: never more batches than N / max_points rounded up.
+        middle = min(math.ceil(len(order) * (count // 2) / count), count // 2 * max_points)
+        pending += [order[middle:], order[:middle]]
+    return done

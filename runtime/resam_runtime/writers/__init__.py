@@ -1,0 +1,1 @@
+"""Writers: what a run leaves behind. Each turns plain data into one kind of file."""

@@ -1,0 +1,133 @@
+"""`NAME.geojson`: the instances of one scene as polygons (RFC 7946).
+
+A georeferenced scene gives longitude and latitude (WGS 84), or its own CRS on request, named in a `crs` member as GDAL
+and QGIS read it. Any other scene gives pixel coordinates (x to the right, y down, pixel centres at integers), which
+the foreign member `resam` says. Outer rings run counter-clockwise in the plane of the coordinates, holes clockwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from resam_runtime.files import atomic_write
+from resam_runtime.georeference import WGS84, Coordinates, pixel_to_map, reproject
+from resam_runtime.masks import BoolMask, Origin, Ring, mask_polygons, ring_area
+from resam_runtime.writers.scene import SceneResult
+
+CrsChoice = Literal["wgs84", "source"]
+
+
+def write_geojson(path: Path, scene: SceneResult, crs: CrsChoice = "wgs84", simplify: float = 0.5) -> None:
+    """Write one scene's instances, each a Polygon or MultiPolygon. simplify: tolerance in px, 0 keeps pixel edges.
+
+    Raises OSError when the file cannot be written, ResamError when coordinates cannot be transformed.
+    """
+    document = feature_collection(scene, crs, simplify)
+    features = document.pop("features")
+    head = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+        out.write(head[:-1] + ',"features":[')
+        for number, feature in enumerate(features):
+            out.write((",\n" if number else "\n") + json.dumps(feature, separators=(",", ":"), allow_nan=False))
+        out.write("\n]}\n")
+
+
+def feature_collection(scene: SceneResult, crs: CrsChoice = "wgs84", simplify: float = 0.5) -> dict[str, Any]:
+    """The same as plain data."""
+    document: dict[str, Any] = {"type": "FeatureCollection"}
+    about = {"scene": scene.name, "width": scene.width, "height": scene.height}
+    if scene.crs is None or scene.transform is None:
+        target, digits = None, 2
+        document["resam"] = {"coordinates": "pixel", **about}
+    elif crs == "wgs84":
+        target, digits = WGS84, 7
+        document["resam"] = {"coordinates": "WGS 84", **about}
+    else:
+        target = scene.crs
+        degrees = abs(scene.transform[0]) + abs(scene.transform[1]) < 1e-2
+        digits = 8 if degrees else 3
+        name = f"urn:ogc:def:crs:EPSG::{target[5:]}" if target.startswith("EPSG:") else target
+        document["crs"] = {"type": "name", "properties": {"name": name}}
+        document["resam"] = {"coordinates": "map", **about}
+    features = []
+    for instance in scene.instances:
+        polygons = [
+            [_ring(ring, index == 0, scene, target, digits) for index, ring in enumerate(polygon)]
+            for polygon in valid_polygons(instance.mask, instance.origin, simplify)
+        ]
+        single = len(polygons) == 1
+        properties = {
+            "scene": scene.name,
+            "instance": scene.id_of(instance),
+            "index": instance.index,
+            "score": round(float(instance.score), 5),
+            "area_px": instance.area,
+        }
+        if (category := scene.category_of(instance)) is not None:
+            properties["category"] = category
+        geometry = {
+            "type": "Polygon" if single else "MultiPolygon",
+            "coordinates": polygons[0] if single else polygons,
+        }
+        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
+    document["features"] = features
+    return document
+
+
+def valid_polygons(mask: BoolMask, origin: Origin, tolerance: float) -> list[list[Ring]]:
+    """`mask_polygons`, where a polygon whose simplified rings touch or cross keeps its pixel edges instead."""
+    polygons = mask_polygons(mask, origin, tolerance)
+    if tolerance <= 0 or all(rings_are_simple(polygon) for polygon in polygons):
+        return polygons
+    exact = mask_polygons(mask, origin)
+    return [near if rings_are_simple(near) else true for near, true in zip(polygons, exact)]
+
+
+def rings_are_simple(rings: Sequence[Ring]) -> bool:
+    """Whether no two segments of these rings meet, but neighbours at their common vertex."""
+    starts = np.concatenate(rings)
+    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    following = np.concatenate([np.roll(np.arange(len(ring)), -1) for ring in rings])
+    following += np.repeat(np.cumsum([0, *[len(ring) for ring in rings[:-1]]]), [len(ring) for ring in rings])
+    order = np.argsort(np.minimum(starts[:, 0], ends[:, 0]), kind="stable")
+    left = np.minimum(starts[:, 0], ends[:, 0])[order]
+    reach = np.searchsorted(left, np.maximum(starts[:, 0], ends[:, 0])[order], side="right")
+    for place, segment in enumerate(order):  # sweep along x: only segments whose x ranges meet are compared
+        others = order[place + 1 : reach[place]]
+        others = others[(following[others] != segment) & (following[segment] != others)]
+        if len(others) and _meet(starts[segment], ends[segment], starts[others], ends[others]).any():
+            return False
+    return True
+
+
+def _meet(a: Ring, b: Ring, c: Ring, d: Ring) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which segments c-d (K, 2) share a point with the segment a-b (2,)."""
+
+    def side(p: Ring, q: Ring, r: Ring) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.asarray(
+            np.sign(
+                (q[..., 0] - p[..., 0]) * (r[..., 1] - p[..., 1]) - (q[..., 1] - p[..., 1]) * (r[..., 0] - p[..., 0])
+            )
+        )
+
+    apart = (np.maximum(a, b) < np.minimum(c, d)).any(axis=-1) | (np.minimum(a, b) > np.maximum(c, d)).any(axis=-1)
+    straddles = (side(a, b, c) * side(a, b, d) <= 0) & (side(c, d, a) * side(c, d, b) <= 0)
+    return np.asarray(straddles & ~apart)
+
+
+def _ring(ring: Ring, outer: bool, scene: SceneResult, target: str | None, digits: int) -> list[list[float]]:
+    """A closed ring of output coordinates, turned the right way."""
+    points: Coordinates = np.asarray(ring, np.float64)
+    if target is not None and scene.transform is not None and scene.crs is not None:
+        points = reproject(pixel_to_map(scene.transform, points), scene.crs, target)
+        if target == WGS84 and np.ptp(points[:, 0]) > 180:  # across the antimeridian: keep the ring in one piece
+            points = np.stack([points[:, 0] % 360, points[:, 1]], axis=1)
+    if (ring_area(points) > 0) != outer:  # positive: counter-clockwise where y points up
+        points = points[::-1]
+    closed = np.round(np.concatenate([points, points[:1]]), digits) + 0.0  # + 0.0: no negative zero
+    return [[float(x), float(y)] for x, y in closed]

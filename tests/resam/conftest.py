@@ -1,0 +1,40 @@
+"""A SAM of toy size and a small data set of synthetic scenes, for the tests of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from resam.data.coco import CocoData
+from resam.data.synthetic import write_dataset
+from resam.model.bases import Base, random_base
+from resam.model.sam import Architecture
+
+TOY = Architecture(
+    image_size=64, patch_size=8, encoder_dim=32, encoder_depth=2, encoder_heads=2, global_blocks=(1,), window_size=4,
+    embedding_dim=32, decoder_heads=1, decoder_mlp_dim=32, multimask_outputs=0, iou_hidden_dim=16,
+)  # fmt: skip
+
+
+@pytest.fixture
+def toy() -> Base:
+    """A fresh toy base with random weights; no tensor is zero, so that nothing is equal by accident."""
+    base = random_base(TOY, "toy")
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in base.sam.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return base
+
+
+@pytest.fixture(scope="session")
+def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO data set of synthetic scenes of 128 px: four to train on, one to watch, two to test on."""
+    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=4, val=1, test=2, seed=3, size=128)
+
+
+@pytest.fixture
+def scenes(scenes_folder: Path) -> CocoData:
+    return CocoData.open(scenes_folder / "train.json")

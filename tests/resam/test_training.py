@@ -1,0 +1,262 @@
+"""Whole runs: what they write, that they can be killed and go on, that two processes equal one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from resam_runtime.errors import ResamError
+
+from resam.cli import train
+from resam.data.coco import CocoData
+from resam.data.prompts import PointOptions
+from resam.data.training_set import TrainingSet
+from resam.model.bases import Base, load_base
+from resam.model.lora import lora_state
+from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted
+from resam.training.options import TrainOptions, options_from, preset_names, read_options, write_options
+from resam.training.run import RunData, make_fabric, run
+from resam.training.trainer import Trainer
+
+from .conftest import TOY
+
+OPTIONS = TrainOptions(epochs=2, batch=2, queue=4, learning_rate=0.01, warmup=2, rank=2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def base_file(toy: Base, tmp_path: Path) -> Path:
+    """The toy base as a checkpoint, its mask logits made large, so that there are masks to learn from."""
+    with torch.no_grad():
+        toy.sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)
+    torch.save(toy.sam.state_dict(), tmp_path / "toy.pth")
+    return tmp_path / "toy.pth"
+
+
+def _data(folder: Path) -> RunData:
+    splits = {name: CocoData.open(folder / f"{name}.json") for name in ("train", "val", "test")}
+    return RunData(splits["train"], splits["val"], splits["test"])
+
+
+def test_a_run_writes_everything_it_promises(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    options = read_options("tiny", epochs=2, base=str(base_file), rank=2, supervised=True)
+    result = run(tmp_path / "run", options, _data(scenes_folder))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows == result.history
+    assert {"total", "focal", "dice", "iou", "alignment", "labelled", "images_per_second", "memory_mb"} <= rows[
+        0
+    ].keys()
+    assert 0 <= rows[0]["watched"]["final"]["miou"] <= 1
+    adapter = Adapter.open(tmp_path / "run")
+    said = adapter.provenance
+    assert said["base"]["sha256"] == load_base(base_file).sha256
+    assert said["data"]["train"] == CocoData.open(scenes_folder / "train.json").digest
+    assert said["options"]["tau"] == 0.3
+    assert said["metrics"]["after"] == result.after
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<script" not in page
+    assert page.count("data:image/jpeg") >= 6
+    assert not list((tmp_path / "run").rglob("*.tmp*"))
+
+
+def test_an_adapter_goes_only_on_its_own_base(toy: Base, base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    options = TrainOptions(epochs=1, base=str(base_file), rank=2, learning_rate=0.01, warmup=0, supervised=True)
+    result = run(tmp_path / "run", options, RunData(_data(scenes_folder).train))
+    merged, adapter = load_adapted(tmp_path / "run")
+    plain = load_base(base_file)
+    assert merged.sam.state_dict().keys() == plain.sam.state_dict().keys()
+    changed = [
+        name for name, value in merged.sam.state_dict().items() if not torch.equal(value, plain.sam.state_dict()[name])
+    ]
+    assert changed == [f"image_encoder.blocks.{i}.attn.qkv.weight" for i in range(2)]
+    torch.save({name: value + 1 for name, value in toy.sam.state_dict().items()}, tmp_path / "other.pth")
+    with pytest.raises(ResamError, match="trained on base"):
+        apply_adapter(load_base(tmp_path / "other.pth"), adapter)
+    assert result.before is None
+    (tmp_path / "x.safetensors").write_bytes(b"12")
+    with pytest.raises(ResamError, match="not an adapter"):
+        Adapter.open(tmp_path / "x.safetensors")
+
+
+def test_supervised_training_learns(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    options = TrainOptions(
+        epochs=6, base=str(base_file), rank=8, learning_rate=0.02, warmup=2, supervised=True, ssa="off", strength=0.0
+    )
+    history = run(tmp_path / "run", options, RunData(_data(scenes_folder).train)).history
+    assert history[-1]["total"] < 0.97 * history[0]["total"]
+    assert history[-1]["labelled"] == 1.0
+
+
+def test_everything_but_lora_stays_as_it_was(toy: Base, scenes: CocoData) -> None:
+    before = {name: value.clone() for name, value in toy.sam.state_dict().items()}
+    trainer = Trainer(
+        toy, TrainingSet(scenes, PointOptions(), TOY, 64, supervised=True), OPTIONS, make_fabric(1, "cpu")
+    )
+    trainer.run_epoch()
+    after = toy.sam.state_dict()
+    for name, value in before.items():
+        other = name.replace("qkv.weight", "qkv.parametrizations.weight.original")
+        assert torch.equal(after[name if name in after else other], value), name
+    assert any(
+        float(value.abs().sum()) > 0 for name, value in lora_state(toy.sam.image_encoder).items() if "up" in name
+    )
+
+
+def _run_command(*arguments: str, **more: Any) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "resam.cli", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **more
+    )
+
+
+def test_a_killed_run_goes_on_bit_for_bit(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    changes = {"epochs": 4, "rank": 2, "learning_rate": 0.01, "warmup": 2, "batch": 2, "pseudo": "coarse"}
+    options = read_options("tiny", base=str(base_file), **changes)
+    whole_run = run(tmp_path / "whole", options, _data(scenes_folder))
+    assert whole_run.history[-1]["labelled"] > 0.3
+    config = tmp_path / "options.toml"
+    write_options(config, options)
+    process = _run_command("--data", str(scenes_folder), "--preset", str(config), "-o", str(tmp_path / "cut"))
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "cut" / "checkpoints").glob("epoch-*.pt")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert not (tmp_path / "cut" / "adapter.safetensors").exists(), "the run was over before it was killed"
+    saved = latest_checkpoint(tmp_path / "cut" / "checkpoints")
+    assert saved is not None
+    assert 1 <= saved["trainer"]["epoch"] < 4
+    result = CliRunner().invoke(train, ["--resume", str(tmp_path / "cut")])
+    assert result.exit_code == 0, result.output
+    whole, cut = (Adapter.open(tmp_path / name) for name in ("whole", "cut"))
+    assert whole.state.keys() == cut.state.keys()
+    for name, value in whole.state.items():
+        assert torch.equal(value, cut.state[name]), name
+    losses = [
+        [json.loads(line)["total"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_two_processes_equal_one(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    processes = []
+    for count in (1, 2):
+        config, folder = tmp_path / f"{count}.toml", tmp_path / f"run-{count}"
+        options = options_from(vars(OPTIONS) | {"base": str(base_file), "pseudo": "coarse"}, "test")
+        write_options(config, options)
+        arguments = ["--annotations", str(scenes_folder / "train.json"), "--preset", str(config), "-o", str(folder)]
+        processes.append(_run_command(*arguments, "--devices", str(count), "--accelerator", "cpu"))
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    one, two = (Adapter.open(tmp_path / f"run-{count}") for count in (1, 2))
+    change = max(float(value.abs().max()) for name, value in one.state.items() if "up" in name)
+    assert change > 0.005
+    for name, value in one.state.items():
+        assert torch.allclose(value, two.state[name], atol=1e-4), name
+    queues = [latest_checkpoint(tmp_path / f"run-{count}" / "checkpoints")["trainer"]["queue"] for count in (1, 2)]  # type: ignore[index]
+    assert len(queues[0]) == 4
+    assert torch.allclose(*queues, atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tile(
+    toy: Base, scenes: CocoData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = TrainingSet(scenes, PointOptions(), TOY, 64, supervised=True)
+    trainer = Trainer(toy, samples, OPTIONS, make_fabric(1, "cpu"))
+    load = samples.load
+
+    def poisoned(number: int, epoch: int) -> Any:
+        view = load(number, epoch)
+        if number == 1 and view.truth is not None:
+            view.truth[:] = np.nan
+            view.truth[:, 0, 0] = 1
+        return view
+
+    monkeypatch.setattr(samples, "load", poisoned)
+    with pytest.raises(ResamError, match=r"epoch 1, step \d+, tile 1 \(train_.*\): loss is not finite"):
+        trainer.run_epoch()
+
+
+def test_the_average_follows_and_is_put_back(toy: Base, scenes: CocoData) -> None:
+    trainer = Trainer(
+        toy, TrainingSet(scenes, PointOptions(), TOY, 64, supervised=True), OPTIONS, make_fabric(1, "cpu")
+    )
+    trainer.run_epoch()
+    current = [parameter.detach().clone() for parameter in trainer.parameters]
+    with trainer.averaged():
+        inside = [parameter.detach().clone() for parameter in trainer.parameters]
+    assert all(torch.equal(a, b) for a, b in zip(inside, trainer.average))
+    assert not all(torch.equal(a, b) for a, b in zip(inside, current))
+    assert all(torch.equal(a, b) for a, b in zip(current, trainer.parameters))
+
+
+def test_every_preset_is_valid_and_written_options_read_back(tmp_path: Path) -> None:
+    assert {"tiny", "nwpu", "whu", "hrsid", "paper"} <= set(preset_names())
+    for name in preset_names():
+        options = read_options(name)
+        write_options(tmp_path / "config.toml", options, {"train": 'a "quoted" \\ path', "keypoints": False})
+        assert read_options(tmp_path / "config.toml") == options
+
+
+@pytest.mark.parametrize(
+    ("values", "cause"),
+    [
+        ({"tua": 0.3}, "'tua' is no option"),
+        ({"tau": 0.1}, "threshold must lie"),
+        ({"points": 0}, "points: 0 is out of range"),
+        ({"points": "2"}, "points: expected int"),
+        ({"ssa": "sometimes"}, "expected gradient or detached or off"),
+    ],
+)
+def test_bad_options_are_named(values: dict[str, Any], cause: str) -> None:
+    with pytest.raises(ResamError, match=cause):
+        options_from(values, "x.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--annotations", "none.json"], "none.json: No such file"),
+        (["--preset", "nothing"], "nothing: no such preset"),
+        (["--resume", "nothing"], "nothing: holds no run"),
+        (["--resume", "nothing", "--epochs", "3"], "leave out --epochs"),
+        (["--base", "none.pth", "--scenes", "1"], "none.pth: no such base"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], cause: str, tmp_path: Path) -> None:
+    process = _run_command(*arguments, cwd=tmp_path)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert cause in lines[0]
+    assert "Traceback" not in output
+    assert not re.search(r"\.tmp", " ".join(str(path) for path in tmp_path.rglob("*")))
+    assert not list(tmp_path.rglob("adapter.safetensors"))

@@ -1,0 +1,52 @@
+"""A running annotate server with small scenes, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from resam_runtime.annotate.images import SceneImages, list_scenes
+from resam_runtime.annotate.preview import MaskPreview
+from resam_runtime.annotate.server import AnnotateServer
+from resam_runtime.annotate.store import PointsStore
+from resam_runtime.segmenter import Segmenter
+
+BRIGHT = (60, 40, 30, 20)
+"""x, y, width, height of the bright block in `a.png`."""
+
+
+def write_scenes(folder: Path) -> None:
+    """`a.png` and `c.png` of 200 x 150 px, `b.png` broken, `large.png` of 3000 x 1200 px."""
+    folder.mkdir(exist_ok=True)
+    image = np.full((150, 200, 3), 40, np.uint8)
+    x, y, width, height = BRIGHT
+    image[y : y + height, x : x + width] = 220
+    cv2.imwrite(str(folder / "a.png"), image)
+    cv2.imwrite(str(folder / "c.png"), image[::-1])
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    across, down = np.meshgrid(np.arange(3000), np.arange(1200))
+    ramp = np.stack([across * 255 / 3000, down * 255 / 1200, np.full(across.shape, 90)], 2)
+    cv2.imwrite(str(folder / "large.png"), ramp[..., ::-1].astype(np.uint8))
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, engine: Path | None = None, port: int = 0, host: str = "127.0.0.1"
+) -> Iterator[AnnotateServer]:
+    """Serve a folder, with its points in points.json, until the block ends."""
+    root, names = list_scenes(folder)
+    images = SceneImages(root, names)
+    preview = MaskPreview(Segmenter(engine, threads=1), images) if engine else None
+    with AnnotateServer(host, port, images, PointsStore(root / "points.json", names), preview) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+    images.close()

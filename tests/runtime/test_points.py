@@ -1,0 +1,226 @@
+"""Points files of all four kinds, and what is said of broken ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from resam_runtime.errors import ResamError
+from resam_runtime.points import PointsFile, Prompt, check_prompts, find_points, read_points
+
+UTM = "EPSG:32633"
+TRANSFORM = (2.0, 0.0, 500000.0, 0.0, -2.0, 5000000.0)  # 2 m pixels, north up
+
+
+def save(path: Path, data: Any) -> Path:
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return path
+
+
+def plain(prompts: list[Prompt]) -> list[tuple[Any, list[list[float]], list[int]]]:
+    return [(prompt.id, prompt.coords.tolist(), prompt.labels.tolist()) for prompt in prompts]
+
+
+EXPECTED = [("ship", [[10.5, 20.0], [12.0, 21.0]], [1, 0]), (7, [[3.0, 4.0]], [1])]
+
+OWN = {
+    "format": "resam-points",
+    "version": 1,
+    "scenes": {
+        "a.png": {
+            "width": 100,
+            "height": 80,
+            "instances": [
+                {"id": "ship", "points": [[10.5, 20], [12, 21]], "labels": [1, 0]},
+                {"id": 7, "points": [[3, 4]]},
+            ],
+        },
+        "b.png": {"instances": []},
+    },
+}
+CSV = "scene,instance,x,y,label\na.png,ship,10.5,20,1\na.png,7,3,4,1\nb.png,1,1,1,1\na.png,ship,12,21,0\n"
+COCO = {
+    "images": [{"id": 5, "file_name": "a.png", "width": 100, "height": 80}, {"id": 6, "file_name": "b.png"}],
+    "annotations": [
+        {"id": "ship", "image_id": 5, "category_id": 3, "points": [[10.5, 20], [12, 21]], "labels": [1, 0]},
+        {"id": 7, "image_id": 5, "category_id": 3, "keypoints": [3, 4, 2, 0, 0, 0]},
+        {"id": 8, "image_id": 6, "category_id": 2, "point": [1, 1]},
+    ],
+    "categories": [{"id": 3, "name": "ship"}],
+}
+
+
+@pytest.mark.parametrize(("name", "data"), [("p.json", OWN), ("p.csv", CSV), ("coco.json", COCO)])
+def test_every_kind_gives_the_same_prompts(tmp_path: Path, name: str, data: Any) -> None:
+    file = PointsFile.open(save(tmp_path / name, data))
+    assert plain(file.prompts("a.png", width=100, height=80)) == EXPECTED
+    assert file.prompts("c.png") == []
+
+
+def test_coco_categories_are_kept(tmp_path: Path) -> None:
+    file = PointsFile.open(save(tmp_path / "p.json", COCO))
+    assert [prompt.category for prompt in file.prompts("a.png")] == [3, 3]
+    assert file.categories == [{"id": 3, "name": "ship"}]
+
+
+def test_a_file_beside_a_scene_needs_no_scene_names(tmp_path: Path) -> None:
+    own = save(tmp_path / "a.points.json", {"instances": OWN["scenes"]["a.png"]["instances"]})  # type: ignore[index]
+    assert plain(read_points(own, "a.png")) == EXPECTED
+    table = save(tmp_path / "a.points.csv", "instance,x,y\n1,5,6\n1,7,8\n2,9,9\n")
+    assert plain(read_points(table, "a.png")) == [(1, [[5, 6], [7, 8]], [1, 1]), (2, [[9, 9]], [1])]
+    bare = save(tmp_path / "b.points.csv", "x,y\n5,6\n7,8\n")
+    assert [coords for _, coords, _ in plain(read_points(bare, "b.png"))] == [[[5, 6]], [[7, 8]]]
+
+
+def test_a_scene_is_found_by_path_then_by_file_name(tmp_path: Path) -> None:
+    file = PointsFile.open(save(tmp_path / "p.csv", "scene,x,y\nx/a.png,1,1\na.png,2,2\nb.png,3,3\n"))
+    assert file.prompts("x/a.png")[0].coords.tolist() == [[1, 1]]
+    assert file.prompts("y/a.png")[0].coords.tolist() == [[2, 2]]
+    with pytest.raises(ResamError, match=r"'b\.png' fits several scenes; write the path, 'z/b\.png'"):
+        file.prompts("z/b.png", shared={"b.png"})
+
+
+def test_the_points_beside_a_scene_are_found(tmp_path: Path) -> None:
+    scene = tmp_path / "a.png"
+    assert find_points(scene) is None
+    short = save(tmp_path / "a.points.csv", "x,y\n")
+    assert find_points(scene) == short
+    full = save(tmp_path / "a.png.points.csv", "x,y\n")
+    assert find_points(scene) == full
+    assert find_points(tmp_path / "a.tif") == short
+    save(tmp_path / "a.points.json", {"instances": []})
+    with pytest.raises(ResamError, match=r"a\.points\.json and a\.points\.csv"):
+        find_points(tmp_path / "a.tif")
+
+
+def feature(x: float, y: float, **properties: Any) -> dict[str, Any]:
+    return {"type": "Feature", "properties": properties, "geometry": {"type": "Point", "coordinates": [x, y]}}
+
+
+def collection(*features: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return {"type": "FeatureCollection", "features": list(features), **members}
+
+
+def crs(name: str) -> dict[str, Any]:
+    return {"type": "name", "properties": {"name": name}}
+
+
+def test_geojson_in_the_scenes_crs_lands_on_pixels(tmp_path: Path) -> None:
+    # the centre of pixel (10, 20) lies 10.5 pixels east and 20.5 south of the corner
+    data = collection(
+        feature(500000 + 10.5 * 2, 5000000 - 20.5 * 2, instance=1),
+        feature(500000 + 2.0, 5000000 - 2.0, instance=1, label=0),
+        crs=crs("urn:ogc:def:crs:EPSG::32633"),
+    )
+    [prompt] = read_points(save(tmp_path / "p.geojson", data), "a.tif", transform=TRANSFORM, crs=UTM)
+    np.testing.assert_allclose(prompt.coords, [[10, 20], [0.5, 0.5]], atol=1e-3)
+    assert prompt.labels.tolist() == [1, 0]
+
+
+def test_geojson_in_longitude_and_latitude_lands_on_pixels(tmp_path: Path) -> None:
+    warp = pytest.importorskip("rasterio.warp")
+    longitude, latitude = warp.transform("EPSG:32633", "EPSG:4326", [500000 + 61], [5000000 - 81])
+    data = collection(feature(longitude[0], latitude[0]))
+    [prompt] = read_points(save(tmp_path / "p.geojson", data), "a.tif", transform=TRANSFORM, crs=UTM)
+    np.testing.assert_allclose(prompt.coords, [[30, 40]], atol=1e-2)
+
+
+def test_map_points_without_a_scene_go_to_every_scene_they_lie_in(tmp_path: Path) -> None:
+    data = collection(
+        feature(500000 + 20, 5000000 - 20, instance="here"),
+        feature(500000 + 2000, 5000000 - 20, instance="elsewhere"),
+        crs=crs("EPSG:32633"),
+    )
+    file = PointsFile.open(save(tmp_path / "p.geojson", data))
+    assert file.by_place
+    prompts = file.prompts("a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM)
+    assert [prompt.id for prompt in prompts] == ["here"]
+
+
+def test_map_points_need_a_georeferenced_scene(tmp_path: Path) -> None:
+    path = save(tmp_path / "p.geojson", collection(feature(15, 45)))
+    with pytest.raises(ResamError, match=r"p\.geojson: holds map coordinates, but a\.png is not georeferenced"):
+        read_points(path, "a.png", width=10, height=10)
+
+
+def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
+    data = collection(feature(3, 4), resam={"coordinates": "pixel"})
+    assert read_points(save(tmp_path / "a.points.geojson", data), "a.png")[0].coords.tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("p.json", "{", "not JSON"),
+        ("p.json", "[" * 100_000, "nested too deeply|not JSON"),
+        ("p.json", "[]", "expected a JSON object, came list"),
+        ("p.json", {"hello": 1}, "neither points JSON"),
+        ("p.json", {"version": 2, "scenes": {}}, "version 2"),
+        ("p.json", {"instances": [{"points": [[1, 2, 3]]}]}, r"expected a point \[x, y\]"),
+        ("p.json", {"instances": [{"points": [[1, "x"]]}]}, r"expected a point \[x, y\]"),
+        ("p.json", '{"instances": [{"points": [[1, NaN]]}]}', "NaN is not a number JSON knows"),
+        ("p.json", '{"instances": [{"points": [[1, 1e999]]}]}', "not finite"),
+        ("p.json", {"instances": [{"points": [[1, 2]], "labels": [1, 1]}]}, "1 points but 2 labels"),
+        ("p.json", {"instances": [{"points": [[1, 2]], "labels": [5]}]}, "expected label 1"),
+        ("p.json", {"instances": {"a": 1}}, "expected a list"),
+        ("p.json", {"images": [], "annotations": [{"id": 1, "image_id": 3}]}, "not among the images"),
+        (
+            "p.json",
+            {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"id": 1, "image_id": 1}]},
+            "hold no points",
+        ),
+        ("p.csv", "a,b\n1,2\n", "expected the header"),
+        ("p.csv", "", "expected the header"),
+        ("p.csv", "x,y\n1\n", "line 2: expected 2 fields, came 1"),
+        ("p.csv", "x,y\n1,2\n1,north\n", "line 3: expected a point"),
+        ("p.csv", "x,y,label\n1,2,yes\n", "line 2: expected label 1"),
+        ("p.geojson", collection({"type": "Feature", "geometry": {"type": "Polygon"}}), "expected a Point"),
+        ("p.geojson", collection(crs=3), "crs member names no"),
+    ],
+)
+def test_a_malformed_file_is_one_line_that_names_it(tmp_path: Path, name: str, data: Any, said: str) -> None:
+    with pytest.raises(ResamError, match=said) as caught:
+        PointsFile.open(save(tmp_path / name, data))
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ResamError, match="No such file"):
+        PointsFile.open(tmp_path / "none.json")
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ResamError, match="not UTF-8"):
+        PointsFile.open(tmp_path / "b.json")
+
+
+def test_an_unknown_crs_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    path = save(tmp_path / "p.geojson", collection(feature(1, 2), crs=crs("EPSG:999999")))
+    with pytest.raises(ResamError, match="unknown coordinate reference system"):
+        read_points(path, "a.tif", transform=TRANSFORM, crs=UTM)
+
+
+def test_points_made_for_another_size_are_refused(tmp_path: Path) -> None:
+    file = PointsFile.open(save(tmp_path / "p.json", OWN))
+    with pytest.raises(ResamError, match=r"made for 100 x 80 px, a\.png has 50 x 40"):
+        file.prompts("a.png", width=50, height=40)
+
+
+def test_prompts_outside_the_image_are_left_out_with_a_reason() -> None:
+    def prompt(*points: tuple[float, float], labels: tuple[int, ...] | None = None) -> Prompt:
+        marks = labels or (1,) * len(points)
+        return Prompt(np.array(points, np.float32).reshape(-1, 2), np.array(marks, np.int32), id=str(points))
+
+    good = [prompt((0, 0)), prompt((-0.5, 79.4)), prompt((99.4, 0), (5, 5), labels=(1, 0))]
+    bad = [
+        (prompt((99.6, 0)), "point 99.6, 0 lies outside the image of 100 x 80 px"),
+        (prompt((5, 5), (5, -0.6)), "point 5, -0.6 lies outside the image of 100 x 80 px"),
+        (prompt((5, 5), labels=(0,)), "has no positive point"),
+        (prompt(), "has no points"),
+    ]
+    kept, skipped = check_prompts([*good, *(one for one, _ in bad)], 100, 80)
+    assert kept == good
+    assert [one.reason for one in skipped] == [reason for _, reason in bad]

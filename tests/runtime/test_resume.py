@@ -1,0 +1,250 @@
+"""A run may end at any moment, by a signal, SIGKILL or choice, and be resumed to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from resam_runtime.pipeline import StopRequest
+from resam_runtime.segmenter import Segmenter
+
+from .run_helpers import draw_scene, make_engine, make_folder, resam_run, start_run, summary_of, write_points
+
+FORMATS = ("--format", "coco,geojson,overlay,labels")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_engine(tmp_path_factory.mktemp("engine") / "model.resam")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "images")
+
+
+def assert_whole(out: Path) -> None:
+    """Every file under its final name can be read to its end."""
+    for path in out.rglob("*") if out.exists() else ():
+        if not path.is_file() or path.name == "lock" or ".tmp" in path.name:
+            continue
+        if path.suffix in (".json", ".geojson"):
+            json.loads(path.read_text())
+        else:
+            assert cv2.imdecode(__import__("numpy").fromfile(path, "uint8"), cv2.IMREAD_UNCHANGED) is not None, path
+
+
+def kill_and_resume(engine: Path, tmp_path: Path, times: int, scenes: int) -> None:
+    images = make_folder(tmp_path / "images", scenes)
+    whole = tmp_path / "whole"
+    begin = time.monotonic()
+    process = start_run("--engine", engine, images, "-o", whole, *FORMATS)
+    started = None
+    while process.poll() is None:
+        if started is None and (whole / ".resam").exists():
+            started = time.monotonic() - begin
+        time.sleep(0.002)
+    full = time.monotonic() - begin
+    assert process.returncode == 0
+    expected = (whole / "instances.json").read_bytes()
+    generator = random.Random(7)
+    interrupted = 0
+    for number in range(times):
+        out = tmp_path / f"out{number}"
+        for _ in range(2):  # the resumed run is killed as well
+            process = start_run("--engine", engine, images, "-o", out, "--resume", *FORMATS)
+            while not (out / ".resam").exists() and process.poll() is None:
+                time.sleep(0.002)  # loading takes the most of it, and writes nothing
+            time.sleep(generator.uniform(0, max(0.05, full - (started or 0))))
+            process.kill()
+            process.communicate()
+            interrupted += process.returncode == -signal.SIGKILL
+            assert_whole(out)
+        assert resam_run("--engine", engine, images, "-o", out, "--resume", *FORMATS).code == 0
+        assert (out / "instances.json").read_bytes() == expected
+        assert_whole(out)
+        assert not [path for path in out.rglob("*") if ".tmp" in path.name], "left-overs are cleaned up"
+    assert interrupted >= times // 2, "most of them were killed while at work"
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(engine: Path, tmp_path: Path) -> None:
+    kill_and_resume(engine, tmp_path, times=3, scenes=6)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_a_hundred_moments_resumes_to_the_same_bytes(engine: Path, tmp_path: Path) -> None:
+    kill_and_resume(engine, tmp_path, times=50, scenes=6)  # each killed twice
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_what_is_in_hand_and_the_rest_can_be_resumed(
+    engine: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    images, out = make_folder(tmp_path / "images", 40), tmp_path / "out"
+    process = start_run("--engine", engine, images, "-o", out, *FORMATS)
+    while not list(out.glob(".resam/scenes/*.json")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert stderr == ""
+    assert "stopped early, go on with --resume" in stdout
+    summary = summary_of(out)
+    assert not summary["complete"]
+    done = [scene["name"] for scene in summary["scenes"]]
+    assert 1 <= len(done) < 40
+    assert [image["file_name"] for image in json.loads((out / "instances.json").read_text())["images"]] == done
+    assert resam_run("--engine", engine, images, "-o", out, "--resume", *FORMATS).code == 0
+    assert resam_run("--engine", engine, images, "-o", tmp_path / "whole", *FORMATS).code == 0
+    assert (out / "instances.json").read_bytes() == (tmp_path / "whole/instances.json").read_bytes()
+
+
+def test_a_second_signal_stops_within_a_scene(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = tmp_path / "images/a.png"
+    write_points(scene, draw_scene(scene, 0, width=500, height=400, count=60))
+    real, calls = Segmenter.segment_tile, []
+
+    def slow(self: Segmenter, *args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Segmenter, "segment_tile", slow)
+    result = resam_run("--engine", engine, scene.parent, "-o", tmp_path / "out")
+    assert result.code == 143
+    assert len(calls) == 3
+    assert summary_of(tmp_path / "out")["scenes"] == []
+    monkeypatch.undo()
+    assert resam_run("--engine", engine, scene.parent, "-o", tmp_path / "out", "--resume").code == 0
+    assert summary_of(tmp_path / "out")["totals"]["instances"] > 40
+
+
+def test_an_earlier_run_is_neither_overwritten_nor_mixed_in_silence(engine: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert resam_run("--engine", engine, images, "-o", out).code == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    refused = resam_run("--engine", engine, images, "-o", out)
+    assert refused.code == 2
+    assert (
+        refused.stderr == f"error: {out}: holds an earlier run; go on with --resume, or start again with --overwrite\n"
+    )
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert resam_run("--engine", engine, images / "s0.png", "-o", out, "--overwrite").code == 0
+    assert sorted(path.name for path in out.glob("*.*")) == [
+        ".resam",
+        "instances.json",
+        "s0.geojson",
+        "s0.png",
+        "summary.json",
+    ]
+
+
+def test_files_of_others_are_not_overwritten(engine: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "instances.json").write_text("mine")
+    result = resam_run("--engine", engine, images, "-o", out)
+    assert result.code == 2
+    assert "instances.json: exists" in result.stderr
+    assert (out / "instances.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("engine", "the earlier run used another engine"),
+        ("points", "s1.png: it or its points changed"),
+        ("scene", "s1.png: it or its points changed"),
+        ("option", "the earlier run had --simplify 0.5, this one 2.0"),
+        ("points file", "the points have changed"),
+    ],
+)
+def test_a_run_is_not_resumed_with_something_else(
+    engine: Path, images: Path, tmp_path: Path, change: str, said: str
+) -> None:
+    out, options = tmp_path / "out", []
+    assert resam_run("--engine", engine, images, "-o", out).code == 0
+    before = (out / "instances.json").read_bytes()
+    if change == "engine":
+        engine = make_engine(tmp_path / "other.resam", refine_threshold=0.4)
+    elif change == "points":
+        write_points(images / "s1.png", [[50, 50]])
+    elif change == "scene":
+        draw_scene(images / "s1.png", 99)
+    elif change == "option":
+        options = ["--simplify", "2"]
+    else:
+        (tmp_path / "all.csv").write_text("scene,x,y\ns0.png,5,5\n")
+        options = ["--points", str(tmp_path / "all.csv")]
+    result = resam_run("--engine", engine, images, "-o", out, "--resume", *options)
+    assert result.code == 2
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert (out / "instances.json").read_bytes() == before
+    assert resam_run("--engine", engine, images, "-o", out, "--overwrite", *options).code == 0
+
+
+def test_resuming_does_only_what_is_missing(
+    engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (images / "bad.png").write_bytes(b"junk")
+    assert resam_run("--engine", engine, images, "-o", out).code == 1
+    (out / "s1.geojson").unlink()
+    draw_scene(images / "bad.png", 3)
+    write_points(images / "bad.png", [[50, 40]])
+    real, calls = Segmenter.segment_tile, []
+
+    def counted(self: Segmenter, image: Any, tile: Any, prompts: Any, *args: Any, **options: Any) -> Any:
+        calls.append(len(prompts))
+        return real(self, image, tile, prompts, *args, **options)
+
+    monkeypatch.setattr(Segmenter, "segment_tile", counted)
+    assert resam_run("--engine", engine, images, "-o", out, "--resume").code == 0
+    assert set(calls) == {1, 4}, "the failed scene and the one that lost an output, each tile once"
+    assert (out / "s1.geojson").exists()
+    monkeypatch.undo()
+    assert resam_run("--engine", engine, images, "-o", tmp_path / "whole").code == 0
+    assert (out / "instances.json").read_bytes() == (tmp_path / "whole/instances.json").read_bytes()
+
+
+def test_a_damaged_record_only_costs_its_scene(engine: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert resam_run("--engine", engine, images, "-o", out).code == 0
+    before = (out / "instances.json").read_bytes()
+    next(iter(sorted(out.glob(".resam/scenes/*.json")))).write_text('{"format": 1, "na')
+    assert resam_run("--engine", engine, images, "-o", out, "--resume").code == 0
+    assert (out / "instances.json").read_bytes() == before
+
+
+def test_two_runs_do_not_share_an_output_folder(engine: Path, images: Path, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    assert resam_run("--engine", engine, images, "-o", out).code == 0
+    with (out / ".resam/lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        result = resam_run("--engine", engine, images, "-o", out, "--resume")
+    assert result.code == 2
+    assert "another run is writing there" in result.stderr
+
+
+def test_a_stop_request_wakes_a_sleeper() -> None:
+    stop = StopRequest()
+    assert not stop.wait(0.01)
+    stop.request()
+    begin = time.monotonic()
+    assert stop.wait(10)
+    assert time.monotonic() - begin < 1
+    assert not stop.at_once
+    stop.request()
+    assert stop.at_once

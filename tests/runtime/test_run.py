@@ -1,0 +1,490 @@
+"""`resam-run` as a user meets it: outputs, exit codes, and what is said of bad input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from resam_runtime import pipeline
+from resam_runtime.pipeline import RunOptions
+from resam_runtime.scene_files import find_scenes, output_stems
+from resam_runtime.segmenter import Segmenter
+
+from .run_helpers import draw_scene, instances_of, make_engine, make_folder, resam_run, summary_of, write_points
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_engine(tmp_path_factory.mktemp("engine") / "model.resam")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "images")
+
+
+def files_of(out: Path) -> set[str]:
+    return {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and ".resam" not in p.parts}
+
+
+def test_a_folder_becomes_every_output(engine: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = resam_run("--engine", engine, images, "-o", out, "--format", "coco,geojson,overlay,labels")
+    assert result.code == 0
+    first, last = result.stdout.splitlines()
+    assert "model.resam" in first
+    assert "ONNX Runtime" in first
+    assert "CPU" in first
+    assert last.startswith("12 instances in 3 scenes")
+    assert str(out) in last
+    assert result.stderr == ""
+    own = {f"s{i}{suffix}" for i in range(3) for suffix in (".geojson", ".png", ".labels.png")}
+    assert files_of(out) == own | {"instances.json", "summary.json"}
+    data, summary = instances_of(out), summary_of(out)
+    assert [image["file_name"] for image in data["images"]] == ["s0.png", "s1.png", "s2.png"]
+    assert len(data["annotations"]) == 12
+    assert summary["complete"]
+    assert summary["totals"] == {"scenes": 3, "failed": 0, "instances": 12, "points": 12, "skipped": 0}
+    assert set(summary["seconds"]) == {"read", "prepare", "inference", "write"}
+
+
+def test_masks_are_those_of_the_segmenter(engine: Path, images: Path, tmp_path: Path) -> None:
+    from pycocotools import mask as coco_mask
+
+    resam_run("--engine", engine, images / "s1.png", "-o", tmp_path / "out")
+    points = json.loads((images / "s1.points.json").read_text())["instances"]
+    image = cv2.imread(str(images / "s1.png"))[..., ::-1].copy()
+    expected = Segmenter(engine)(image, [entry["points"][0] for entry in points])
+    found = instances_of(tmp_path / "out")["annotations"]
+    assert len(found) == len(expected)
+    for item, one in zip(found, expected):
+        mask = np.zeros(image.shape[:2], bool)
+        x, y = one.origin
+        mask[y : y + one.mask.shape[0], x : x + one.mask.shape[1]] = one.mask
+        np.testing.assert_array_equal(coco_mask.decode(item["segmentation"]).astype(bool), mask)
+        # and the disc that was drawn around its point is what was found
+        px, py = points[item["index"]]["points"][0]
+        assert mask[int(py), int(px)]
+        assert 80 <= mask.sum() <= 400
+
+
+def test_formats_are_chosen(engine: Path, images: Path, tmp_path: Path) -> None:
+    resam_run("--engine", engine, images / "s0.png", "-o", tmp_path / "out", "--format", "geojson")
+    assert files_of(tmp_path / "out") == {"s0.geojson", "summary.json"}
+
+
+def test_one_points_file_serves_all_and_unknown_scenes_are_noted(engine: Path, images: Path, tmp_path: Path) -> None:
+    table = tmp_path / "points.csv"
+    table.write_text("scene,instance,x,y,label\ns0.png,1,40,40,1\ns2.png,5,20,30,1\nother.png,1,3,3,1\n")
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--points", table)
+    assert result.code == 0
+    assert [item["instance"] for item in instances_of(tmp_path / "out")["annotations"]] == [1, 5]
+    summary = summary_of(tmp_path / "out")
+    assert "other.png" in summary["notes"][0]
+    assert "no points for it" in summary["scenes"][1]["notes"][0]
+
+
+def test_instances_json_is_a_points_file_itself(engine: Path, images: Path, tmp_path: Path) -> None:
+    resam_run("--engine", engine, images, "-o", tmp_path / "a")
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "b", "--points", tmp_path / "a" / "instances.json")
+    assert result.code == 0
+    first, second = instances_of(tmp_path / "a")["annotations"], instances_of(tmp_path / "b")["annotations"]
+    assert [item["segmentation"] for item in first] == [item["segmentation"] for item in second]
+
+
+def test_two_runs_give_the_same_bytes(engine: Path, images: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        resam_run("--engine", engine, images, "-o", tmp_path / name)
+    assert (tmp_path / "a/instances.json").read_bytes() == (tmp_path / "b/instances.json").read_bytes()
+
+
+def test_exclusive_gives_each_pixel_to_one_instance(engine: Path, tmp_path: Path) -> None:
+    scene = tmp_path / "images" / "a.png"
+    draw_scene(scene, 0)
+    write_points(scene, [[40, 40], [44, 42], [47, 38]])
+    cv2.imwrite(str(scene), np.full((80, 100, 3), 200, np.uint8))
+    from pycocotools import mask as coco_mask
+
+    overlaps = []
+    for flags in ([], ["--exclusive"]):
+        out = tmp_path / f"out{len(flags)}"
+        assert resam_run("--engine", engine, scene.parent, "-o", out, *flags).code == 0
+        masks = [coco_mask.decode(item["segmentation"]) for item in instances_of(out)["annotations"]]
+        overlaps.append((np.sum(masks, axis=0) > 1).sum())
+    assert overlaps[0] > 0
+    assert overlaps[1] == 0
+
+
+def test_a_budget_holds_and_is_reported(engine: Path, images: Path, tmp_path: Path) -> None:
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--budget", "1500")
+    assert result.code == 0
+    assert (tmp_path / "out/instances.json").stat().st_size <= 1500
+    assert "left out by --budget" in result.stdout
+    # another budget needs no second inference: the run is resumed
+    assert resam_run("--engine", engine, images, "-o", tmp_path / "out", "--resume", "--budget", "100k").code == 0
+    assert len(instances_of(tmp_path / "out")["annotations"]) == 12
+    too_small = resam_run("--engine", engine, images, "-o", tmp_path / "x", "--budget", "20")
+    assert (too_small.code, files_of(tmp_path / "x")) == (2, set())
+
+
+def test_automatic_finds_instances_without_points(engine: Path, tmp_path: Path) -> None:
+    centres = draw_scene(tmp_path / "images/a.png", 5, count=3)
+    result = resam_run("--engine", engine, tmp_path / "images", "-o", tmp_path / "out", "--automatic")
+    assert result.code == 0
+    boxes = [item["bbox"] for item in instances_of(tmp_path / "out")["annotations"]]
+    for x, y in centres:
+        assert any(left <= x < left + width and top <= y < top + height for left, top, width, height in boxes)
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_failed_scenes_are_listed_and_the_rest_goes_on(engine: Path, images: Path, tmp_path: Path) -> None:
+    (images / "broken.png").write_bytes((images / "s0.png").read_bytes()[:300])
+    (images / "text.jpg").write_text("hello")
+    result = resam_run("--engine", engine, images, images / "none.png", "-o", tmp_path / "out")
+    assert result.code == 1
+    failures = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failures) == 3
+    assert "3 scenes failed" in result.stdout
+    summary = summary_of(tmp_path / "out")
+    reasons = {entry["name"]: entry["reason"] for entry in summary["scenes"] if entry["status"] == "failed"}
+    assert set(reasons) == {"broken.png", "text.jpg", "none.png"}
+    assert "truncated" in reasons["broken.png"]
+    assert "No such file" in reasons["none.png"]
+    assert all("\n" not in reason for reason in reasons.values())
+    assert len(instances_of(tmp_path / "out")["annotations"]) == 12
+
+
+def test_strict_stops_at_the_first_failure(engine: Path, images: Path, tmp_path: Path) -> None:
+    (images / "a.png").write_bytes(b"junk")
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--strict")
+    assert result.code == 2 if "0 instances in 0 scenes" in result.stdout else 1
+    assert not summary_of(tmp_path / "out")["complete"]
+
+
+def test_when_every_scene_fails_nothing_could_be_done(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"junk")
+    (tmp_path / "a.points.json").write_text('{"instances": []}')
+    assert resam_run("--engine", engine, tmp_path / "a.png", "-o", tmp_path / "out").code == 2
+
+
+def test_points_outside_are_skipped_and_listed(engine: Path, images: Path, tmp_path: Path) -> None:
+    write_points(images / "s0.png", [[40, 40], [400, 40], [5, -3]])
+    result = resam_run("--engine", engine, images / "s0.png", "-o", tmp_path / "out")
+    assert result.code == 0
+    assert "skipped: s0.png: instance 2: point 400, 40 lies outside the image of 100 x 80 px" in result.stderr
+    assert [entry["instance"] for entry in summary_of(tmp_path / "out")["scenes"][0]["skipped"]] == [2, 3]
+    assert len(instances_of(tmp_path / "out")["annotations"]) == 1
+
+
+def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path, tmp_path: Path) -> None:
+    write_points(images / "s0.png", [])
+    (images / "s1.points.json").unlink()
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
+    assert result.code == 0
+    assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [0, 0, 4]
+    assert json.loads((tmp_path / "out/s0.geojson").read_text())["features"] == []
+
+
+def test_broken_points_beside_a_scene_fail_that_scene_alone(engine: Path, images: Path, tmp_path: Path) -> None:
+    (images / "s1.points.json").write_text("{")
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
+    assert result.code == 1
+    assert "s1.points.json: not JSON" in result.stderr
+
+
+def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "small.resam", max_points_per_instance=2)
+    points = {"instances": [{"id": 1, "points": [[40, 40]]}, {"id": 2, "points": [[1, 1], [2, 2], [3, 3]]}]}
+    (images / "s0.points.json").write_text(json.dumps(points))
+    result = resam_run("--engine", engine, images / "s0.png", "-o", tmp_path / "out")
+    assert result.code == 0
+    assert "instance 2: 3 points, the engine takes 2 per instance" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{images}", "--engine", "none.resam"], "none.resam"),
+        (["{images}", "--engine", "{junk}"], "junk.resam"),
+        (["{empty}", "--engine", "{engine}"], "no images found"),
+        (["{bare}", "--engine", "{engine}"], "no points; give --points"),
+        (["{images}", "--engine", "{engine}", "--points", "none.csv"], "none.csv: No such file"),
+        (["{images}", "--engine", "{engine}", "--points", "{foreign}"], "has points for none of the scenes"),
+        (["{images}", "--engine", "{engine}", "--points", "{nameless}"], "add the scene's file name"),
+        (["{images}", "--engine", "{engine}", "-o", "{images}"], "would be overwritten"),
+        (["{images}", "--engine", "{engine}", "-o", "{junk}/out"], "cannot write there"),
+        (["{images}", "--engine", "{engine}", "--device", "abacus"], "abacus"),
+        (["{images}", "--engine", "{engine}", "--format", "pdf"], "'pdf' is not one of"),
+        (["{images}", "--engine", "{engine}", "--bands", "1,2"], "one or three bands"),
+        (["{images}", "--engine", "{engine}", "--budget", "much"], "not a number of bytes"),
+        (["--engine", "{engine}"], "give IMAGES"),
+        (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
+        (["{images}", "--engine", "{engine}", "--resume", "--overwrite"], "exclude each other"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(
+    engine: Path, images: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "junk.resam").write_bytes(b"not a zip")
+    (tmp_path / "empty").mkdir()
+    draw_scene(tmp_path / "bare/a.png", 0)
+    (tmp_path / "foreign.csv").write_text("scene,x,y\nz.png,1,1\n")
+    (tmp_path / "nameless.csv").write_text("x,y\n1,1\n")
+    known = {
+        "images": images,
+        "engine": engine,
+        "junk": tmp_path / "junk.resam",
+        "empty": tmp_path / "empty",
+        "bare": tmp_path / "bare",
+        "foreign": tmp_path / "foreign.csv",
+        "nameless": tmp_path / "nameless.csv",
+    }
+    filled = [argument.format(**known) for argument in arguments]
+    result = resam_run(*filled, *([] if "-o" in arguments else ["-o", tmp_path / "out"]))
+    assert result.code == 2
+    assert said in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert sorted(p.name for p in images.iterdir() if p.suffix == ".png") == ["s0.png", "s1.png", "s2.png"]
+
+
+def test_a_read_only_output_is_one_line(
+    engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if os.geteuid() == 0:  # permissions do not stop root: a read-only file system does
+
+        def refuse(self: Path, *args: Any, **options: Any) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+    else:
+        out.chmod(0o500)
+    result = resam_run("--engine", engine, images, "-o", out)
+    assert result.code == 2
+    assert result.stderr.startswith(f"error: {out}: cannot write there")
+    assert len(result.stderr.splitlines()) == 1
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def test_scenes_of_the_same_name_do_not_overwrite_each_other(engine: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "sub/a.png", "sub/deep/a.png", "A.bmp"):
+        path = tmp_path / "images" / name
+        centres = draw_scene(path, len(name))
+        path.with_name(path.name + ".points.csv").write_text("x,y\n" + "\n".join(f"{x},{y}" for x, y in centres))
+    out = tmp_path / "out"
+    assert resam_run("--engine", engine, tmp_path / "images", "-o", out, "--format", "coco,geojson,labels").code == 0
+    assert summary_of(out)["totals"]["scenes"] == 5
+    outputs = [name for scene in summary_of(out)["scenes"] for name in scene["outputs"]]
+    assert len({name.casefold() for name in outputs}) == 10
+    assert "sub/a.geojson" in outputs
+    assert "a.png.geojson" in outputs
+    assert files_of(out) == {*outputs, "instances.json", "summary.json"}
+
+
+def test_scene_names_are_unique_across_folders(tmp_path: Path) -> None:
+    for name in ("x/a.png", "y/a.png", "y/b.png"):
+        draw_scene(tmp_path / name, 0)
+    scenes = find_scenes([tmp_path / "x", tmp_path / "y", tmp_path / "y/b.png"], tmp_path / "out")
+    assert [scene.name for scene in scenes] == ["b.png", "x/a.png", "y/a.png"]
+
+
+def test_labels_of_one_scene_never_meet_the_overlay_of_another() -> None:
+    stems = output_stems(["a.png", "a.labels.png", "b.png", "b.png.tif", "b.tif"])
+    outputs = [f"{stem}{suffix}" for stem in stems.values() for suffix in (".png", ".labels.png", ".geojson")]
+    assert len(set(outputs)) == len(outputs)
+
+
+def test_outputs_of_a_run_are_not_scenes_of_the_next(engine: Path, images: Path) -> None:
+    for _ in range(2):
+        result = resam_run("--engine", engine, images, "-o", images / "out", "--overwrite")
+        assert result.code == 0
+    again = find_scenes([images], images / "elsewhere")
+    assert [scene.name for scene in again] == ["s0.png", "s1.png", "s2.png"]
+
+
+# --- georeferenced and large scenes ------------------------------------------------------------------------------
+
+
+def make_geotiff(path: Path, width: int, height: int, **profile: Any) -> list[list[int]]:
+    """Bright discs on a 100 px lattice, written block by block; returns their centres."""
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.windows import Window
+
+    block = np.full((100, 100), 30, np.uint8)
+    cv2.circle(block, (50, 50), 9, 200, -1)
+    options = {"driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8"}
+    options |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "crs": "EPSG:32633"}
+    options |= {"transform": rasterio.Affine(0.5, 0, 500000, 0, -0.5, 5000000), **profile}
+    with rasterio.Env(GDAL_CACHEMAX=64 << 20), rasterio.open(path, "w", **options) as out:
+        strip = np.tile(block, (1, -(-width // 100)))[:, :width]
+        for top in range(0, height, 100):
+            rows = min(100, height - top)
+            out.write(np.stack([strip[:rows]] * 3), window=Window(0, top, width, rows))
+    return [[x, y] for y in range(50, height - 20, 100) for x in range(50, width - 20, 100)]
+
+
+def test_a_geotiff_gives_wgs84_polygons_and_labels_with_its_crs(engine: Path, tmp_path: Path) -> None:
+    centres = make_geotiff(tmp_path / "scene.tif", 400, 300)
+    write_points(tmp_path / "scene.tif", centres)
+    out = tmp_path / "out"
+    assert resam_run("--engine", engine, tmp_path / "scene.tif", "-o", out, "--format", "coco,geojson,labels").code == 0
+    import rasterio
+    from rasterio.warp import transform
+
+    with rasterio.open(out / "scene.labels.tif") as labels:
+        assert labels.crs.to_epsg() == 32633
+        values = labels.read(1)
+    features = json.loads((out / "scene.geojson").read_text())["features"]
+    assert len(features) == len(centres) == 12
+    for feature, (x, y) in zip(features, centres):
+        assert values[y, x] == feature["properties"]["index"] + 1
+        ring = np.array(feature["geometry"]["coordinates"][0])
+        longitude, latitude = transform("EPSG:32633", "EPSG:4326", [500000 + (x + 0.5) / 2], [5000000 - (y + 0.5) / 2])
+        assert ring[:-1].mean(0) == pytest.approx([longitude[0], latitude[0]], abs=1e-5)
+
+
+def test_every_instance_of_a_tiled_scene_is_found_once(engine: Path, tmp_path: Path) -> None:
+    centres = make_geotiff(tmp_path / "scene.tif", 600, 500)
+    write_points(tmp_path / "scene.tif", centres)
+    assert resam_run("--engine", engine, tmp_path / "scene.tif", "-o", tmp_path / "out", "--format", "coco").code == 0
+    found = instances_of(tmp_path / "out")["annotations"]
+    assert [item["index"] for item in found] == list(range(len(centres)))
+    for item, (x, y) in zip(found, centres):
+        left, top, width, height = item["bbox"]
+        assert abs(left + (width - 1) / 2 - x) <= 1
+        assert abs(top + (height - 1) / 2 - y) <= 1
+
+
+@pytest.mark.slow
+def test_a_large_geotiff_needs_the_memory_of_a_few_tiles(tmp_path: Path) -> None:
+    """Peak memory of a 6000 x 6000 scene (108 MB of pixels) against that of a 600 x 600 one, in fresh processes."""
+    import subprocess
+    import sys
+
+    engine = make_engine(tmp_path / "model.resam")
+    peaks = {}
+    for side in (600, 6000):
+        scene = tmp_path / f"s{side}.tif"
+        write_points(scene, make_geotiff(scene, side, side)[:2000])
+        code = (
+            "import resource, sys\nfrom resam_runtime.cli import run\n"
+            "try:\n    run()\nfinally:\n    print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        out = tmp_path / f"o{side}"
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            "--engine",
+            engine,
+            scene,
+            "-o",
+            out,
+            "--format",
+            "coco,geojson,overlay,labels",
+        ]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+        peaks[side] = int(done.stdout.split("peak ")[1])
+    assert peaks[6000] - peaks[600] < 400_000, f"{peaks} kB"
+
+
+# --- the disk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writer", ["write_geojson", "write_overlay", "write_labels"])
+def test_a_full_disk_stops_with_one_line_and_resumes(
+    engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    formats = ["--format", "coco,geojson,overlay,labels"]
+    real, calls = getattr(pipeline, writer), []
+
+    def full(path: Path, *rest: Any) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, *rest)
+
+    monkeypatch.setattr(pipeline, writer, full)
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out", *formats)
+    assert result.code == 3
+    assert result.stderr.splitlines() == [
+        f"error: {tmp_path / 'out'}: cannot write (No space left on device); what is done is kept, go on with --resume"
+    ]
+    monkeypatch.undo()
+    assert resam_run("--engine", engine, images, "-o", tmp_path / "out", "--resume", *formats).code == 0
+    resam_run("--engine", engine, images, "-o", tmp_path / "whole", *formats)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    assert (tmp_path / "out/instances.json").read_bytes() == (tmp_path / "whole/instances.json").read_bytes()
+
+
+def test_a_disk_that_is_really_full_stops_with_one_line_and_resumes(engine: Path, images: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(small)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        (small / "filler").write_bytes(b"0" * 60_000)
+        out = small / "out"
+        result = resam_run("--engine", engine, images, "-o", out)
+        assert result.code == 3
+        assert "No space left on device" in result.stderr
+        assert not [p for p in small.rglob("*") if ".tmp" in p.name], "no partial file"
+        subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True, capture_output=True)
+        assert resam_run("--engine", engine, images, "-o", out, "--resume").code == 0
+        resam_run("--engine", engine, images, "-o", tmp_path / "whole")
+        assert (out / "instances.json").read_bytes() == (tmp_path / "whole/instances.json").read_bytes()
+    finally:
+        subprocess.run(["umount", str(small)], check=False, capture_output=True)
+
+
+# --- the pipeline ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["_segment", "_gather", "_outputs", "open_scene"])
+def test_an_unexpected_error_in_any_stage_fails_the_scene_and_never_hangs(
+    engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def broken(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("the cat sat on it")
+
+    if stage == "_segment":
+        monkeypatch.setattr(Segmenter, "segment_tile", broken)
+    elif stage == "_gather":
+        monkeypatch.setattr(pipeline, "make_exclusive", broken)
+    else:
+        monkeypatch.setattr(pipeline, stage, broken)
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--exclusive")
+    assert result.code == 2
+    reasons = [scene["reason"] for scene in summary_of(tmp_path / "out")["scenes"]]
+    assert len(reasons) == 3
+    assert all("unexpected RuntimeError: the cat sat on it" in reason for reason in reasons)
+    assert "broken" in summary_of(tmp_path / "out")["scenes"][0]["traceback"]
+
+
+def test_a_failing_observer_ends_the_run_instead_of_hanging_it(engine: Path, images: Path, tmp_path: Path) -> None:
+    from resam_runtime.engine_file import EngineFile
+    from resam_runtime.run import Observer, Run
+
+    class Broken(Observer):
+        def scene(self, record: dict[str, Any]) -> None:
+            raise KeyError("observer")
+
+    run = Run.prepare(EngineFile.open(engine), [images], tmp_path / "out", options=RunOptions())
+    with pytest.raises(KeyError, match="observer"):
+        run.execute(Segmenter(engine), observer=Broken())

@@ -1,0 +1,237 @@
+"""Scenes of every type come out as uint8 RGB windows, and broken files as one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from resam_runtime import scenes
+from resam_runtime.errors import ResamError
+from resam_runtime.image_files import read_header
+from resam_runtime.letterbox import PAD_VALUE
+from resam_runtime.scenes import open_scene
+
+rasterio = pytest.importorskip("rasterio")
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+def write_tiff(path: Path, bands: np.ndarray, **profile: Any) -> Path:
+    """bands: (B, H, W)."""
+    count, height, width = bands.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=bands.dtype, **profile
+    ) as out:
+        out.write(bands)
+    return path
+
+
+def test_a_png_and_a_tiff_give_the_same_pixels_in_rgb_order(tmp_path: Path, rgb: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
+    write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0))
+    for name in ("a.png", "a.tif"):
+        with open_scene(tmp_path / name) as scene:
+            assert (scene.name, scene.width, scene.height, scene.crs) == (name, 53, 37, None)
+            np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
+            np.testing.assert_array_equal(scene.read(5, 7, 11, 13), rgb[7:20, 5:16])
+
+
+def test_tiff_is_read_by_opencv_where_rasterio_is_missing(
+    tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transform = rasterio.transform.from_origin(500000, 5000000, 2, 2)
+    write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0), crs="EPSG:32633", transform=transform)
+    monkeypatch.setattr(scenes, "has_rasterio", lambda: False)
+    with open_scene(tmp_path / "a.tif") as scene:
+        np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
+        assert not scene.georeferenced
+        assert any("resam[geo]" in note for note in scene.notes)
+
+
+def test_gray_becomes_rgb_and_alpha_is_dropped(tmp_path: Path, rgb: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "gray.png"), rgb[..., 0])
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([rgb[..., ::-1], np.full(rgb.shape[:2], 9, np.uint8)]))
+    np.testing.assert_array_equal(
+        open_scene(tmp_path / "gray.png").read(0, 0, 53, 37), np.repeat(rgb[..., :1], 3, axis=2)
+    )
+    np.testing.assert_array_equal(open_scene(tmp_path / "alpha.png").read(0, 0, 53, 37), rgb)
+
+
+def test_transparent_geotiff_pixels_have_no_data(tmp_path: Path, rgb: np.ndarray) -> None:
+    alpha = np.full((1, 37, 53), 255, np.uint8)
+    alpha[0, :10] = 0
+    path = write_tiff(
+        tmp_path / "a.tif", np.concatenate([np.moveaxis(rgb, 2, 0), alpha]), photometric="RGB", alpha="YES"
+    )
+    image = open_scene(path).read(0, 0, 53, 37)
+    assert (image[:10] == PAD_VALUE).all()
+    np.testing.assert_array_equal(image[10:], rgb[10:])
+
+
+def test_bands_are_chosen_by_number_from_one(tmp_path: Path) -> None:
+    bands = np.random.default_rng(1).integers(0, 256, (5, 20, 30), dtype=np.uint8)
+    path = write_tiff(tmp_path / "a.tif", bands)
+    np.testing.assert_array_equal(
+        open_scene(path, bands=(5, 1, 3)).read(0, 0, 30, 20), np.moveaxis(bands[[4, 0, 2]], 0, 2)
+    )
+    assert (open_scene(path, bands=(4,)).read(0, 0, 30, 20) == bands[3][..., None]).all()
+    cv2.imwrite(str(tmp_path / "b.png"), np.moveaxis(bands[:3], 0, 2)[..., ::-1])
+    np.testing.assert_array_equal(
+        open_scene(tmp_path / "b.png", bands=(3, 2, 1)).read(0, 0, 30, 20), np.moveaxis(bands[[2, 1, 0]], 0, 2)
+    )
+    with pytest.raises(ResamError, match=r"a\.tif: has 5 bands, band 6"):
+        open_scene(path, bands=(1, 2, 6))
+    with pytest.raises(ResamError, match="one or three"):
+        open_scene(path, bands=(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64])
+def test_wide_types_are_stretched_between_percentiles_2_and_98(tmp_path: Path, dtype: type) -> None:
+    generator = np.random.default_rng(2)
+    bands = (generator.random((3, 60, 80)) * [[[3000]], [[900]], [[20000]]] + 100).astype(dtype)
+    path = write_tiff(tmp_path / "a.tif", bands)
+    low, high = np.percentile(bands.astype(np.float64), (2, 98), axis=(1, 2))
+    expected = np.clip((bands - low[:, None, None]) / (high - low)[:, None, None] * 255, 0, 255)
+    whole = open_scene(path).read(0, 0, 80, 60)
+    assert np.abs(whole - np.moveaxis(expected, 0, 2)).max() <= 0.51
+    # a window shares the whole scene's stretch
+    np.testing.assert_array_equal(open_scene(path).read(10, 20, 7, 9), whole[20:29, 10:17])
+
+
+def test_sixteen_bit_png_is_stretched_too(tmp_path: Path) -> None:
+    gray = np.linspace(1000, 9000, 60 * 80).reshape(60, 80).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), gray)
+    image = open_scene(tmp_path / "a.png").read(0, 0, 80, 60)
+    assert image.min() == 0
+    assert image.max() == 255
+    assert np.abs(np.median(image) - 127.5) <= 1
+
+
+def test_a_constant_scene_does_not_divide_by_zero(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", np.full((1, 9, 9), 777, np.uint16))
+    assert open_scene(path).read(0, 0, 9, 9).shape == (9, 9, 3)
+
+
+def test_nodata_and_nan_become_the_mean_pixel_and_stay_out_of_the_stretch(tmp_path: Path) -> None:
+    values = np.linspace(10, 20, 64 * 64).reshape(1, 64, 64).astype(np.float32)
+    marked, nan = values.copy(), values.copy()
+    marked[0, :8] = -9999
+    nan[0, :8] = np.nan
+    images = [
+        open_scene(write_tiff(tmp_path / "a.tif", marked, nodata=-9999)).read(0, 0, 64, 64),
+        open_scene(write_tiff(tmp_path / "b.tif", nan)).read(0, 0, 64, 64),
+    ]
+    for image in images:
+        assert (image[:8] == PAD_VALUE).all()
+        assert image[8:].min() == 0
+        assert image[8:].max() == 255
+    np.testing.assert_array_equal(*images)
+
+
+def test_zero_in_one_band_alone_is_a_colour_not_nodata(tmp_path: Path) -> None:
+    bands = np.full((3, 4, 4), 200, np.uint8)
+    bands[0] = 0
+    bands[:, 0, 0] = 0
+    image = open_scene(write_tiff(tmp_path / "a.tif", bands, nodata=0)).read(0, 0, 4, 4)
+    assert tuple(image[1, 1]) == (0, 200, 200)
+    assert tuple(image[0, 0]) == PAD_VALUE
+
+
+def test_a_palette_tiff_shows_its_colours(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    indices = np.array([[[0, 1], [2, 1]]], np.uint8)
+    with rasterio.open(path, "w", driver="GTiff", count=1, height=2, width=2, dtype="uint8") as out:
+        out.write(indices)
+        out.write_colormap(1, {0: (1, 2, 3, 255), 1: (40, 50, 60, 255), 2: (200, 100, 0, 255)})
+    assert open_scene(path).read(0, 0, 2, 2).tolist() == [[[1, 2, 3], [40, 50, 60]], [[200, 100, 0], [40, 50, 60]]]
+
+
+def test_georeference_is_known(tmp_path: Path, rgb: np.ndarray) -> None:
+    transform = rasterio.transform.from_origin(500000, 5000000, 2, 3)
+    path = write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0), crs="EPSG:32633", transform=transform)
+    with open_scene(path) as scene:
+        assert scene.georeferenced
+        assert scene.crs == "EPSG:32633"
+        assert scene.transform == (2, 0, 500000, 0, -3, 5000000)
+
+
+def test_exif_orientation_is_ignored_since_annotations_count_stored_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), np.zeros((20, 40, 3), np.uint8))
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: rotate by 90
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + data[2:])
+    assert cv2.imread(str(path)).shape[:2] == (40, 20), "the tag is understood by OpenCV"
+    assert (open_scene(path).width, open_scene(path).height) == (40, 20)
+
+
+def test_overview_shrinks_and_never_enlarges(tmp_path: Path, rgb: np.ndarray) -> None:
+    for name in ("a.png", "a.tif"):
+        path = tmp_path / name
+        cv2.imwrite(str(path), rgb[..., ::-1])
+        with open_scene(path) as scene:
+            assert scene.overview(20).shape == (14, 20, 3)
+            np.testing.assert_array_equal(scene.overview(500), rgb)
+
+
+def test_a_window_outside_the_scene_is_refused(tmp_path: Path, rgb: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), rgb)
+    scene = open_scene(tmp_path / "a.png")
+    for window in [(-1, 0, 5, 5), (50, 0, 5, 5), (0, 36, 5, 5), (0, 0, 0, 5)]:
+        with pytest.raises(ValueError, match="leaves the scene"):
+            scene.read(*window)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+@pytest.mark.parametrize("damage", ["empty", "junk", "half", "head"])
+def test_a_damaged_file_is_one_line_that_names_it(tmp_path: Path, rgb: np.ndarray, suffix: str, damage: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.tile(rgb, (4, 4, 1)))
+    data = path.read_bytes()
+    path.write_bytes({"empty": b"", "junk": b"hello" * 100, "half": data[: len(data) // 2], "head": data[:30]}[damage])
+    with pytest.raises(ResamError) as caught, open_scene(path) as scene:
+        scene.read(0, 0, scene.width, scene.height)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_jpeg_that_lost_only_its_end_is_truncated(tmp_path: Path, rgb: np.ndarray) -> None:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), rgb)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ResamError, match=r"truncated JPEG"):
+        open_scene(path)
+
+
+def test_a_missing_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ResamError, match=r"none\.png: No such file"):
+        open_scene(tmp_path / "none.png")
+    with pytest.raises(ResamError, match="not a file"):
+        open_scene(tmp_path)
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(
+    tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
+    monkeypatch.setattr(scenes, "DECODE_LIMIT", 1000)
+    with open_scene(tmp_path / "a.png") as scene:  # rasterio reads it by windows
+        np.testing.assert_array_equal(scene.read(3, 4, 10, 20), rgb[4:24, 3:13])
+    monkeypatch.setattr(scenes, "has_rasterio", lambda: False)
+    with pytest.raises(ResamError, match="53 x 37 px is too large"):
+        open_scene(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_sizes_are_read_from_headers(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), rgb)
+    header = read_header(path.read_bytes())
+    assert header is not None
+    assert (header.width, header.height, header.whole, header.georeferenced) == (53, 37, True, False)

@@ -1,0 +1,137 @@
+"""A watched folder: whole files only, points awaited, restarts and replaced files handled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from resam_runtime.watch import FolderWatch
+
+from .run_helpers import draw_scene, instances_of, make_engine, resam_run, start_run, summary_of, write_points
+
+
+def names(watch: FolderWatch) -> list[str]:
+    return [scene.name for scene in watch.look()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_a_file_is_given_out_once_it_stops_growing(tmp_path: Path) -> None:
+    watch = FolderWatch(tmp_path, tmp_path / "out", points_beside=False)
+    path = tmp_path / "a.png"
+    path.write_bytes(b"")
+    assert names(watch) == names(watch) == [], "still empty"
+    path.write_bytes(b"12")
+    assert names(watch) == []
+    path.write_bytes(b"1234")
+    assert names(watch) == [], "it grew"
+    assert names(watch) == ["a.png"]
+    assert names(watch) == names(watch) == []
+    path.write_bytes(b"replaced")
+    assert names(watch) == []
+    assert names(watch) == ["a.png"], "a replaced file comes again"
+
+
+def test_a_scene_waits_for_its_points(tmp_path: Path) -> None:
+    watch = FolderWatch(tmp_path, tmp_path / "out", points_beside=True)
+    (tmp_path / "a.png").write_bytes(b"1")
+    assert [names(watch) for _ in range(3)] == [[], [], []]
+    (tmp_path / "a.points.csv").write_text("x,y\n")
+    assert [names(watch) for _ in range(3)] == [[], ["a.png"], []]
+
+
+def test_hidden_files_and_outputs_are_not_watched(tmp_path: Path) -> None:
+    watch = FolderWatch(tmp_path, tmp_path / "out", points_beside=False)
+    for name in (".a.png", "out/b.png", "c.txt", "sub/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    assert [names(watch) for _ in range(2)] == [[], ["sub/d.png"]]
+
+
+def test_a_newcomer_takes_no_output_name_from_an_older_scene(tmp_path: Path) -> None:
+    watch = FolderWatch(tmp_path, tmp_path / "out", points_beside=False, stems={"a.png": "a"})
+    (tmp_path / "a.tif").write_bytes(b"1")
+    watch.look()
+    [scene] = watch.look()
+    assert (scene.name, scene.stem) == ("a.tif", "a.tif")
+
+
+def test_a_watched_folder_is_processed_until_sigterm_and_after_a_restart(tmp_path: Path) -> None:
+    engine, folder, out = make_engine(tmp_path / "model.resam"), tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    arguments = ("--engine", engine, "--watch", folder, "-o", out, "--poll", "0.1")
+
+    def arrive(name: str, seed: int) -> None:
+        centres = draw_scene(tmp_path / "elsewhere" / name, seed)
+        data = (tmp_path / "elsewhere" / name).read_bytes()
+        write_points(folder / name, centres)
+        with (folder / name).open("wb") as slow:  # a slow copy is not taken for a broken image
+            slow.write(data[:100])
+            slow.flush()
+            time.sleep(0.25)
+            slow.write(data[100:])
+
+    def scenes() -> dict[str, str]:
+        if not (out / "summary.json").exists():
+            return {}
+        return {scene["name"]: scene["status"] for scene in summary_of(out)["scenes"]}
+
+    process = start_run(*arguments)
+    try:
+        arrive("a.png", 1)
+        wait_for(lambda: "a.png" in scenes())
+        arrive("b.png", 2)
+        (folder / "broken.png").write_bytes(b"junk")
+        write_points(folder / "broken.png", [[1, 1]])
+        wait_for(lambda: {"a.png", "b.png", "broken.png"} <= scenes().keys())
+        os.kill(process.pid, signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 143, stderr
+    assert "a.png: 4 instances" in stdout
+    assert "b.png: 4 instances" in stdout
+    assert "failed: broken.png" in stderr
+    assert scenes() == {"a.png": "done", "b.png": "done", "broken.png": "failed"}
+
+    stamp = (out / "a.geojson").stat().st_mtime_ns
+    process = start_run(*arguments)
+    try:
+        arrive("c.png", 3)
+        wait_for(lambda: "c.png" in scenes())
+        os.kill(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 130, stderr
+    assert (out / "a.geojson").stat().st_mtime_ns == stamp, "done before the restart stays done"
+    assert stderr == "", "a scene that failed is not tried again until it changes"
+    (folder / "broken.png").unlink()
+    assert resam_run("--engine", engine, folder, "-o", tmp_path / "whole").code == 0
+    assert instances_of(out) == instances_of(tmp_path / "whole")
+
+
+def test_watching_asks_for_a_folder_apart_from_the_outputs(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "model.resam")
+    result = resam_run("--engine", engine, "--watch", tmp_path / "none", "-o", tmp_path / "out")
+    assert (result.code, "not a folder" in result.stderr) == (2, True)
+    result = resam_run("--engine", engine, "--watch", tmp_path, "-o", tmp_path)
+    assert (result.code, "choose another with -o" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("points", [None, "p.csv"])
+def test_watching_with_one_points_file_for_all(tmp_path: Path, points: str | None) -> None:
+    """Scenes then wait for nothing but themselves."""
+    watch = FolderWatch(tmp_path, tmp_path / "out", points_beside=points is None)
+    (tmp_path / "a.png").write_bytes(b"1")
+    watch.look()
+    assert bool(watch.look()) == (points is not None)

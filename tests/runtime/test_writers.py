@@ -1,0 +1,318 @@
+"""The files of a scene say what its instances are, by independent computation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from resam_runtime.errors import ResamError
+from resam_runtime.georeference import map_to_pixel, metres_per_pixel, pixel_to_map
+from resam_runtime.instance import Instance
+from resam_runtime.writers import coco
+from resam_runtime.writers.geojson import feature_collection, rings_are_simple, valid_polygons, write_geojson
+from resam_runtime.writers.labels import write_labels
+from resam_runtime.writers.overlay import draw_overlay, nice_length, write_overlay
+from resam_runtime.writers.scene import SceneResult
+
+WIDTH, HEIGHT = 120, 90
+UTM = "EPSG:32633"
+TRANSFORM = (2.0, 0.0, 500000.0, 0.0, -2.0, 5000000.0)
+
+
+def instance(index: int, mask: np.ndarray, score: float = 0.5) -> Instance:
+    """From a mask of the whole scene."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    y, x = int(rows[0]), int(columns[0])
+    return Instance(
+        index=index,
+        score=score,
+        coarse_score=score / 2,
+        mask=mask[y : rows[-1] + 1, x : columns[-1] + 1],
+        origin=(x, y),
+        points=np.array([[x + 1, y + 1]], np.float32),
+        labels=np.array([1], np.int32),
+        scene_size=mask.shape,  # type: ignore[arg-type]
+    )
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    ys, xs = np.mgrid[:HEIGHT, :WIDTH]
+    return np.asarray(np.hypot(xs - x, ys - y) <= radius)
+
+
+def random_blobs(seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).random((HEIGHT, WIDTH)).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 2.0) > 0.51)
+
+
+def scene(instances: list[Instance], **members: Any) -> SceneResult:
+    members.setdefault("overview", np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
+    return SceneResult(name="a.tif", width=WIDTH, height=HEIGHT, instances=instances, **members)
+
+
+MASKS = [disc(30, 30, 12), disc(30, 30, 12) & ~disc(30, 30, 6), random_blobs(3)]
+
+
+# --- COCO --------------------------------------------------------------------------------------------------------
+
+
+def record(name: str, count: int, seed: int = 0) -> dict[str, Any]:
+    generator = np.random.default_rng(seed)
+    items = [
+        coco.annotation(
+            instance(i, disc(*generator.integers(15, 70, 2), generator.integers(3, 14)), float(generator.random()))
+        )
+        for i in range(count)
+    ]
+    return {"name": name, "width": WIDTH, "height": HEIGHT, "annotations": items}
+
+
+def test_an_annotation_decodes_to_its_mask() -> None:
+    for mask in MASKS:
+        item = coco.annotation(instance(0, mask), "ship-7", 4)
+        assert (coco_mask.decode(item["segmentation"]).astype(bool) == mask).all()
+        ys, xs = np.nonzero(mask)
+        assert item["bbox"] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+        assert item["area"] == mask.sum()
+        assert (item["instance"], item["category_id"]) == ("ship-7", 4)
+
+
+def test_instances_json_loads_as_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pycocotools.coco import COCO
+
+    records = {"a.png": record("a.png", 3), "b.png": record("b.png", 0), "c.png": record("c.png", 2, 1)}
+    assert coco.write_instances(tmp_path / "i.json", list(records), records.get, {"description": "x"}) == 0
+    loaded = COCO(str(tmp_path / "i.json"))
+    assert [image["file_name"] for image in loaded.loadImgs(loaded.getImgIds())] == ["a.png", "b.png", "c.png"]
+    assert [len(loaded.getAnnIds(imgIds=number)) for number in (1, 2, 3)] == [3, 0, 2]
+    assert sorted(loaded.getAnnIds()) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_empty_result_is_valid_json(tmp_path: Path, count: int) -> None:
+    records = {"a.png": record("a.png", 0)} if count else {}
+    coco.write_instances(tmp_path / "i.json", list(records), records.get, {})
+    assert json.loads((tmp_path / "i.json").read_text())["annotations"] == []
+
+
+def test_a_budget_is_never_exceeded_and_keeps_the_best(tmp_path: Path) -> None:
+    records = {name: record(name, 6, seed) for seed, name in enumerate(["a.png", "b.png", "c.png"])}
+    info = {"description": "x"}
+    path = tmp_path / "i.json"
+    coco.write_instances(path, list(records), records.get, info)
+    full = json.loads(path.read_text())
+    whole = path.stat().st_size
+    least = coco.smallest_budget(info)
+    for budget in [*range(least, whole + 40, 97), whole, whole + 40]:
+        left_out = coco.write_instances(path, list(records), records.get, info, budget=budget)
+        data = json.loads(path.read_text())
+        assert path.stat().st_size <= budget
+        kept = {item["id"] for item in data["annotations"]}
+        assert left_out == len(full["annotations"]) - len(kept)
+        assert all(item in full["annotations"] for item in data["annotations"])
+        assert {item["image_id"] for item in data["annotations"]} == {image["id"] for image in data["images"]}
+        # what was left out did not fit beside the better ones
+        for item in full["annotations"]:
+            if item["id"] not in kept:
+                better = [one for one in data["annotations"] if one["score"] > item["score"]]
+                images = {one["image_id"] for one in [*better, item]}
+                lines = [one for one in full["images"] if one["id"] in images] + [*better, item]
+                cost = sum(len(json.dumps(line, separators=(",", ":"))) + 2 for line in lines)
+                assert least + cost > budget
+    assert left_out == 0
+    with pytest.raises(ResamError, match=f"--budget {least - 1}: an empty"):
+        coco.write_instances(path, list(records), records.get, info, budget=least - 1)
+
+
+# --- GeoJSON -----------------------------------------------------------------------------------------------------
+
+
+def signed_area(ring: list[list[float]]) -> float:
+    """Positive: counter-clockwise with y up."""
+    return sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in itertools.pairwise(ring)) / 2
+
+
+def polygons(feature: dict[str, Any]) -> list[list[list[list[float]]]]:
+    geometry = feature["geometry"]
+    assert geometry["type"] in ("Polygon", "MultiPolygon")
+    return [geometry["coordinates"]] if geometry["type"] == "Polygon" else list(geometry["coordinates"])
+
+
+@pytest.mark.parametrize("crs", ["pixel", "wgs84", "source"])
+@pytest.mark.parametrize("simplify", [0.0, 1.0])
+def test_rings_are_closed_and_run_as_rfc_7946_wants(crs: Any, simplify: float) -> None:
+    if crs != "pixel":
+        pytest.importorskip("rasterio")
+    members = {} if crs == "pixel" else {"transform": TRANSFORM, "crs": UTM}
+    choice = "wgs84" if crs == "pixel" else crs
+    data = feature_collection(scene([instance(i, m) for i, m in enumerate(MASKS)], **members), choice, simplify)
+    assert len(data["features"]) == 3
+    for feature in data["features"]:
+        for outer, *holes in polygons(feature):
+            for ring in (outer, *holes):
+                assert ring[0] == ring[-1]
+                assert len(ring) >= 4
+            assert signed_area(outer) > 0
+            assert all(signed_area(hole) < 0 for hole in holes)
+    assert [len(polygon) for polygon in polygons(data["features"][1])] == [2], "the ring-shaped mask has a hole"
+    assert ("crs" in data) == (crs == "source")
+    assert data["resam"]["coordinates"] == {"pixel": "pixel", "wgs84": "WGS 84", "source": "map"}[crs]
+
+
+def test_unsimplified_polygons_have_exactly_their_masks_area() -> None:
+    data = feature_collection(scene([instance(i, m) for i, m in enumerate(MASKS)]), simplify=0)
+    for feature, mask in zip(data["features"], MASKS):
+        assert sum(signed_area(ring) for polygon in polygons(feature) for ring in polygon) == mask.sum()
+
+
+def test_map_coordinates_burn_back_to_the_mask() -> None:
+    features = pytest.importorskip("rasterio.features")
+    import rasterio
+
+    data = feature_collection(scene([instance(0, MASKS[2])], transform=TRANSFORM, crs=UTM), "source", 0)
+    burnt = features.rasterize(
+        [data["features"][0]["geometry"]], (HEIGHT, WIDTH), transform=rasterio.Affine(*TRANSFORM), dtype="uint8"
+    )
+    assert (burnt.astype(bool) == MASKS[2]).all()
+
+
+def test_wgs84_is_what_proj_says() -> None:
+    warp = pytest.importorskip("rasterio.warp")
+    data = feature_collection(scene([instance(0, MASKS[0])], transform=TRANSFORM, crs=UTM), "wgs84", 0)
+    ring = np.array(polygons(data["features"][0])[0][0])
+    xs, ys = warp.transform("EPSG:4326", UTM, ring[:, 0], ring[:, 1])
+    pixels = map_to_pixel(TRANSFORM, np.stack([xs, ys], 1))
+    assert np.abs(pixels - np.round(pixels * 2) / 2).max() < 0.02, "pixel edges lie at halves"
+    assert pixels.min(0).tolist() == pytest.approx([17.5, 17.5], abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_simplified_polygons_stay_valid(seed: int) -> None:
+    for tolerance in (0.5, 1.0, 2.5):
+        for rings in valid_polygons(random_blobs(seed), (0, 0), tolerance):
+            if len(rings[0]) < 60:
+                assert simple_the_slow_way([ring.tolist() for ring in rings]) or tolerance == 0
+
+
+def simple_the_slow_way(rings: list[list[list[float]]]) -> bool:
+    """No two segments cross in a point inner to both."""
+    segments = [(ring[i], ring[(i + 1) % len(ring)]) for ring in rings for i in range(len(ring))]
+
+    def turn(p: list[float], q: list[float], r: list[float]) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return not any(
+        turn(a, b, c) * turn(a, b, d) < 0 and turn(c, d, a) * turn(c, d, b) < 0
+        for i, (a, b) in enumerate(segments)
+        for c, d in segments[:i]
+    )
+
+
+def test_a_bow_tie_is_not_simple() -> None:
+    square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], float)
+    assert rings_are_simple([square])
+    assert rings_are_simple([square, np.array([[1, 1], [1, 2], [2, 2], [2, 1]], float)])
+    assert not rings_are_simple([square[[0, 2, 1, 3]]])
+    assert not rings_are_simple([square, np.array([[3, 1], [3, 2], [5, 2], [5, 1]], float)])
+
+
+def test_geojson_of_no_instances_is_valid(tmp_path: Path) -> None:
+    write_geojson(tmp_path / "a.geojson", scene([]))
+    assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
+
+
+# --- labels ------------------------------------------------------------------------------------------------------
+
+
+def painted(instances: list[Instance]) -> np.ndarray:
+    labels = np.zeros((HEIGHT, WIDTH), int)
+    for one in sorted(instances, key=lambda one: one.score):
+        x, y = one.origin
+        labels[y : y + one.mask.shape[0], x : x + one.mask.shape[1]][one.mask] = one.index + 1
+    return labels
+
+
+def test_labels_hold_instance_numbers_with_the_best_on_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    monkeypatch.setattr("resam_runtime.writers.labels._STRIP", 32)
+    instances = [
+        instance(0, disc(30, 30, 12), 0.9),
+        instance(4, disc(40, 35, 12), 0.4),
+        instance(300, disc(80, 60, 20), 0.8),
+    ]
+    write_labels(tmp_path / "a.png", scene(instances))
+    png = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert png.dtype == np.uint16
+    np.testing.assert_array_equal(png, painted(instances))
+    write_labels(tmp_path / "a.tif", scene(instances, transform=TRANSFORM, crs=UTM))
+    with rasterio.open(tmp_path / "a.tif") as tif:
+        np.testing.assert_array_equal(tif.read(1), painted(instances))
+        assert tif.crs.to_epsg() == 32633
+        assert tuple(tif.transform[:6]) == TRANSFORM
+
+
+def test_more_instances_than_a_png_can_number_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResamError, match="do not fit 16 bits"):
+        write_labels(tmp_path / "a.png", scene([instance(70000, disc(30, 30, 5))]))
+    assert not (tmp_path / "a.png").exists()
+
+
+# --- overlay -----------------------------------------------------------------------------------------------------
+
+
+def test_an_overlay_marks_instances_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    plain = draw_overlay(scene([]))
+    assert (plain == 90).all()
+    picture = draw_overlay(scene([instance(0, disc(60, 60, 20), 0.87)]))
+    factor = picture.shape[1] // WIDTH
+    assert picture.shape == (HEIGHT * factor, WIDTH * factor, 3)
+    assert max(picture.shape) >= 900, "small scenes are enlarged"
+    changed = (picture != plain).any(2)
+    xs = np.nonzero(changed)[1]
+    assert xs.min() >= 35 * factor
+    assert changed[60 * factor, 60 * factor], "filled"
+    assert not changed[: 20 * factor].any()
+    write_overlay(tmp_path / "a.png", scene([]))
+    assert cv2.imread(str(tmp_path / "a.png")).shape == picture.shape
+
+
+def test_an_overlay_of_a_shrunk_overview_places_instances_right() -> None:
+    small = np.full((HEIGHT // 3, WIDTH // 3, 3), 90, np.uint8)
+    picture = draw_overlay(scene([instance(0, disc(60, 60, 20))], overview=small))
+    changed = (picture != 90).any(2)
+    ys, xs = np.nonzero(changed)
+    scale = picture.shape[1] / WIDTH
+    assert np.median(xs) / scale == pytest.approx(60, abs=2)
+    assert np.median(ys) / scale == pytest.approx(60, abs=2)
+
+
+def test_only_georeferenced_overlays_carry_a_scale_bar() -> None:
+    pytest.importorskip("rasterio")
+    assert (draw_overlay(scene([])) == 90).all()
+    assert (draw_overlay(scene([], transform=TRANSFORM, crs=UTM)) != 90).any()
+
+
+def test_scale_bars_have_round_lengths() -> None:
+    assert [nice_length(value) for value in (1, 1.9, 2, 4.99, 7, 99, 0.3)] == [1, 1, 2, 2, 5, 50, pytest.approx(0.2)]
+
+
+def test_ground_size_of_a_pixel() -> None:
+    pytest.importorskip("rasterio")
+    assert metres_per_pixel(UTM, TRANSFORM, 100, 100) == pytest.approx(2)
+    degrees = (1e-5, 0.0, 15.0, 0.0, -1e-5, 60.0)
+    assert metres_per_pixel("EPSG:4326", degrees, 100, 100) == pytest.approx(1.112 * 0.5, rel=0.01)
+    feet = (1.0, 0.0, 2e6, 0.0, -1.0, 7e5)
+    assert metres_per_pixel("EPSG:2263", feet, 10, 10) == pytest.approx(0.3048, rel=1e-4)
+
+
+def test_pixels_and_map_coordinates_are_inverse() -> None:
+    rotated = (1.5, 0.4, 1000.0, 0.3, -1.2, 2000.0)
+    points = np.array([[0, 0], [17.25, 3.5], [-4, 99]])
+    np.testing.assert_allclose(map_to_pixel(rotated, pixel_to_map(rotated, points)), points, atol=1e-9)
+    np.testing.assert_allclose(pixel_to_map(TRANSFORM, [[0, 0]]), [[500001, 4999999]])
