@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from resam_runtime.errors import ResamError, command_errors
 
 RUNS = Path("runs")

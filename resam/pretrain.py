@@ -20,8 +20,6 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from resam_runtime.errors import ResamError, command_errors
-from resam_runtime.files import atomic_write
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from segment_anything.modeling import Sam
@@ -33,6 +31,8 @@ from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import refine_logit, tight_boxes
 from resam.model.sam import ARCHITECTURES, build_sam
 from resam.training.muon import Muon
+from resam_runtime.errors import ResamError, command_errors
+from resam_runtime.files import atomic_write
 
 HELD_OUT_SEED = 1_000_000_000  # procedural images from here on are never trained on
 

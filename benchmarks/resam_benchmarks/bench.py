@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-
 from resam_benchmarks import dataset, document, report_html, rivals
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.cases import Case, Rival
 from resam_benchmarks.metrics import BOUNDARY_TOLERANCE
 from resam_benchmarks.random_engine import export_random
 from resam_benchmarks.runner import Progress, run
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
 
 
 @dataclass(frozen=True)

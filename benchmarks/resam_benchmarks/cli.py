@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from resam_runtime.errors import command_errors
 
 from resam_benchmarks.console import numbers, percent, print_tables, progress_bar
 from resam_benchmarks.rivals import BASELINES
+from resam_runtime.errors import command_errors
 
 _PATH = click.Path(path_type=Path)
 ARCHITECTURES = ("tiny", "vit_b", "vit_l", "vit_h")

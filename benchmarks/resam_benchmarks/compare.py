@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from resam_runtime.errors import ResamError
-
 from resam_benchmarks import statistics
 from resam_benchmarks.statistics import Estimate
 from resam_benchmarks.summary import size
+from resam_runtime.errors import ResamError
 
 
 class Change(NamedTuple):

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from resam_runtime.scenes import open_scene
 
 from resam_benchmarks.metrics import Crop
+from resam_runtime.scenes import open_scene
 
 Image = NDArray[np.uint8]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-from resam_runtime.points import Prompt
 
 from resam_benchmarks.cases import BenchScene
 from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import crop_of
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
+from resam_runtime.points import Prompt
 
 LATENCY_SIDE = 1024
 """Side in px of the synthetic scene for latency."""

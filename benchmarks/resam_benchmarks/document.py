@@ -10,11 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-
 from resam_benchmarks import machine
 from resam_benchmarks.runner import CaseResult, RivalResult, RunResult
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
 
 FORMAT, VERSION = "resam-bench", 1
 

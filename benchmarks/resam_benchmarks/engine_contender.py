@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resam_runtime import Instance, Segmenter
-
 from resam_benchmarks.contender import Image, Points
 from resam_benchmarks.metrics import Crop
+from resam_runtime import Instance, Segmenter
 
 
 class EngineContender:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from resam_runtime.masks import mask_bounds, mask_iou
 
 SMALL, MEDIUM = 32**2, 96**2  # COCO's limits, in square pixels of the scene

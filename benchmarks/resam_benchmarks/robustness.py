@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resam_runtime import Segmenter
-from resam_runtime.files import atomic_write
-
 from resam_benchmarks import dataset, document, machine, statistics
 from resam_benchmarks.contender import read_image
 from resam_benchmarks.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -21,6 +18,8 @@ from resam_benchmarks.runner import Progress
 from resam_benchmarks.statistics import Estimate
 from resam_benchmarks.summary import with_noise
 from resam_benchmarks.tables import Table
+from resam_runtime import Segmenter
+from resam_runtime.files import atomic_write
 
 
 def measure(

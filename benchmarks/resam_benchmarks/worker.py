@@ -20,9 +20,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from resam_runtime.errors import ResamError
-
 from resam_benchmarks import machine
+from resam_runtime.errors import ResamError
 
 
 class Worker:

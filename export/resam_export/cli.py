@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+
 from resam_runtime.errors import ResamError, command_errors
 
 RUNS = Path("runs")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from resam_runtime.engine_file import write_engine_file
-from resam_runtime.errors import ResamError
-from resam_runtime.manifest import GraphSpec, Manifest
 
 from resam import __version__
 from resam.model.bases import Base
 from resam.training.checkpoints import Adapter, describe_base
+from resam_runtime.engine_file import write_engine_file
+from resam_runtime.errors import ResamError
+from resam_runtime.manifest import GraphSpec, Manifest
 
 from .graphs import Graph, build_graphs
 from .onnx_export import export_graph

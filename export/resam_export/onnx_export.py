@@ -22,6 +22,7 @@ import torch
 from onnx_ir.passes import common
 from onnxscript import opset18 as op
 from onnxscript.optimizer import optimize_ir
+
 from resam_runtime.engine_file import TensorSpec
 
 from .graphs import Graph

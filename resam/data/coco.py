@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from resam_runtime.errors import ResamError
 from resam_runtime.masks import decode_segmentation
 from resam_runtime.scenes import open_scene

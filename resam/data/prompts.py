@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from resam_runtime.errors import ResamError
-from resam_runtime.points import PointsFile, Prompt, check_prompts
 
 from resam.data.coco import CocoData
+from resam_runtime.errors import ResamError
+from resam_runtime.points import PointsFile, Prompt, check_prompts
 
 
 @dataclass(frozen=True)

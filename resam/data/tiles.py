@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from resam_runtime.letterbox import scale_to_tile, scene_to_tile
 from resam_runtime.points import Prompt
 from resam_runtime.tiling import Tile, assign_points, plan_tiles

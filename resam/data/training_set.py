@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from resam_runtime.errors import ResamError
-from resam_runtime.points import Prompt
 
 from resam.data.coco import CocoData, CocoInstance
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays, tile_masks
 from resam.data.views import draw_mirror, strong_view
 from resam.model.sam import Architecture
+from resam_runtime.errors import ResamError
+from resam_runtime.points import Prompt
 
 
 @dataclass(frozen=True)

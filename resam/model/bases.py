@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resam_runtime.errors import ResamError
-from resam_runtime.files import sha256_file
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
 from resam.model.sam import ARCHITECTURES, Architecture, build_sam
+from resam_runtime.errors import ResamError
+from resam_runtime.files import sha256_file
 
 TINY_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
 HEAD_CHANNELS = 32  # channels per head in SAM's mask decoder, of every size

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-from resam_runtime.letterbox import PIXEL_MEAN, PIXEL_STD
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
+
+from resam_runtime.letterbox import PIXEL_MEAN, PIXEL_STD
 
 
 @dataclass(frozen=True)

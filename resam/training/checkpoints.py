@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write, sha256_file
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from resam.model.bases import Base, load_base
 from resam.model.lora import load_lora, merge_lora
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write, sha256_file
 
 KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one is whole
 

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from resam_runtime.masks import BoolMask, Origin, crop_overlap, mask_bounds
-from resam_runtime.points import Prompt
-from resam_runtime.tiling import Tile
-from resam_runtime.upsample import grid_boxes, scene_mask
 from torch import nn
 
 from resam.data.coco import CocoData
 from resam.data.tiles import plan_samples, tile_arrays
 from resam.model.refine_requery import RefineRequery
+from resam_runtime.masks import BoolMask, Origin, crop_overlap, mask_bounds
+from resam_runtime.points import Prompt
+from resam_runtime.tiling import Tile
+from resam_runtime.upsample import grid_boxes, scene_mask
 
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # COCO's, in true pixels
 STAGES = ("coarse", "final")

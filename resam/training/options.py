@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-
 from resam.data.prompts import PointOptions
 from resam.model.refine_requery import Requery, refine_logit
 from resam.training.step import PseudoKind
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
 
 if sys.version_info >= (3, 11):
     import tomllib

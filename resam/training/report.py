@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from resam_runtime.files import atomic_write
 
 from resam.data.tiles import tile_arrays
 from resam.model.refine_requery import LoopOutput, refine
 from resam.training.options import TrainOptions
 from resam.training.trainer import Trainer
+from resam_runtime.files import atomic_write
 
 STRIPS = 4  # tiles shown
 SHOWN_EPOCHS = 6  # strips kept per tile

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
 
 import resam
 from resam.data.coco import CocoData
@@ -29,6 +27,8 @@ from resam.training.options import TrainOptions, write_options
 from resam.training.progress import Reporter, Silent
 from resam.training.report import draw_strips, write_report
 from resam.training.trainer import Trainer
+from resam_runtime.errors import ResamError
+from resam_runtime.files import atomic_write
 
 WATCHED = 24  # scenes measured after each epoch
 

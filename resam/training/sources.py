@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resam_runtime.errors import ResamError
-
 from resam.data.coco import CocoData, find_splits
 from resam.training.progress import Reporter
 from resam.training.run import RunData
+from resam_runtime.errors import ResamError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from resam_runtime.errors import ResamError
 
 from resam.data.training_set import TileViews, TrainingSet
 from resam.model.bases import Base
@@ -29,6 +28,7 @@ from resam.model.refine_requery import RefineRequery
 from resam.training.alignment import push, ramp
 from resam.training.options import TrainOptions
 from resam.training.step import ChunkedDecoder, Pseudo, StepLosses, TileTensors, agreement, pseudo_masks, reinforce
+from resam_runtime.errors import ResamError
 
 AHEAD = 4  # samples loaded while a step runs
 LOSSES = ("focal", "dice", "iou", "alignment", "total")

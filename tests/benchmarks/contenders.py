@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+
 from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import Crop
 from resam_runtime.errors import ResamError

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from resam.model.refine_requery import refine_logit
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, refined_boxes
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import iou
-from resam.model.refine_requery import refine_logit
 
 SETTINGS = LoopSettings(0.3, refine_logit(0.3))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from resam_benchmarks.cli import bench
 
+from resam_benchmarks.cli import bench
 from tests.benchmarks.documents import make_document
 
 

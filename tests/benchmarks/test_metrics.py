@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from resam_benchmarks.metrics import Crop, boundary_f, crop_of, iou, recall_at, size_class
 
 SIDE = 40

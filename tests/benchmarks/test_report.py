@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
+
 from resam_benchmarks import plots
 from resam_benchmarks.plots import Axis, Dot, Series
 from resam_benchmarks.report_html import bench_page
@@ -20,7 +21,6 @@ from resam_benchmarks.summary import (
     summarise,
 )
 from resam_benchmarks.tables import tables
-
 from tests.benchmarks.documents import make_document
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from resam_benchmarks.cases import BenchScene, Case, Rival, Turn, schedule
 from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import Crop
 from resam_benchmarks.runner import run
 from resam_benchmarks.worker import Worker
 from resam_runtime.errors import ResamError
-
 from tests.benchmarks import contenders
 
 SQUARES = "tests.benchmarks.contenders:Squares"

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from resam_benchmarks import statistics
 from resam_benchmarks.statistics import Estimate
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner
+
 from resam_export.cli import export
 from resam_runtime import Segmenter
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from resam_runtime.errors import ResamError
 from safetensors.torch import save_file
 
 from resam.model.bases import Base, architecture_of, load_base
 from resam.model.encoder import ImageEncoder
 from resam.model.lora import add_lora, load_lora, lora_state, merge_lora
 from resam.model.sam import ARCHITECTURES, build_sam
+from resam_runtime.errors import ResamError
 
 from .conftest import TOY
 

@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from resam_runtime.errors import ResamError
-from resam_runtime.points import Prompt
-from resam_runtime.tiling import Tile
 
 from resam.data.coco import CocoData, find_splits
 from resam.data.prompts import PointOptions, draw_points, point_seed, scene_prompts
 from resam.data.tiles import plan_samples, tile_arrays, tile_masks, tile_points
 from resam.data.training_set import TrainingSet
 from resam.data.views import OPERATIONS, strong_view
+from resam_runtime.errors import ResamError
+from resam_runtime.points import Prompt
+from resam_runtime.tiling import Tile
 
 from .conftest import TOY
 

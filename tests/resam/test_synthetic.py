@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from resam_runtime.errors import ResamError
 
 import resam.data.synthetic.dataset as dataset_module
 from resam.data.synthetic import CATEGORIES, KINDS, SyntheticScene, generate_scene, write_dataset
 from resam.data.synthetic.__main__ import main
 from resam.data.synthetic.canvas import Canvas, Frame, Thing, coverage
 from resam.data.synthetic.raster import UNIT, wind
+from resam_runtime.errors import ResamError
 
 # Of generate_scene(7, 256, "parking"): the same on every machine; a change of the generator changes it and VERSION.
 PINNED_IMAGE = "b65b7e01916b0732"

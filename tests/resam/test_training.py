@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from resam_runtime.errors import ResamError
 
 from resam.cli import train
 from resam.data.coco import CocoData
@@ -28,6 +27,7 @@ from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint
 from resam.training.options import TrainOptions, options_from, preset_names, read_options, write_options
 from resam.training.run import RunData, make_fabric, run
 from resam.training.trainer import Trainer
+from resam_runtime.errors import ResamError
 
 from .conftest import TOY
 

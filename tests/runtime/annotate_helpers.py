@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from resam_runtime.annotate.images import SceneImages, list_scenes
 from resam_runtime.annotate.preview import MaskPreview
 from resam_runtime.annotate.server import AnnotateServer

@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 import onnx.parser
+
 from resam_runtime.engine_file import GraphSpec, Manifest, TensorSpec, write_engine_file
 
 ENCODER = """

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from click.testing import CliRunner
+
 from resam_runtime.cli import run
 
 from .engines import write_engine

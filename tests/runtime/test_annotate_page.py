@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from resam_runtime.annotate.server import AnnotateServer
 from resam_runtime.points import Prompt, read_points
 

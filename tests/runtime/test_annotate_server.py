@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from resam_runtime.annotate.cli import annotate
 from resam_runtime.annotate.images import SceneImages, levels, list_scenes
 from resam_runtime.annotate.server import AnnotateServer

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from resam_runtime.annotate.operations import Conflict, Refused
 from resam_runtime.annotate.store import PointsStore
 from resam_runtime.errors import ResamError

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from resam_runtime import AutomaticOptions, Segmenter
 from resam_runtime.automatic import DecodedMasks, grid_points, merge_proposals, propose, stability_score, unique
 from resam_runtime.instance import Instance

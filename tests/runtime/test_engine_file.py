@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from resam_runtime.engine_file import EngineFile, Manifest, TensorRTTarget, write_engine_file
 from resam_runtime.errors import ResamError
 

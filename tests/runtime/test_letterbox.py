@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from resam_runtime.letterbox import PAD_VALUE, PIXEL_MEAN, letterbox, scale_to_tile, scene_to_tile, tile_to_scene
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
+
 from resam_runtime.errors import ResamError
 from resam_runtime.instance import Instance, make_exclusive
 from resam_runtime.masks import (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+
 from resam_runtime.backends.onnx import OnnxBackend, physical_cores
 from resam_runtime.engine_file import EngineFile, write_engine_file
 from resam_runtime.errors import ResamError

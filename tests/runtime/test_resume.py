@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import pytest
+
 from resam_runtime.pipeline import StopRequest
 from resam_runtime.segmenter import Segmenter
 

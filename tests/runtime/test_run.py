@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from resam_runtime import pipeline
 from resam_runtime.pipeline import RunOptions
 from resam_runtime.scene_files import find_scenes, output_stems

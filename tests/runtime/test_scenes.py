@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from resam_runtime import scenes
 from resam_runtime.errors import ResamError
 from resam_runtime.image_files import read_header

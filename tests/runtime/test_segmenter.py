@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from resam_runtime import ResamError, Segmenter
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.instance import Instance

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+
 from resam_runtime import Segmenter
 from resam_runtime.backends import load_backend
 from resam_runtime.backends.plan import TensorRecord, check_target, input_sizes, plan_buffers

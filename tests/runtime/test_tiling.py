@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from resam_runtime.tiling import Tile, assign_points, neighbour_batches, plan_tiles
 
 

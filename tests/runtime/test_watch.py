@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from resam_runtime.watch import FolderWatch
 
 from .run_helpers import draw_scene, instances_of, make_engine, resam_run, start_run, summary_of, write_points

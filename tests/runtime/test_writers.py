@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+
 from resam_runtime.errors import ResamError
 from resam_runtime.georeference import map_to_pixel, metres_per_pixel, pixel_to_map
 from resam_runtime.instance import Instance

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from resam_runtime.letterbox import PIXEL_MEAN, PIXEL_STD
 
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
 from resam_benchmarks.contender import Image
+from resam_runtime.letterbox import PIXEL_MEAN, PIXEL_STD
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 

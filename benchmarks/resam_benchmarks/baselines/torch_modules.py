@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from resam_runtime.letterbox import letterbox, scene_to_tile
-from resam_runtime.tiling import Tile
-from resam_runtime.upsample import grid_boxes, scene_mask
 
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
@@ -17,6 +14,9 @@ from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.contender import Image, Points
 from resam_benchmarks.metrics import Crop
+from resam_runtime.letterbox import letterbox, scene_to_tile
+from resam_runtime.tiling import Tile
+from resam_runtime.upsample import grid_boxes, scene_mask
 
 
 class TorchModules:

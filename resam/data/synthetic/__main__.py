@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from resam_runtime.errors import command_errors
 from rich.console import Console
 from rich.progress import Progress
 
 from resam.data.synthetic.dataset import write_dataset
+from resam_runtime.errors import command_errors
 
 
 @click.command(epilog="Example: python -m resam.data.synthetic scenes --train 40 --val 8 --test 16 --seed 0")

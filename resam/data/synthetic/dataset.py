@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from resam_runtime.errors import ResamError
-from resam_runtime.masks import encode_rle
 
 from resam.data.synthetic.scenes import CATEGORIES, KINDS, VERSION, SyntheticScene, generate_scene
+from resam_runtime.errors import ResamError
+from resam_runtime.masks import encode_rle
 
 SPLITS = ("train", "val", "test")
 
