@@ -1,11 +1,38 @@
-"""placeholder"""
+"""An engine file with random weights: the true size and speed of an architecture, without a download.
+
+Its manifest names the base "random ARCHITECTURE, seed N", so that nobody takes it for a trained one.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from resam_benchmarks.baselines.weights import Weights
+from resam_benchmarks.worker import Worker
 
 
 def export_random(weights: Weights, folder: Path) -> Path:
-    raise NotImplementedError
+    """Write `random-ARCHITECTURE.resam` (float32 ONNX graphs) to a folder that exists; returns its path.
+
+    weights: with `random` set; the same seed gives the same weights, which the baselines load as well. Raises
+    `ResamError` where a graph does not compute what torch does; `ValueError` for weights that are not random.
+    """
+    if weights.random is None:
+        raise ValueError("expected random weights")
+    path = folder / f"random-{weights.random}.resam"
+    with Worker("resam_benchmarks.random_engine:Exporter") as worker:
+        worker.call(write_engine, weights, str(path))
+    return path
+
+
+class Exporter:
+    """Held by the worker that exports; the process, and the torch in it, is gone before anything is measured."""
+
+
+def write_engine(held: Exporter, weights: Weights, path: str) -> None:
+    """Export to `path`. Called in a worker."""
+    from resam_export.engine import export_engine
+
+    base = dataclasses.replace(weights.load(), name=weights.describe()["base"])
+    export_engine(base, None, Path(path))

@@ -56,25 +56,38 @@ def _starts(length: int, size: int, overlap: float) -> list[int]:
 def assign_points(tiles: Sequence[Tile], centroids: ArrayLike) -> NDArray[np.intp]:
     """For each centroid (N, 2) in scene pixels, the index of the tile in which it lies most centrally: (N,).
 
-    Central means far from the nearest *cut*: a tile's edge that is the scene's own edge cuts nothing. A
-    centroid between pixels of two tiles, or just outside all, goes to the nearest tile.
+    tiles: all those of a scene, a grid as `plan_tiles` makes it. Central means far from the nearest *cut*: a tile's
+    edge that is the scene's own edge cuts nothing. A centroid between pixels of two tiles, or just outside all, goes to
+    the nearest tile. Raises `ValueError` for tiles that are no grid.
     """
     points = np.asarray(centroids, np.float64).reshape(-1, 2)
-    windows = np.array([(t.x, t.y, t.x + t.width, t.y + t.height) for t in tiles], np.float64)
-    scene = np.concatenate([windows[:, :2].min(0), windows[:, 2:].max(0)])
-    is_cut = windows != scene  # (T, 4): left, top, right, bottom
-    owner = np.empty(len(points), np.intp)
-    for begin in range(0, len(points), 1024):  # bounds the (points x tiles) table below
-        x, y = points[begin : begin + 1024].T[:, :, None] + 0.5
-        left, top, right, bottom = windows.T[:, None, :]
-        margins = np.stack([x - left, y - top, right - x, bottom - y], -1)
-        nearest = np.where(is_cut | (margins < 0), margins, np.inf).min(-1)
-        # Several tiles may be equally far from any cut (all infinite only for a single tile): take the one
-        # whose middle is nearest, which also settles ties the same way however the tiles are listed.
-        offset = np.maximum(np.abs(x - (left + right) / 2), np.abs(y - (top + bottom) / 2))
-        best = nearest.max(1, keepdims=True)
-        owner[begin : begin + 1024] = np.where(nearest == best, offset, np.inf).argmin(1)
-    return owner
+    columns = sorted({(tile.x, tile.width) for tile in tiles})
+    rows = sorted({(tile.y, tile.height) for tile in tiles})
+    places = {(tile.x, tile.y): number for number, tile in enumerate(tiles)}
+    if len(tiles) != len(columns) * len(rows) or len(places) != len(tiles):
+        raise ValueError(f"expected a grid of tiles, came {len(tiles)} in {len(columns)} columns and {len(rows)} rows")
+    grid = np.array([[places[x, y] for x, _ in columns] for y, _ in rows], np.intp)
+    # The distance to the nearest cut is the lesser of that along x and that along y, so each axis can be settled alone:
+    # no table of points x tiles, which would grow with the square of a scene's size.
+    return grid[_most_central(rows, points[:, 1]), _most_central(columns, points[:, 0])]
+
+
+def _most_central(spans: Sequence[tuple[int, int]], values: NDArray[np.float64]) -> NDArray[np.intp]:
+    """For each coordinate (N,) the index of the span (start, length) whose cut ends are farthest from it: (N,)."""
+    starts = np.array([start for start, _ in spans], np.float64)
+    ends = starts + [length for _, length in spans]
+    best = np.empty(len(values), np.intp)
+    for begin in range(0, len(values), 4096):  # bounds the (values x spans) tables below
+        x = values[begin : begin + 4096, None] + 0.5
+        margins = np.stack([x - starts, ends - x])
+        is_cut = np.stack([starts != starts.min(), ends != ends.max()])[:, None]
+        nearest = np.where(is_cut | (margins < 0), margins, np.inf).min(0)
+        # Several spans may be equally far from any cut: take the one whose middle is nearest, which also settles
+        # ties the same way however the tiles are listed.
+        offset = np.abs(x - (starts + ends) / 2)
+        tied = nearest == nearest.max(1, keepdims=True)
+        best[begin : begin + 4096] = np.where(tied, offset, np.inf).argmin(1)
+    return best
 
 
 def neighbour_batches(centroids: ArrayLike, max_points: int) -> list[NDArray[np.intp]]:

@@ -87,6 +87,11 @@ def test_the_owner_is_the_best_tile_by_a_slow_search() -> None:
         assert margin(tiles[number], *point) == max(margin(tile, *point) for tile in tiles)
 
 
+def test_tiles_that_are_no_grid_are_refused() -> None:
+    with pytest.raises(ValueError, match="grid"):
+        assign_points([*plan_tiles(700, 500, 256, 256)][:-1], [(3, 3)])
+
+
 def test_scene_corners_belong_to_corner_tiles() -> None:
     tiles = plan_tiles(1000, 1000, 256, 256)
     owner = assign_points(tiles, [(-0.5, -0.5), (999.5, 999.5), (999.5, -0.5)])
