@@ -16,11 +16,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 from torch.nn import functional as F
@@ -216,6 +218,21 @@ def evaluate(sam: Sam, images: list[ProceduralImage], seed: int = 0) -> dict[str
     return {name: float(np.mean(values)) for name, values in ious.items()} | {"instances": len(ious["point"])}
 
 
+def load_pretrained(sam: Sam, path: Path) -> dict[str, Any]:
+    """Put the weights that an earlier pretraining wrote into `sam`; returns the record of how they were made.
+
+    Raises `ResamError` for a file that is none of its own or of another architecture.
+    """
+    try:
+        with safe_open(path, "pt") as opened:
+            record: dict[str, Any] = json.loads((opened.metadata() or {})["resam"])
+            sam.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ResamError(f"{path}: not weights that python -m resam.pretrain wrote ({reason})") from None
+    return record
+
+
 def _generate(job: tuple[int, int]) -> ProceduralImage:
     return generate(*job)
 
@@ -247,9 +264,9 @@ def make_optimizers(sam: Sam, learning_rate: float) -> list[torch.optim.Optimize
 
 
 def train_stage(
-    sam: Sam, stage: Stage, seed: int, device: torch.device, workers: int, log: Path, progress: Progress
+    sam: Sam, stage: Stage, seed: int, device: torch.device, bf16: bool, workers: int, log: Path, progress: Progress
 ) -> Sam:
-    """Train `sam` in place for one stage; returns the exponential average of its weights."""
+    """Train `sam` in place for one stage (bf16: under autocast); returns the exponential average of its weights."""
     pool = make_pool(seed * 1_000_003 + stage.image_size * 100_000, stage.pool, stage.image_size, workers)
     held_out = make_pool(HELD_OUT_SEED, 8, sam.image_encoder.img_size, workers)
     rng = np.random.default_rng((seed, stage.image_size))
@@ -265,7 +282,7 @@ def train_stage(
             group["lr"] = rate
         batch = sample_batch(pool, stage, rng)
         batch = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = step_loss(placed, batch, rng)
         sam.zero_grad(set_to_none=True)
         loss.backward()
@@ -297,7 +314,15 @@ def train_stage(
 @click.option("--images", type=int, default=12, show_default=True, help="Images per step (a third of it as tiles).")
 @click.option("--pool", type=int, default=4000, show_default=True, help="Procedural images drawn from.")
 @click.option("--learning-rate", type=float, default=2e-3, show_default=True)
+@click.option(
+    "--init",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Go on from the weights of an earlier pretraining [default: random weights]; give another seed then.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--bf16/--fp32", default=torch.cuda.is_available(), help="Matrix products in bfloat16 [default: on CUDA]."
+)
 @click.option("--workers", type=int, default=2, show_default=True, help="Processes that draw images.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @command_errors
@@ -308,16 +333,21 @@ def pretrain(
     images: int,
     pool: int,
     learning_rate: float,
+    init: Path | None,
     seed: int,
+    bf16: bool,
     workers: int,
     device: str,
 ) -> None:
-    """Train the tiny base from nothing on procedural images, in two stages."""
+    """Train the tiny base on procedural images, from nothing or from earlier weights, in two stages."""
     torch.manual_seed(seed)
     full = ARCHITECTURES["tiny"]
     log, began = output.with_suffix(".jsonl"), time.time()
     target = torch.device(device)
-    sam = build_sam(full).to(target)
+    sam, earlier = build_sam(full), None
+    if init is not None:
+        earlier = load_pretrained(sam, init)
+    sam.to(target)
     stages = (
         Stage(full.image_size // 2, steps, images, 4, pool, learning_rate, falling=False),
         Stage(full.image_size, tile_steps, max(1, images // 3), 6, max(1, pool // 8), learning_rate / 2, falling=True),
@@ -328,12 +358,15 @@ def pretrain(
     )  # fmt: skip
     with Progress(*columns) as progress:
         for stage in stages:
-            sam = train_stage(sam, stage, seed, target, workers, log, progress)
+            sam = train_stage(sam, stage, seed, target, bf16, workers, log, progress)
     held_out = make_pool(HELD_OUT_SEED, 64, full.image_size, workers)
     result = evaluate(sam, held_out)
     record = {
         "command": f"python -m resam.pretrain --steps {steps} --tile-steps {tile_steps} --images {images} "
-        f"--pool {pool} --learning-rate {learning_rate} --seed {seed}",
+        f"--pool {pool} --learning-rate {learning_rate} --seed {seed}"
+        + " --bf16" * bf16
+        + " --init EARLIER" * (init is not None),
+        "earlier": earlier,
         "architecture": asdict(full),
         "seed": seed,
         "minutes": round((time.time() - began) / 60, 1),

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from resam.data.procedural import generate
 from resam.model.sam import ARCHITECTURES, build_sam
-from resam.pretrain import HELD_OUT_SEED, PlacedSam, evaluate, jittered_box, sample_points
+from resam.pretrain import HELD_OUT_SEED, PlacedSam, evaluate, jittered_box, load_pretrained, sample_points
 from resam.training.muon import orthogonalise
+from resam_runtime.errors import ResamError
 
 WEIGHTS = Path(__file__).parents[2] / "resam" / "weights" / "tiny.safetensors"
 
@@ -78,3 +79,17 @@ def test_the_shipped_base_is_small_and_says_how_it_was_made() -> None:
         record = json.loads(opened.metadata()["resam"])
     assert record["command"].startswith("python -m resam.pretrain")
     assert {"seed", "minutes", "held_out"} <= set(record)
+
+
+def test_pretraining_goes_on_from_weights_that_it_wrote_and_from_no_others(tmp_path: Path) -> None:
+    sam = build_sam(ARCHITECTURES["tiny"])
+    record = load_pretrained(sam, WEIGHTS)
+    assert record["command"].startswith("python -m resam.pretrain")
+    written = load_file(WEIGHTS)
+    assert all(torch.equal(value, written[name]) for name, value in sam.state_dict().items())
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, foreign)
+    (tmp_path / "text.safetensors").write_text("no tensors here")
+    for path in (foreign, tmp_path / "text.safetensors"):
+        with pytest.raises(ResamError, match=path.name):
+            load_pretrained(sam, path)
