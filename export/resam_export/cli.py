@@ -1,44 +1,259 @@
-"""`resam-export`: parsing and printing; `resam_export.engine` does the work."""
+"""`resam-export`: parsing and printing. `resam_export.engine` writes .resam files, `resam_export.tensorrt` .plan files.
+
+Neither torch nor onnx is imported here: with a .resam file this command runs on a device that has neither.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import re
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError, command_errors
 
+from .inspect import flatten, print_engine
+from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
+from .tensorrt.device import NotHereError
+from .tensorrt.precision import check_precision
+from .tensorrt.profiles import Limits
+
 RUNS = Path("runs")
+_PATH = click.Path(path_type=Path)
+_PLAN_OPTIONS = (
+    "max_points", "points_per_instance", "batch", "workspace", "timing_cache",
+    "version_compatible", "hardware_compatible",
+)  # fmt: skip
+_EXAMPLES = """
+\b
+Examples:
+  resam-export                                    newest run under runs/ -> model.resam (float32)
+  resam-export runs/ships --fp16 -o ships.resam   float16, checked against torch
+  resam-export ships.resam -o ships.plan          on the device: TensorRT alone, no torch
+  resam-export runs/ships --int8 --images tiles/ -o ships.resam
+  resam-export --inspect ships.plan               what is inside
+"""
 
 
-@click.command("resam-export", epilog="Example: resam-export runs/mine/adapter.safetensors -o model.resam")
-@click.argument("adapter", required=False, type=click.Path(path_type=Path))
+class _Bytes(click.ParamType[int]):
+    """A size such as 512M or 2G (powers of 1024), in bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d{1,9})([KMG])i?B?", str(value), re.IGNORECASE)
+        if match is None or int(match[1]) < 1:
+            self.fail(f"{value!r} is no size; give one such as 512M or 2G", param, ctx)
+        return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2].upper()]
+
+
+@click.command("resam-export", context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
+@click.argument("source", required=False, type=_PATH, metavar="[ADAPTER|MODEL.resam]")
+@click.option("-o", "--output", type=_PATH, help="What to write: a name ending in .resam (ONNX graphs, any machine) "
+              "or .plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
+@click.option("--fp32", "precision", flag_value="fp32", help="Everything in float32  [default for a .resam]")
+@click.option(
+    "--fp16", "precision", flag_value="fp16", help="float16, with float32 where it matters  [default for a .plan]"
+)
+@click.option(
+    "--int8", "precision", flag_value="int8", help="The encoder in INT8 where it can be, calibrated on --images."
+)
 @click.option("--base", help="Export a bare base ('tiny' or a SAM checkpoint), or the one an adapter was trained on.")
-@click.option("-o", "--output", default="model.resam", show_default=True, type=click.Path(path_type=Path))
+@click.option("--images", type=_PATH, help="Folder of your own images, to verify and to calibrate with.")
+@click.option("--keep-anyway", is_flag=True, help="Write the file even where it misses the limits of its verification.")
+@click.option("--max-points", type=click.IntRange(1, 4096), default=64, show_default=True,
+              help=".plan: instances in one call at most.")  # fmt: skip
+@click.option("--points-per-instance", type=click.IntRange(1, 256), default=8, show_default=True,
+              help=".plan: points of one instance at most.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, 256), default=1, show_default=True,
+              help=".plan: tiles encoded in one call at most.")  # fmt: skip
+@click.option(
+    "--workspace", type=_Bytes(), help=".plan: scratch memory at most, such as 512M or 2G  [default: no limit]"
+)
+@click.option("--timing-cache", type=_PATH, help=".plan: file of kernel timings; makes the next build here faster.")
+@click.option("--version-compatible", is_flag=True, help=".plan: let later TensorRT of the same first number load it.")
+@click.option("--hardware-compatible", is_flag=True, help=".plan: let any GPU from compute capability 8.0 on run it.")
+@click.option("--dla", is_flag=True, hidden=True)
+@click.option(
+    "--inspect", "inspected", type=_PATH, metavar="FILE", help="Print what is inside an engine file, and stop."
+)
+@click.pass_context
 @command_errors
-def export(adapter: Path | None, base: str | None, output: Path) -> None:
-    """Write an engine file (ONNX graphs, float32) from ADAPTER, by default that of the newest run under runs/.
+def export(ctx: click.Context, **given: Any) -> None:
+    """Write an engine file from ADAPTER (an adapter file or a run's folder; by default the newest run under runs/),
+    or compile MODEL.resam for TensorRT on this machine.
 
-    Every graph is compared with torch before the file is written.
+    Every graph is compared with torch before a .resam is written. A .plan asked for from an adapter leaves its .resam
+    beside it, so that it can be compiled on another machine.
     """
-    if output.suffix != ".resam":
-        raise ResamError(f"{output}: this version writes .resam engine files only; choose a name ending in .resam")
-    if adapter is None and base is None:
-        found = sorted(RUNS.glob("*/adapter.safetensors"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise ResamError("no adapter given and none under runs/; run resam-train, or give --base tiny")
-        adapter = found[-1]
-    from resam.model.bases import load_base
-    from resam.training.checkpoints import load_adapted
+    console = Console(width=None if Console().is_terminal else 160)
+    if given["inspected"] is not None:
+        if given["source"] is not None or given["output"] is not None:
+            raise ResamError("--inspect FILE only prints; leave out the other file")
+        print_engine(EngineFile.open(given["inspected"]), console)
+        return
+    if given["dla"]:
+        raise ResamError(
+            "--dla: not possible: a DLA runs fixed shapes only and no LayerNormalization, and these graphs have both; "
+            "leave it out, and the plan runs on the GPU"
+        )
+    source: Path | None = given["source"]
+    from_engine = source is not None and source.suffix == ".resam"
+    output = given["output"] or (source.with_suffix(".plan") if source and from_engine else Path("model.resam"))
+    _check_names(source, output, given)
+    set_here = [name for name in _PLAN_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if output.suffix == ".resam" and set_here:
+        flag = set_here[0].replace("_", "-")
+        raise ResamError(f"--{flag} is for plans, {output} is none; choose a name ending in .plan, or leave it out")
+    engine_path = output.with_suffix(".resam")
+    if source is not None and from_engine:
+        engine_path = source
+    else:
+        precision = given["precision"] or ("fp16" if output.suffix == ".plan" else "fp32")
+        write_engine(source, given["base"], engine_path, precision, given["images"], given["keep_anyway"], console)
+    if output.suffix == ".plan":
+        write_plan(engine_path, output, given, set_here, console)
 
-    from .engine import export_engine
 
-    opened = None
-    if adapter is not None:
-        loaded, opened = load_adapted(adapter, base)
+def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> None:
+    if output.suffix not in (".resam", ".plan"):
+        raise ResamError(f"{output}: expected a name ending in .resam (any machine) or .plan (TensorRT, this GPU)")
+    if source is None:
+        return
+    if source.suffix == ".plan":
+        raise ResamError(f"{source}: holds compiled plans; give the .resam or the adapter that it was made from")
+    if source.suffix == ".resam":
+        if output.suffix == ".resam":
+            raise ResamError(
+                f"{source}: its graphs stay as they are; to get other ones run resam-export ADAPTER -o {output}"
+            )
+        misplaced = [name for name in ("base", "images") if given[name] is not None]
+        if misplaced:
+            raise ResamError(f"--{misplaced[0]} goes with an adapter; {source} holds finished graphs: leave it out")
+
+
+def write_engine(
+    source: Path | None,
+    base: str | None,
+    output: Path,
+    precision: str,
+    images: Path | None,
+    keep_anyway: bool,
+    console: Console,
+) -> None:
+    """Write a .resam from an adapter, a bare base, or (neither given) the newest run; print what its check found."""
+    if source is None and base is None:
+        source = newest_run()
+        console.print(f"adapter {source}", markup=False, highlight=False)
+    try:
+        from resam.model.bases import load_base
+        from resam.training.checkpoints import load_adapted
+
+        from .engine import export_engine
+    except ImportError as error:
+        raise ResamError(
+            f"{source or base}: writing a .resam needs torch and onnx, and {error.name} is not installed; "
+            "pip install 'resam[train,export]', or give a .resam file"
+        ) from None
+    adapter = None
+    if source is not None:
+        loaded, adapter = load_adapted(source, base)
     else:
         loaded = load_base(base or "tiny")
-    errors = export_engine(loaded, opened, output, lambda name: click.echo(f"exporting {name}"))
-    for tensor, error in errors.items():
-        click.echo(f"  {tensor:24} relative error {error:.1e}")
-    click.echo(f"engine  {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    with _progress() as show:
+        export_engine(
+            loaded,
+            adapter,
+            output,
+            lambda step: show(step, None, ""),
+        )
+    for field, value in flatten(dict(EngineFile.open(output, verify=False).manifest.verification)):
+        console.print(f"  {field:40} {value}", markup=False, highlight=False)
+    _written(output, console)
+
+
+def newest_run() -> Path:
+    """The adapter that was written last under runs/."""
+    found = sorted(RUNS.glob("*/adapter.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ResamError("no adapter given and none under runs/; run resam-train, or give --base tiny")
+    return found[-1]
+
+
+def write_plan(source: Path, output: Path, given: dict[str, Any], set_here: list[str], console: Console) -> None:
+    """Compile a .resam; where TensorRT or the GPU is missing, say so, and which command to run where they are."""
+    engine = EngineFile.open(source)
+    precision = check_precision(engine, given["precision"], output)
+    options = PlanOptions(
+        Limits(given["max_points"], given["points_per_instance"], given["batch"]),
+        given["workspace"],
+        given["timing_cache"],
+        given["version_compatible"],
+        given["hardware_compatible"],
+        given["keep_anyway"],
+    )
+    try:
+        toolchain = Toolchain.find()
+    except NotHereError as missing:
+        command = _command(source, output, precision, given, set_here)
+        raise ResamError(
+            f"{output}: not built: {missing}; copy {source} to the device that is to run it "
+            f"(TensorRT 10.3 or later) and run there: {command}"
+        ) from None
+    with _progress() as show:
+        built = build_plan(engine, output, options, toolchain, show)
+    for name, graph in built.items():
+        console.print(f"  {_graph_line(name, graph)}", markup=False, highlight=False)
+    _written(output, console)
+
+
+def _graph_line(name: str, graph: BuiltGraph) -> str:
+    line = f"{name:8} {graph.layers} layers, {graph.nbytes / 1e6:.1f} MB, {graph.seconds:.1f} s"
+    return line + (f", {len(graph.warnings)} warnings (see --inspect)" if graph.warnings else "")
+
+
+def _command(source: Path, output: Path, precision: str, given: dict[str, Any], set_here: list[str]) -> str:
+    """This command as it is to be run beside a copy of the .resam."""
+    words = ["resam-export", source.name, f"--{precision}", "-o", output.name]
+    for name in set_here:
+        words.append(f"--{name.replace('_', '-')}")
+        if name == "workspace":
+            words.append(f"{given[name] >> 10}K")
+        elif given[name] is not True:
+            words.append(str(given[name]))
+    return shlex.join(words)
+
+
+def _written(path: Path, console: Console) -> None:
+    console.print(f"engine  {path} ({path.stat().st_size / 1e6:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, float | None, str], None]]:
+    """On a terminal, a bar for the step at hand; elsewhere one line a step. Call with (step, fraction, detail)."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[detail]}"),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    task = bar.add_task("", total=None, detail="")
+    last: list[str] = []
+
+    def show(step: str, fraction: float | None, detail: str) -> None:
+        if last != [step]:
+            last[:] = [step]
+            bar.reset(task, total=None, description=step, detail="")
+            if not console.is_terminal:
+                click.echo(step, err=True)
+        bar.update(task, total=None if fraction is None else 1.0, completed=fraction or 0.0, detail=detail)
+
+    with bar:
+        yield show

@@ -1,0 +1,24 @@
+"""The precision of a plan is that of the graphs it is built from; this says what to do where another is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.errors import ResamError
+
+
+def check_precision(engine: EngineFile, asked: str | None, output: Path) -> str:
+    """The precision that plans of `engine` have; `ResamError` where `asked` is another.
+
+    Nothing is converted on the device: which operations stay in float32 and how INT8 is scaled is worked out against
+    torch, and checked against it, where the .resam is written.
+    """
+    held = engine.manifest.precision
+    if asked is None or asked == held:
+        return held
+    raise ResamError(
+        f"{engine.path}: holds {held} graphs, and a plan has the precision of its graphs; for {asked} run where torch "
+        f"is: resam-export ADAPTER --{asked} -o {engine.path.name}, then here: "
+        f"resam-export {engine.path.name} --{asked} -o {output.name}"
+    )

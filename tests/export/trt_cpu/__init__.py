@@ -1,0 +1,1 @@
+"""TensorRT without a GPU, for tests: see `bindings`."""
