@@ -21,7 +21,7 @@ EXISTING = click.Path(path_type=Path)
               "Without it: synthetic scenes, made in the run's folder.")  # fmt: skip
 @click.option("--annotations", type=EXISTING, help="COCO file to train on, instead of --data's train.json.")
 @click.option(
-    "--images", type=EXISTING, help="Folder that the file names count from [default: images/ beside the file]."
+    "--images", type=EXISTING, help="Folder that file names count from [default: images/ beside the annotation file]."
 )
 @click.option("--test", "test_file", type=EXISTING, help="COCO file to test on, instead of --data's test.json.")
 @click.option("-o", "--output", type=EXISTING, help="Run folder to make [default: runs/NAME-N].")
@@ -43,7 +43,10 @@ EXISTING = click.Path(path_type=Path)
     help="Fresh points each epoch (reference protocol), or one draw for good.",
 )
 @click.option(
-    "--points-file", type=EXISTING, help="Take the training points from this file (JSON, CSV, GeoJSON, COCO)."
+    "--points-file",
+    type=EXISTING,
+    help="Take the training points from this file (JSON, CSV, GeoJSON, COCO); with --images "
+    "it is all the data there need be.",
 )
 @click.option("--keypoints", is_flag=True, help="Take the training points from COCO keypoints.")
 @click.option(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from resam_runtime.errors import ResamError
 from resam_runtime.masks import decode_segmentation
+from resam_runtime.points import PointsFile
 from resam_runtime.scenes import open_scene
 from resam_runtime.tiling import Tile
 
@@ -105,6 +106,29 @@ class CocoData:
         categories = _objects(path, data, "categories")
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories if "id" in entry}
         return cls(path, digest, scenes, names)
+
+
+def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
+    """The scenes that a points file names, without annotations: what there is when somebody has drawn points only.
+
+    images: the folder that the names count from. Scenes without points are left out. Raises `ResamError` for a points
+    file that cannot be read or names no scene, and for an image that is not there.
+    """
+    file, folder = PointsFile.open(points), Path(images)
+    if not folder.is_dir():
+        raise ResamError(f"{images}: no such folder of images")
+    scenes = []
+    for name in file.scenes:
+        if not file.prompts(name):
+            continue
+        path = folder / name
+        if not path.is_file():
+            raise ResamError(f"{path}: no such image, but {file.path.name} has points for it; see --images")
+        with open_scene(path) as scene:
+            scenes.append(CocoScene(name, path, scene.width, scene.height, ()))
+    if not scenes:
+        raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
+    return CocoData(file.path, file.digest, tuple(scenes), {})
 
 
 def find_splits(folder: str | Path) -> dict[str, Path]:

@@ -1,4 +1,6 @@
-"""Where a run's data lie: a data folder, single annotation files, or synthetic scenes that the run makes itself."""
+"""Where a run's data lie: a data folder, single annotation files, a points file with its images, or synthetic scenes
+that the run makes itself.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resam.data.coco import CocoData, find_splits
+from resam.data.coco import CocoData, find_splits, scenes_of_points
 from resam.training.progress import Reporter
 from resam.training.run import RunData
 from resam_runtime.errors import ResamError
@@ -24,7 +26,7 @@ VAL_SCENES, TEST_SCENES = 8, 20
 
 @dataclass(frozen=True)
 class Sources:
-    """Paths as text, "" for none. scenes: synthetic training scenes, where `train` is "" """
+    """Paths as text, "" for none. scenes: of the synthetic training set, 0 where there are data."""
 
     train: str = ""
     val: str = ""
@@ -45,9 +47,11 @@ class Sources:
         keypoints: bool,
         scenes: int,
     ) -> Sources:
-        """From the command's arguments; `ResamError` for a folder without a training split."""
+        """From the command's arguments; `ResamError` for a folder without a training split, points without images."""
         if scenes < 1:
             raise ResamError(f"--scenes: expected at least 1, came {scenes}")
+        if points_file and not (data or annotations or images):
+            raise ResamError(f"{points_file}: say with --images in which folder its scenes lie")
         found = {"train": annotations} if annotations else find_splits(data) if data else {}
         if test:
             found["test"] = test
@@ -57,7 +61,7 @@ class Sources:
             images=str(images.resolve()) if images else "",
             points_file=str(points_file.resolve()) if points_file else "",
             keypoints=keypoints,
-            scenes=0 if "train" in paths else scenes,
+            scenes=0 if "train" in paths or (points_file and images) else scenes,
         )
 
     @classmethod
@@ -71,7 +75,7 @@ class Sources:
     @property
     def name(self) -> str:
         """A short name for a run."""
-        return Path(self.train).parent.name if self.train else SYNTHETIC
+        return SYNTHETIC if self.scenes else Path(self.train).parent.name if self.train else Path(self.images).name
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `read` takes them."""
@@ -79,7 +83,7 @@ class Sources:
 
     def prepare(self, folder: Path, reporter: Reporter) -> None:
         """Make the synthetic scenes, unless they are there."""
-        if self.train or (folder / SYNTHETIC / "test.json").is_file():
+        if not self.scenes or (folder / SYNTHETIC / "test.json").is_file():
             return
         from resam.data.synthetic import write_dataset
 
@@ -97,12 +101,13 @@ class Sources:
     def open(self, folder: Path) -> RunData:
         """Read the annotation files. `ResamError` for one that will not do."""
         files = {"train": self.train, "val": self.val, "test": self.test}
-        if not self.train:
+        if self.scenes:
             files = {split: str(path) for split, path in find_splits(folder / SYNTHETIC).items()}
         opened = {split: CocoData.open(path, self.images or None) for split, path in files.items() if path}
         test = opened.get("test")
+        train = opened["train"] if "train" in opened else scenes_of_points(self.points_file, self.images)
         return RunData(
-            train=opened["train"],
+            train=train,
             watched=opened.get("val") or test,
             tested=test or opened.get("val"),
             points_file=Path(self.points_file) if self.points_file else None,

@@ -1,0 +1,61 @@
+"""A folder of images and a points file are data enough: the path of somebody who has drawn points and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from resam.data.coco import scenes_of_points
+from resam.training.progress import Silent
+from resam.training.sources import Sources
+from resam_runtime.errors import ResamError
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name, (height, width) in {"a.png": (60, 80), "b.png": (50, 40), "c.png": (30, 30)}.items():
+        cv2.imwrite(str(tmp_path / "images" / name), np.full((height, width, 3), 90, np.uint8))
+    scenes = {
+        "a.png": {"instances": [{"points": [[10, 20]]}, {"points": [[30, 40], [31, 41]]}]},
+        "b.png": {"instances": [{"points": [[5, 5]]}]},
+        "c.png": {"instances": []},
+    }
+    (tmp_path / "points.json").write_text(json.dumps({"format": "resam-points", "version": 1, "scenes": scenes}))
+    return tmp_path
+
+
+def sources(folder: Path) -> Sources:
+    return Sources.choose(None, None, folder / "images", None, folder / "points.json", False, scenes=48)
+
+
+def test_points_and_images_are_a_training_set(drawn: Path) -> None:
+    chosen = sources(drawn)
+    chosen.prepare(drawn / "run", Silent())
+    assert not (drawn / "run" / "synthetic").exists()
+    data = chosen.open(drawn / "run")
+    assert [(scene.name, scene.width, scene.height) for scene in data.train.scenes] == [
+        ("a.png", 80, 60), ("b.png", 40, 50)
+    ]  # fmt: skip
+    assert data.points_file == drawn / "points.json"
+    assert data.tested is None
+    assert chosen.name == "images"
+
+
+def test_points_without_their_images_are_refused_in_one_line(drawn: Path) -> None:
+    with pytest.raises(ResamError, match=r"points\.json: say with --images"):
+        Sources.choose(None, None, None, None, drawn / "points.json", False, scenes=48)
+    (drawn / "images" / "b.png").unlink()
+    with pytest.raises(ResamError, match=r"b\.png: no such image"):
+        sources(drawn).open(drawn / "run")
+
+
+def test_a_points_file_without_points_is_refused(drawn: Path) -> None:
+    empty = {"format": "resam-points", "version": 1, "scenes": {"a.png": {"instances": []}}}
+    (drawn / "points.json").write_text(json.dumps(empty))
+    with pytest.raises(ResamError, match="points for no scene"):
+        scenes_of_points(drawn / "points.json", drawn / "images")
