@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from resam.data.tiles import tile_arrays
 from resam.model.refine_requery import LoopOutput, refine
 from resam.training.options import TrainOptions
+from resam.training.pictures import draw_boxes, draw_logits, draw_points, instance_colours
 from resam.training.trainer import Trainer
 from resam_runtime.files import atomic_write
 
@@ -66,46 +67,20 @@ def loop_strip(
     scale = side / image.shape[0]
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     colours = instance_colours(len(coords))
-    refined = refine(output.coarse_masks.float(), threshold)
-    stages = (None, output.coarse_masks > 0, refined > threshold, None, output.masks > 0)
+    coarse = output.coarse_masks.float()
+    refined = refine(coarse, threshold)
+    stages = (None, (coarse, 0.0), (refined, threshold), None, (output.masks, 0.0))
     panels = []
     for name, masks in zip(STAGES, stages):
-        panel = np.ascontiguousarray(small)
+        panel = np.ascontiguousarray(small.copy())
         if masks is not None:
-            panel = _overlay(panel, masks.cpu().numpy(), colours)
+            panel = draw_logits(panel, masks[0].float().cpu().numpy(), masks[1], colours)
         if name == "box":
-            for box, colour in zip(output.boxes.float().cpu().numpy() * scale, colours):
-                x0, y0, x1, y1 = (round(float(value)) for value in box)
-                if x1 > x0:
-                    cv2.rectangle(panel, (x0, y0), (x1, y1), colour, 1, cv2.LINE_AA)
+            draw_boxes(panel, output.boxes.float().cpu().numpy() * scale, colours)
         if name in ("points", "box"):
-            for own, kinds, colour in zip(coords * scale, labels, colours):
-                for (x, y), kind in zip(own, kinds):
-                    if kind >= 0:
-                        centre = (round(float(x)), round(float(y)))
-                        cv2.circle(panel, centre, 3, (255, 255, 255), -1, cv2.LINE_AA)
-                        cv2.circle(panel, centre, 2, colour if kind else (0, 0, 0), -1, cv2.LINE_AA)
+            draw_points(panel, coords * scale, labels, colours)
         panels.append(panel)
     return np.hstack(panels)
-
-
-def instance_colours(count: int) -> list[tuple[int, int, int]]:
-    """`count` bright colours (RGB), neighbours far apart in hue (steps of the golden angle)."""
-    hues = (np.arange(count) * 0.618034 % 1.0 * 179).astype(np.uint8)
-    hsv = np.stack((hues, np.full_like(hues, 200), np.full_like(hues, 255)), axis=-1).reshape(1, -1, 3)
-    rgb = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0] if count else np.zeros((0, 3), np.uint8)
-    return [(int(r), int(g), int(b)) for r, g, b in rgb]
-
-
-def _overlay(panel: NDArray[Any], masks: NDArray[np.bool_], colours: Sequence[tuple[int, int, int]]) -> NDArray[Any]:
-    side = panel.shape[0]
-    for mask, colour in zip(masks, colours):
-        full = cv2.resize(mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
-        inside = full > 0
-        panel[inside] = (0.55 * panel[inside] + 0.45 * np.array(colour)).astype(np.uint8)
-        outlines, _ = cv2.findContours(full, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(panel, outlines, -1, colour, 1)
-    return panel
 
 
 def write_report(
