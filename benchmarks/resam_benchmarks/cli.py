@@ -152,6 +152,49 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
     click.echo(out / "train.json")
 
 
+@bench.command(epilog="Example: resam-bench ablation --data synthetic --data nwpu --seeds 3 -o ablation")
+@click.option("--data", multiple=True, default=("synthetic",), show_default=True, help="Folder with train.json, test.json "
+              "and images/, or synthetic; may be repeated.")  # fmt: skip
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of every row.")
+@click.option("--base", help="tiny, or a SAM checkpoint file; default: the preset's.")
+@click.option("--preset", default="tiny", show_default=True, help="A preset of resam-train, or a TOML file.")
+@click.option("--rows", help="Names, separated by commas; default: all.")
+@click.option("--epochs", type=click.IntRange(0), help="Times each tile is seen; default: the preset's.")
+@click.option(
+    "--scenes", default=10, show_default=True, type=click.IntRange(0), help="Training scenes at most (0: all)."
+)
+@click.option("--limit", default=8, show_default=True, type=click.IntRange(0), help="Test scenes at most (0: all).")
+@click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train, for all rows.")
+@click.option("-o", "--out", type=_PATH, default=Path("ablation"), show_default=True, help="Folder of the results.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@command_errors
+def ablation(
+    rows: str | None,
+    base: str | None,
+    epochs: int | None,
+    options: tuple[str, ...],
+    out: Path,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
+    """What each part of the method adds: every row trained on the same data with the same seeds, and measured.
+
+    Writes ablation.json after each run (so that a stopped one goes on where it was) and ablation.html.
+    """
+    from resam.training.options import parse_changes
+    from resam_benchmarks.ablation import NAMES, Settings, ablate
+    from resam_benchmarks.ablation_table import tables_of, write_page
+
+    changes = {**parse_changes(options), **{k: v for k, v in (("base", base), ("epochs", epochs)) if v is not None}}
+    named = tuple(rows.split(",")) if rows else NAMES
+    with progress_bar(quiet) as progress:
+        settings = Settings(rows=named, changes=changes, **chosen)
+        found = ablate(settings, out, _typed(), progress, lambda text: None if quiet else click.echo(text, err=True))
+    write_page(found, out / "ablation.html")
+    print_tables(None, tables_of(found))
+    click.echo(out / "ablation.html")
+
+
 def _typed() -> str:
     """The command as typed."""
     import shlex

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -131,6 +131,20 @@ def options_from(values: Mapping[str, Any], where: str) -> TrainOptions:
             raise ResamError(f"{where}: {name}: expected {kind.__name__}, came {value!r}")
     typed: dict[str, Any] = {k: float(v) if type(fields[k].default) is float else v for k, v in values.items()}
     return TrainOptions(**typed)
+
+
+def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
+    """Options from NAME=VALUE texts, the value as in TOML, or bare text. `ResamError` for another form."""
+    changes: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ResamError(f"{text!r}: expected NAME=VALUE, such as epochs=3")
+        try:
+            changes[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            changes[name.strip()] = value.strip()
+    return changes
 
 
 def write_options(path: Path, options: TrainOptions, data: Mapping[str, Any] | None = None) -> None:

@@ -1,0 +1,296 @@
+"""`resam-bench ablation`: what each part of the method adds, in one table, over seeds.
+
+A row is a name and changes to the options (`ROWS`). A cell is a row, a data set and a seed: the base is adapted on the
+training split and measured on the test split; rows that are not trained have one cell. All rows of a data set see the
+same scenes, the same points and, with the same seed, the same order, views and first weights, so that differences
+between rows are paired. Cells are written as they are done, and a run that was stopped goes on with those that lack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resam_benchmarks import document, machine
+from resam_benchmarks.runner import Progress
+from resam_runtime.errors import ResamError
+
+if TYPE_CHECKING:
+    from resam.data.coco import CocoData
+    from resam.model.bases import Base
+    from resam.training.options import TrainOptions
+    from resam.training.trainer import Trainer
+    from resam_runtime.points import Prompt
+
+FORMAT, VERSION = "resam-ablation", 1
+SYNTHETIC = "synthetic"
+SYNTHETIC_SEED = 7  # that of resam-train: the scenes of its demo
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: its name on the command line, what it is, and the options that make it."""
+
+    name: str
+    title: str
+    changes: Mapping[str, Any]
+    trained: bool = True
+
+
+_BOX = {"requery": "box", "pseudo": "final", "ssa": "off", "resample_points": False, "supervised": False}
+_SSA = {**_BOX, "ssa": "gradient", "queue": 128}
+
+ROWS = (
+    Row("base", "base", _BOX, trained=False),
+    Row("base-points", "base, Requery by box+points", {**_BOX, "requery": "box+points"}, trained=False),
+    Row("coarse", "+ self-training on coarse masks", {**_BOX, "pseudo": "coarse"}),
+    Row("refine", "+ Refine", {**_BOX, "pseudo": "refined"}),
+    Row("requery", "+ Requery", _BOX),
+    Row("ssa-detached", "+ SSA, detached as in the reference, queue 32", {**_SSA, "ssa": "detached", "queue": 32}),
+    Row("ssa-0", "+ SSA, queue 0", {**_SSA, "queue": 0}),
+    Row("ssa-32", "+ SSA, queue 32", {**_SSA, "queue": 32}),
+    Row("ssa-128", "+ SSA, queue 128", _SSA),
+    Row("points", "+ Requery by box+points, no SSA", {**_BOX, "requery": "box+points"}),
+    Row("points-ssa", "+ SSA, queue 128, Requery by box+points", {**_SSA, "requery": "box+points"}),
+    Row("resampled", "+ SSA, queue 128, points drawn anew each epoch", {**_SSA, "resample_points": True}),
+    Row("teacher", "+ SSA, queue 128, averaged teacher", {**_SSA, "teacher": "average"}),
+    Row("supervised", "true masks (upper bound)", {**_BOX, "supervised": True}),
+)
+NAMES = tuple(row.name for row in ROWS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an ablation is made of. scenes, limit: training and test scenes at most, evenly chosen (0: all).
+
+    data: folders, or "synthetic". changes: options on top of the preset, for every row.
+    """
+
+    data: tuple[str, ...] = (SYNTHETIC,)
+    seeds: int = 3
+    rows: tuple[str, ...] = NAMES
+    preset: str = "tiny"
+    scenes: int = 10
+    limit: int = 8
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A data set as the cells use it. prompts: those of `test`, for evaluation."""
+
+    name: str
+    train: CocoData
+    test: CocoData
+    prompts: list[list[Prompt]]
+    about: dict[str, Any]
+
+
+def ablate(
+    settings: Settings,
+    out: Path,
+    command: str,
+    progress: Progress = lambda done, total, what: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Compute the cells that `out`/ablation.json lacks and return its contents (written after each cell).
+
+    note: given one line per finished cell. Raises `ResamError` for unknown rows, bad options or data, and where `out`
+    holds an ablation of other data, options or another base.
+    """
+    from resam.model.bases import load_base
+
+    unknown = [name for name in settings.rows if name not in NAMES]
+    if unknown:
+        raise ResamError(f"--rows: no row {unknown[0]!r}; rows are {', '.join(NAMES)}")
+    rows = [row for row in ROWS if row.name in settings.rows or row.name == "base"]
+    options = {row.name: _options(settings, row) for row in rows}
+    splits = [_open(name, settings, out) for name in dict.fromkeys(settings.data)]
+    if len({split.name for split in splits}) < len(splits):
+        raise ResamError(f"--data: two data sets are called alike ({', '.join(split.name for split in splits)})")
+    base = load_base(options["base"].base)
+    found = _start(out / "ablation.json", settings, rows, options, splits, base, command)
+    done = {(cell["data"], cell["row"], cell["seed"]) for cell in found["cells"]}
+    cells = [(split, row, seed) for seed in range(settings.seeds) for split in splits for row in rows
+             if row.trained or seed == 0]  # fmt: skip
+    cells = [cell for cell in cells if (cell[0].name, cell[1].name, cell[2]) not in done]
+    began, commit = time.perf_counter(), machine.commit()
+    for number, (split, row, seed) in enumerate(cells):
+        what = f"{split.name}, {row.name}, seed {seed}"
+        chosen = dataclasses.replace(options[row.name], seed=seed)
+
+        def advance(share: float, what: str = what, number: int = number) -> None:
+            progress(int(1000 * (number + share)), 1000 * len(cells), what)
+
+        cell = {"data": split.name, "row": row.name, "seed": seed, **_measure(split, row, chosen, advance)}
+        found["cells"].append({**cell, "commit": commit})
+        document.write(out / "ablation.json", found)
+        left = (time.perf_counter() - began) / (number + 1) * (len(cells) - number - 1)
+        note(
+            f"[{number + 1}/{len(cells)}] {what}: mIoU {cell['coarse']['miou']:.3f} after Coarse, "
+            f"{cell['final']['miou']:.3f} after Requery, {cell['seconds']:.0f} s, {_minutes(left)} left"
+        )
+    return found
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _options(settings: Settings, row: Row) -> TrainOptions:
+    from resam.training.options import read_options
+
+    return read_options(settings.preset, **{**settings.changes, **row.changes})
+
+
+def _measure(split: _Split, row: Row, options: TrainOptions, advance: Callable[[float], None]) -> dict[str, Any]:
+    """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds."""
+    from resam.data.training_set import TrainingSet
+    from resam.model.bases import load_base
+    from resam.training.evaluate import evaluate, summarise
+    from resam.training.run import make_fabric
+    from resam.training.trainer import Trainer
+
+    began = time.perf_counter()
+    base = load_base(options.base)
+    fit_within = options.fit_within or base.fit_within
+    samples = TrainingSet(
+        split.train,
+        options.point_options(),
+        base.architecture,
+        fit_within,
+        seed=options.seed,
+        supervised=options.supervised,
+        strength=options.strength,
+    )
+    trainer = Trainer(base, samples, options, make_fabric())
+    epochs = options.epochs if row.trained else 0
+    steps = epochs * -(-len(samples) // options.batch)
+    total, done = max(1, steps + len(split.test.scenes)), 0
+
+    def step(row: Any = None) -> None:
+        nonlocal done
+        done += 1
+        advance(min(1.0, done / total))
+
+    means: dict[str, float] = {}
+    for _ in range(epochs):
+        means = trainer.run_epoch(step)
+    trained = time.perf_counter() - began
+    summary = summarise(_evaluate(trainer, evaluate, split, fit_within, step))
+    return {
+        **summary,
+        "training": means,
+        "steps": trainer.step,
+        "tiles": len(samples),
+        "training_seconds": trained,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _evaluate(trainer: Trainer, evaluate: Any, split: _Split, fit_within: int, step: Callable[[], None]) -> Any:
+    with trainer.averaged(), trainer.fabric.autocast():
+        return evaluate(trainer.encoder, trainer.loop, split.test, split.prompts, fit_within, advance=step)
+
+
+def _open(source: str, settings: Settings, out: Path) -> _Split:
+    from resam.data.coco import CocoData, find_splits
+    from resam.data.prompts import PointOptions, scene_prompts
+    from resam.data.synthetic import write_dataset
+
+    folder, name = Path(source), Path(source).resolve().name
+    if source == SYNTHETIC and not folder.is_dir():
+        train, test = settings.scenes or 48, settings.limit or 20
+        folder, name = out / f"{SYNTHETIC}-{train}-{test}", SYNTHETIC
+        if not folder.is_dir():
+            write_dataset(folder, train, 0, test, SYNTHETIC_SEED)
+    files = find_splits(folder)
+    tested = next(split for split in ("test", "val", "train") if split in files)
+    shown = _part(CocoData.open(files["train"]), settings.scenes)
+    held = _part(CocoData.open(files[tested]), settings.limit)
+    prompts = scene_prompts(held, PointOptions(_options(settings, ROWS[0]).points))
+    about = {
+        "name": name,
+        "train": {"digest": shown.digest, "scenes": len(shown.scenes), "instances": shown.count},
+        "test": {"split": tested, "digest": held.digest, "scenes": len(held.scenes), "instances": held.count},
+    }
+    return _Split(name, shown, held, prompts, about)
+
+
+def _part(data: CocoData, count: int) -> CocoData:
+    """At most `count` (0: all) of the scenes that have instances, evenly spread. The digest stays: so do the points."""
+    scenes = [scene for scene in data.scenes if scene.instances]
+    if not scenes:
+        raise ResamError(f"{data.path}: not one instance in {len(data.scenes)} images")
+    if 0 < count < len(scenes):
+        scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, count).round().astype(int)]
+    return dataclasses.replace(data, scenes=tuple(scenes))
+
+
+def _start(
+    path: Path,
+    settings: Settings,
+    rows: Sequence[Row],
+    options: Mapping[str, TrainOptions],
+    splits: Sequence[_Split],
+    base: Base,
+    command: str,
+) -> dict[str, Any]:
+    """The document so far: a new one, or that of a run that was stopped, which must have asked for the same."""
+    fresh: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "base": {"name": base.name, "sha256": base.sha256},
+        "data": [split.about for split in splits],
+        "rows": [
+            {
+                "name": row.name,
+                "title": row.title,
+                "trained": row.trained,
+                "options": {key: value for key, value in options[row.name].to_dict().items() if key != "seed"},
+            }
+            for row in rows
+        ],
+        "cells": [],
+    }
+    if not path.exists():
+        return fresh
+    old = read(path)
+    if old["base"] != fresh["base"]:
+        raise ResamError(f"{path}: was made with another base; choose another --out or remove it")
+    for part, key in (("data", "data set"), ("rows", "row")):
+        known = {entry["name"]: entry for entry in old[part]}
+        for entry in json.loads(json.dumps(fresh[part])):
+            if known.setdefault(entry["name"], entry) != entry:
+                raise ResamError(
+                    f"{path}: {key} {entry['name']!r} was measured with other scenes or options; choose another --out"
+                )
+        fresh[part] = list(known.values())
+    order = {name: place for place, name in enumerate(NAMES)}
+    fresh["rows"].sort(key=lambda entry: order.get(entry["name"], len(order)))
+    return {**fresh, "created": old["created"], "cells": old["cells"]}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read an `ablation.json`; `ResamError` names what is wrong with it."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ResamError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ResamError(f"{path}: not JSON ({error}); remove it to start anew") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise ResamError(f"{path}: not an ablation of this version; remove it to start anew")
+    return data

@@ -1,0 +1,95 @@
+"""The table of an ablation, in the terminal and as a page."""
+
+from __future__ import annotations
+
+import html
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resam_benchmarks.page_style import facts, page, table
+from resam_benchmarks.tables import Table
+from resam_runtime.files import atomic_write
+
+COLUMNS = (
+    ("coarse", "miou", "mIoU after Coarse"),
+    ("final", "miou", "after Requery"),
+    ("coarse", "miou_images", "over images, after Coarse"),
+    ("final", "miou_images", "after Requery"),
+)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def tables_of(found: Mapping[str, Any]) -> list[Table]:
+    """One table per data set of an `ablation.json`: mean over the seeds, spread, difference to the base row.
+
+    The base row of a row is the one that requeries as it does, where there is one.
+    """
+    return [_table(found, about) for about in found["data"]]
+
+
+def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
+    cells: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in found["cells"]:
+        if cell["data"] == about["name"]:
+            cells.setdefault(cell["row"], []).append(cell)
+    bases = {row["options"]["requery"]: row["name"] for row in found["rows"] if not row["trained"]}
+    lines = []
+    for row in found["rows"]:
+        own = cells.get(row["name"], [])
+        if not own:
+            continue
+        base = cells.get(bases.get(row["options"]["requery"], "base")) or cells.get("base")
+        texts = []
+        for stage, key, _ in COLUMNS:
+            reference = base[0][stage][key] if base and row["trained"] else None
+            texts.append(_text([cell[stage][key] for cell in own], reference))
+        labelled = [cell["training"]["labelled"] for cell in own if cell["training"]]
+        texts.append(f"{100 * statistics.fmean(labelled):.0f} %" if labelled else "")
+        texts.append(f"{statistics.fmean([cell['seconds'] for cell in own]):.0f} s")
+        lines.append([row["title"], str(len(own)) if row["trained"] else "", *texts])
+    train, test = about["train"], about["test"]
+    where = f"{test['instances']} instances in {test['scenes']} scenes of the {test['split']} split"
+    if test["split"] == "train":
+        where += " (there is no other: the supervised row has seen their masks)"
+    note = (
+        f"Trained on {train['instances']} instances in {train['scenes']} scenes, tested on {where}. Mean ± standard "
+        "deviation over the seeds; in brackets the difference to the base that requeries alike. mIoU: mean over "
+        "instances; over images: mean of the images' means. Labelled: instances with a pseudo-label in the last epoch."
+    )
+    head = ["", "seeds", *(title for _, _, title in COLUMNS), "labelled", "a run"]
+    return Table(str(about["name"]), head, lines, note)
+
+
+def _text(values: Sequence[float], reference: float | None) -> str:
+    mean, deviation = spread(values)
+    text = f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
+    return text if reference is None else f"{text} ({mean - reference:+.3f})"
+
+
+def write_page(found: Mapping[str, Any], path: Path) -> None:
+    """Write the tables as one HTML file."""
+    options = next((row["options"] for row in found["rows"]), {})
+    body = "<h1>Ablation</h1><p class=lead>What each part of the method adds, over seeds.</p>"
+    for made in tables_of(found):
+        body += f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows)}"
+        body += f'<p class="small soft">{html.escape(made.note)}</p>'
+    shown = ("epochs", "batch", "learning_rate", "rank", "start", "tau", "rounds", "beta", "average", "strength")
+    body += "<h2>How</h2>" + facts(
+        [
+            ("command", found["command"]),
+            ("base", f"{found['base']['name']}, sha256 {found['base']['sha256'][:16]}..."),
+            ("options", ", ".join(f"{name} {options.get(name)}" for name in shown)),
+            ("data", ", ".join(f"{about['name']} {about['train']['digest'][:16]}..." for about in found["data"])),
+            ("machine", f"{found['machine'].get('processor')}, {found['machine'].get('cores')} cores"),
+            ("versions", ", ".join(f"{name} {value}" for name, value in found["versions"].items())),
+            ("created", found["created"]),
+        ]
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(page("Ablation", body), "utf-8")

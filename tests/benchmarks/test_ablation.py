@@ -1,0 +1,144 @@
+"""The ablation: its cells are ordinary runs, a stopped one goes on, and its table says what the cells say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from resam.data.coco import CocoData
+from resam.model.bases import random_base
+from resam.training.options import options_from
+from resam.training.run import RunData, run
+from resam_benchmarks.ablation import ROWS, Settings, ablate
+from resam_benchmarks.ablation_table import tables_of
+from resam_benchmarks.cli import bench
+from resam_runtime.errors import ResamError
+from tests.resam.conftest import TOY, scenes_folder  # noqa: F401
+
+CHANGES = {"epochs": 1, "rank": 2, "learning_rate": 0.02, "warmup": 0, "tau": 0.25}
+
+
+@pytest.fixture(scope="module")
+def base_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "toy.pth"
+    sam = random_base(TOY).sam
+    with torch.no_grad():
+        sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(300)
+    torch.save(sam.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def settings(base_file: Path, scenes_folder: Path) -> Settings:  # noqa: F811
+    changes = {**CHANGES, "base": str(base_file)}
+    return Settings((str(scenes_folder),), 2, ("coarse", "supervised"), scenes=3, limit=0, changes=changes)
+
+
+class Stopped(Exception):
+    """Stands for a person who stops the command."""
+
+
+def test_a_stopped_ablation_goes_on_and_computes_nothing_twice(settings: Settings, tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def stop_after_two(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        ablate(settings, tmp_path, "first", note=stop_after_two)
+    first = json.loads((tmp_path / "ablation.json").read_text())["cells"]
+    assert len(first) == 2
+    found = ablate(settings, tmp_path, "second", note=lines.append)
+    assert found["cells"][:2] == first  # seconds and all
+    assert {(cell["row"], cell["seed"]) for cell in found["cells"]} == {
+        ("base", 0), ("coarse", 0), ("coarse", 1), ("supervised", 0), ("supervised", 1)
+    }  # fmt: skip
+    assert len(lines) == 5
+    ablate(settings, tmp_path, "third", note=lines.append)
+    assert len(lines) == 5
+    more = ablate(dataclasses.replace(settings, rows=("refine",), seeds=1), tmp_path, "fourth", note=lines.append)
+    assert len(lines) == 6
+    assert [row["name"] for row in more["rows"]] == ["base", "coarse", "refine", "supervised"]
+    other = dataclasses.replace(settings, changes={**settings.changes, "rank": 3})
+    with pytest.raises(ResamError, match="row 'base' was measured with other"):
+        ablate(other, tmp_path, "fifth")
+
+
+def test_a_cell_is_what_an_ordinary_run_gives_and_the_table_says_so(
+    settings: Settings,
+    scenes_folder: Path,
+    tmp_path: Path,  # noqa: F811
+) -> None:
+    whole = dataclasses.replace(settings, rows=("supervised",), scenes=0)
+    found = ablate(whole, tmp_path / "table", "x")
+    cells = {(cell["row"], cell["seed"]): cell for cell in found["cells"]}
+    row = next(row for row in ROWS if row.name == "supervised")
+    options = options_from({**CHANGES, **row.changes, "base": settings.changes["base"], "seed": 1}, "x")
+    splits = [CocoData.open(scenes_folder / f"{name}.json") for name in ("train", "test")]
+    result = run(tmp_path / "run", options, RunData(splits[0], tested=splits[1]))
+    assert result.before is not None
+    assert result.after is not None
+    for stage in ("coarse", "final"):
+        assert cells["supervised", 1][stage]["miou"] == pytest.approx(result.after[stage]["miou"], abs=1e-6)
+        assert cells["base", 0][stage]["miou_images"] == pytest.approx(result.before[stage]["miou_images"], abs=1e-6)
+    assert result.after["final"]["miou"] != pytest.approx(result.before["final"]["miou"], abs=1e-4)
+    (table,) = tables_of(found)
+    values = [cells["supervised", seed]["final"]["miou"] for seed in (0, 1)]
+    difference = statistics.fmean(values) - cells["base", 0]["final"]["miou"]
+    text = f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f} ({difference:+.3f})"
+    line = next(line for line in table.rows if line[0] == row.title)
+    assert line[3] == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--rows", "base,everything"], "no row 'everything'"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--set", "epochs"], "expected NAME=VALUE"),
+        (["--set", "tua=0.3"], "'tua' is no option"),
+        (["--base", "none.pth", "--data", "DATA"], "none.pth: no such base"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], cause: str, scenes_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    arguments = [str(scenes_folder) if word == "DATA" else word for word in arguments]
+    result: Any = CliRunner().invoke(bench, ["ablation", *arguments, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2, result.output
+    assert cause in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_table_and_page(settings: Settings, tmp_path: Path) -> None:
+    arguments = ["ablation", "--data", settings.data[0], "--base", str(settings.changes["base"]), "--rows", "coarse"]
+    arguments += [
+        "--epochs",
+        "1",
+        "--scenes",
+        "2",
+        "--limit",
+        "1",
+        "--seeds",
+        "1",
+        "--set",
+        "rank=2",
+        "--set",
+        "ssa=off",
+    ]
+    result = CliRunner().invoke(bench, [*arguments, "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "+ self-training on coarse masks" in result.output
+    page = (tmp_path / "ablation.html").read_text()
+    assert "+ self-training on coarse masks" in page
+    assert "<script" not in page
+    stored = json.loads((tmp_path / "ablation.json").read_text())
+    assert stored["rows"][0]["options"]["rank"] == 2
+    assert stored["data"][0]["train"]["digest"] == CocoData.open(Path(settings.data[0]) / "train.json").digest
