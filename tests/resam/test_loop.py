@@ -1,0 +1,178 @@
+"""Refine, Requery, the decoder and the attention they stand on, against slow or independent computation."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from segment_anything.modeling.image_encoder import Attention
+from torch.nn import functional as F
+
+from resam.model.attention import FoldedAttention, fold_attention
+from resam.model.bases import Base
+from resam.model.decoder import PromptDecoder
+from resam.model.refine_requery import HIDDEN, RefineRequery, refine, refine_logit, tight_boxes
+
+
+@pytest.mark.parametrize("tau", [0.25, 0.3, 0.5, 0.9])
+def test_the_entropy_filter_is_one_comparison_of_logits(tau: float) -> None:
+    logits = np.random.default_rng(0).normal(0, 4, 200_000)
+    p = 1 / (1 + np.exp(-logits))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = np.nan_to_num(-p * np.log(p)) + np.nan_to_num(-(1 - p) * np.log(1 - p))
+    kept = p * (1 - entropy) > tau
+    assert np.array_equal(kept, logits > refine_logit(tau))
+    assert 0.05 < kept.mean() < 0.6
+
+
+def test_the_threshold_of_the_reference_is_where_the_design_says() -> None:
+    assert 1 / (1 + math.exp(-refine_logit(0.3))) == pytest.approx(0.726, abs=5e-4)
+    for tau in (0.0, 0.24, 1.0):
+        with pytest.raises(ValueError, match="threshold"):
+            refine_logit(tau)
+
+
+def test_the_overlap_test_of_refine_equals_a_slow_loop() -> None:
+    threshold = refine_logit(0.3)
+    logits = torch.randn(6, 9, 9, generator=torch.Generator().manual_seed(0)) * 2
+    refined = refine(logits, threshold)
+    contested = 0
+    for i in range(6):
+        for y in range(9):
+            for x in range(9):
+                own = float(logits[i, y, x]) > threshold
+                others = any(float(logits[j, y, x]) > threshold for j in range(6) if j != i)
+                assert (float(refined[i, y, x]) > threshold) == (own and not others)
+                contested += own and others
+    assert contested > 50
+
+
+def test_boxes_are_those_of_the_bilinearly_upsampled_mask() -> None:
+    y, x = np.mgrid[:32, :32]
+    shapes = ((9.3, 12.6, 1.2, 0.9), (20, 8, 0.7, 1.6))
+    blobs = [4 - np.hypot((x - cx) / ax, (y - cy) / ay) for cx, cy, ax, ay in shapes]
+    logits = torch.from_numpy(np.stack([*blobs, np.full((32, 32), -3.0)])).float()
+    boxes, found = tight_boxes(logits, 1.0, 4.0)
+    assert found.tolist() == [True, True, False]
+    assert boxes[2].tolist() == [0, 0, 0, 0]
+    large = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)[0] > 1.0
+    for box, mask in zip(boxes[:2], large):
+        ys, xs = torch.nonzero(mask, as_tuple=True)
+        tight = torch.stack((xs.min(), ys.min(), xs.max(), ys.max()))
+        assert float((box - tight).abs().max()) < 1.0  # px; a cell is 4
+
+
+def test_a_box_does_not_reach_into_cells_that_refine_took_away() -> None:
+    logits = torch.full((1, 8, 8), -9.0)
+    logits[0, 2:5, 2:5] = 9.0
+    logits[0, :, 5] = HIDDEN
+    box = tight_boxes(logits, 1.0, 4.0)[0][0]
+    assert float(box[2]) == pytest.approx(4 * 5 - 0.5)  # the edge between cells 4 and 5
+
+
+@pytest.mark.parametrize("side", [3, 4, 8])
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("relative", [True, False])
+def test_folded_attention_equals_the_packages(side: int, heads: int, relative: bool) -> None:
+    torch.manual_seed(side)
+    package = Attention(16, heads, qkv_bias=True, use_rel_pos=relative, input_size=(side, side) if relative else None)
+    with torch.no_grad():
+        for parameter in package.parameters():
+            parameter.normal_(0, 0.5)
+    package = package.double()
+    x = torch.randn(3, side, side, 16, dtype=torch.float64)
+    expected = package(x)
+    folded = FoldedAttention(copy.deepcopy(package))(x)
+    assert torch.allclose(expected, folded, atol=1e-10)
+    if relative:
+        with torch.no_grad():
+            package.rel_pos_h.zero_()
+        assert not torch.allclose(package(x), folded, atol=1e-3), "relative positions took no part"
+
+
+def test_every_block_of_a_folded_encoder_equals_the_packages(toy: Base) -> None:
+    """Windowed blocks (which pad the grid) and global ones, in one network."""
+    plain = copy.deepcopy(toy.sam.image_encoder)
+    image = torch.randn(1, 3, 64, 64)
+    outputs: list[list[torch.Tensor]] = []
+    for encoder in (plain, fold_attention(toy.sam.image_encoder)):
+        seen: list[torch.Tensor] = []
+        for block in encoder.blocks:
+            block.register_forward_hook(lambda module, given, out, seen=seen: seen.append(out))
+        with torch.no_grad():
+            encoder(image)
+        outputs.append(seen)
+    assert len(outputs[0]) == 2
+    for a, b in zip(*outputs):
+        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+def _prompts(count: int, points: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    coords = torch.rand(count, points, 2, generator=generator) * 63
+    return coords, torch.randint(0, 2, (count, points), generator=generator, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_the_decoder_computes_what_the_package_does(toy: Base, boxed: bool) -> None:
+    coords, labels = _prompts(5, 2)
+    box = torch.tensor([[4.0, 6, 30, 40]]).expand(5, 4).contiguous()
+    embedding = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(3))
+    sam = toy.sam
+    with torch.no_grad():
+        sparse, dense = sam.prompt_encoder((coords, labels), box if boxed else None, None)
+        expected, expected_scores = sam.mask_decoder(
+            embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=False
+        )
+        if boxed:
+            coords = torch.cat((coords, box.reshape(5, 2, 2)), 1)
+            labels = torch.cat((labels, torch.tensor([[2, 3]], dtype=torch.int32).expand(5, 2)), 1)
+        masks, scores = PromptDecoder(sam)(embedding, coords, labels)
+    assert torch.allclose(masks, expected[:, 0], atol=1e-4, rtol=1e-4)
+    assert torch.allclose(scores, expected_scores[:, 0], atol=1e-4, rtol=1e-4)
+    assert float(masks.std()) > 1e-3
+
+
+def test_padding_a_prompt_changes_nothing(toy: Base) -> None:
+    coords, labels = _prompts(3, 2)
+    embedding = torch.randn(1, 32, 8, 8)
+    padded = torch.cat((coords, torch.full((3, 4, 2), 17.0)), 1)
+    marks = torch.cat((labels, torch.full((3, 4), -1, dtype=torch.int32)), 1)
+    with torch.no_grad():
+        a, b = PromptDecoder(toy.sam)(embedding, coords, labels), PromptDecoder(toy.sam)(embedding, padded, marks)
+    for one, other in zip(a, b):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("requery", ["box", "box+points"])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_requery_decodes_the_box_on_the_same_embedding(toy: Base, requery: str, rounds: int) -> None:
+    """The loop written down plainly: decode, refine, box, decode with the box (and the points)."""
+    with torch.no_grad():
+        toy.sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(300)
+    coords, labels = _prompts(4, 1)
+    labels = torch.ones_like(labels)
+    embedding = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(4))
+    decoder = PromptDecoder(toy.sam)
+    loop = RefineRequery(decoder, 0.3, requery, rounds)  # type: ignore[arg-type]
+    with torch.no_grad():
+        output = loop(embedding, coords, labels)
+        masks = decoder(embedding, coords, labels)[0]
+        assert torch.equal(output.coarse_masks, masks)
+        for _ in range(rounds):
+            boxes, found = tight_boxes(refine(masks, loop.threshold), loop.threshold, 2.0)
+            rows = []
+            for i in range(4):
+                corners, kinds = boxes[i].reshape(2, 2), torch.tensor([2, 3], dtype=torch.int32)
+                if not found[i]:
+                    rows.append((coords[i], labels[i]))
+                elif requery == "box":
+                    rows.append((corners, kinds))
+                else:
+                    rows.append((torch.cat((coords[i], corners)), torch.cat((labels[i], kinds))))
+            masks = torch.cat([decoder(embedding, place[None], kind[None])[0] for place, kind in rows])
+    assert bool(found.any())
+    assert torch.allclose(output.masks, masks, atol=1e-3, rtol=1e-3)
