@@ -19,8 +19,12 @@ let opening = 0;
 
 const client = new Client({
   status: (kind, text) => {
+    const unsaved = kind === "unsaved";
     $("saved").dataset.kind = kind;
-    $("saved").textContent = text;
+    $("saved").textContent = unsaved ? "Not saved" : text;
+    // the reason floats over the image: a header that grew would move it under the pointer
+    $("unsaved").hidden = !unsaved;
+    $("unsaved").textContent = unsaved ? text : "";
   },
   changes: (changed) => {
     for (const { index: at, version, ...summary } of changed) {
