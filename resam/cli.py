@@ -86,6 +86,13 @@ EXISTING = click.Path(path_type=Path)
     show_default=True,
     help="auto: bf16 on CUDA.",
 )
+@click.option(
+    "--watch",
+    type=click.IntRange(0),
+    default=24,
+    show_default=True,
+    help="Scenes of the val split (else test) measured after each epoch.",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
 @command_errors
 def train(
@@ -102,6 +109,7 @@ def train(
     devices: int,
     accelerator: str,
     precision: str,
+    watch: int,
     tensorboard: bool,
     **changes: Any,
 ) -> None:
@@ -110,40 +118,60 @@ def train(
     Without arguments: the tiny base, synthetic scenes, one point per instance; minutes on two CPU cores. Writes
     adapter.safetensors, report.html, metrics.jsonl and checkpoints into a run folder.
     """
+    from resam.model.bases import load_base
     from resam.training.options import read_options
     from resam.training.progress import Live, print_result
-    from resam.training.run import make_fabric, run, start_folder
+    from resam.training.run import check_free, make_fabric, run
     from resam.training.sources import Sources
 
     if resume is not None:
-        given = [name for name, value in (changes | {"data": data, "output": output}).items() if value is not None]
-        if given:
-            raise ResamError(f"--resume takes the run's own options; leave out --{given[0].replace('_', '-')}")
+        _check_resume(resume)
         config = resume / "config.toml"
-        if not config.is_file():
-            raise ResamError(f"{resume}: holds no run (no config.toml)")
         options, sources, folder = read_options(config), Sources.read(config), resume
     else:
         options = read_options(preset, **changes)
         sources = Sources.choose(data, annotations, images, test_file, points_file, keypoints, scenes)
         folder = output or _free_folder(sources.name)
+        check_free(folder)
+    base = load_base(options.base)
     fabric = make_fabric(devices, accelerator, precision)
     fabric.launch()
     folder = Path(fabric.broadcast(str(folder)))
     with Live() if fabric.is_global_zero else _quiet() as reporter:
         if fabric.is_global_zero:
-            if resume is None:
-                start_folder(folder, options, sources.to_dict())
             sources.prepare(folder, reporter)
         fabric.barrier()
         result = run(
-            folder, options, sources.open(folder), fabric=fabric, reporter=reporter, resume=resume is not None,
+            folder,
+            options,
+            sources.open(folder),
+            fabric=fabric,
+            base=base,
+            reporter=reporter,
+            resume=resume is not None,
             tensorboard=tensorboard,
-        )  # fmt: skip
+            watched=watch,
+            record=sources.to_dict() if resume is None else None,
+        )
     if fabric.is_global_zero:
         if result.before and result.after:
             print_result(result.before, result.after)
         click.echo(f"adapter  {result.adapter}\nreport   {folder / 'report.html'}")
+
+
+# What may differ when a run goes on: where and how it is computed and shown, not what.
+_FREE_ON_RESUME = ("resume", "devices", "accelerator", "precision", "tensorboard", "watch")
+
+
+def _check_resume(folder: Path) -> None:
+    """`ResamError` where there is no run, or options were given that it has already."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name not in _FREE_ON_RESUME and source is click.core.ParameterSource.COMMANDLINE:
+            raise ResamError(f"--resume takes the run's own options; leave out {parameter.opts[-1]}")
+    if not (folder / "config.toml").is_file():
+        raise ResamError(f"{folder}: holds no run (no config.toml)")
 
 
 def _free_folder(name: str) -> Path:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resam_runtime.errors import ResamError
 from resam_runtime.masks import decode_segmentation
 from resam_runtime.points import PointsFile
-from resam_runtime.scenes import open_scene
+from resam_runtime.scenes import Scene, open_scene
 from resam_runtime.tiling import Tile
 
 SPLITS = ("train", "val", "test")
@@ -51,13 +51,24 @@ class CocoScene:
         cannot be read, or has another size than the annotations say.
         """
         tile = tile or Tile(0, 0, self.width, self.height)
-        with open_scene(self.path) as scene:
-            if (scene.width, scene.height) != (self.width, self.height):
-                raise ResamError(
-                    f"{self.path}: {scene.width} x {scene.height} px, but the annotations were made for "
-                    f"{self.width} x {self.height}"
-                )
+        with self._open() as scene:
             return scene.read(tile.x, tile.y, tile.width, tile.height)
+
+    def check(self) -> None:
+        """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,
+        of which only the header is looked at."""
+        with self._open():
+            pass
+
+    def _open(self) -> Scene:
+        scene = open_scene(self.path)
+        if (scene.width, scene.height) != (self.width, self.height):
+            scene.close()
+            raise ResamError(
+                f"{self.path}: {scene.width} x {scene.height} px, but the annotations were made for "
+                f"{self.width} x {self.height}"
+            )
+        return scene
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -63,7 +62,7 @@ class Live:
             columns += (TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TimeRemainingColumn())
             self._bars = Progress(*columns, console=self._console, transient=True)
         self._task: Any = None
-        self._done, self._since, self._miou = 0, time.perf_counter(), ""
+        self._miou = ""
 
     def __enter__(self) -> Live:
         if self._bars is not None:
@@ -80,22 +79,21 @@ class Live:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def start(self, what: str, total: int) -> None:
-        self._done, self._since = 0, time.perf_counter()
         if self._bars is not None:
             if self._task is not None:
                 self._bars.remove_task(self._task)
             self._task = self._bars.add_task(what, total=total, text="")
 
     def step(self, row: dict[str, float] | None = None) -> None:
-        self._done += 1
         if self._bars is None or self._task is None:
             return
         text = ""
         if row:
-            speed = self._done / max(1e-9, time.perf_counter() - self._since)
+            left = round(row["seconds_left"])
             text = (
                 f"loss {row['total']:.3f}  focal {row['focal']:.4f}  dice {row['dice']:.3f}  ssa {row['alignment']:.3f}"
-                f"{self._miou}  {speed:.1f} steps/s  {row['memory_mb'] / 1024:.1f} GiB"
+                f"{self._miou}  {row['images_per_second']:.1f} images/s  {row['memory_mb'] / 1024:.1f} GiB  "
+                f"all epochs {left // 60}:{left % 60:02d}"
             )
         self._bars.update(self._task, advance=1, text=text)
 

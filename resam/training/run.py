@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,15 @@ def run(
     reporter: Reporter | None = None,
     resume: bool = False,
     tensorboard: bool = False,
+    watched: int = WATCHED,
+    record: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Train, or go on with a stopped run (`resume`), and write the run's folder.
 
-    base: loaded from `options.base` by default; it is changed. Raises `ResamError` for bad data and options, a loss
-    that is not finite, and a checkpoint made with other options or data.
+    base: loaded from `options.base` by default; it is changed. watched: scenes measured after each epoch, 0 for none.
+    record: makes this a new run, with `config.toml` as `start_folder` writes it, once options and data have proved
+    good; so what is refused leaves no folder. Raises `ResamError` for bad data and options, a loss that is not finite,
+    and a checkpoint made with other options or data.
     """
     fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
     base = base or load_base(options.base)
@@ -107,6 +112,10 @@ def run(
     )
     trainer = Trainer(base, samples, options, fabric)
     main = fabric.is_global_zero
+    if record is not None and main:
+        _check_images(data, reporter)
+        start_folder(folder, options, record)
+    logger = _tensorboard(folder) if tensorboard and main else None
     identity = {"options": options.to_dict(), "data": data.train.digest, "base": base.sha256}
     history: list[dict[str, Any]] = []
     before: dict[str, Any] | None = None
@@ -120,11 +129,10 @@ def run(
         f"{base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, {samples.instances} instances"
         + (f", going on after epoch {trainer.epoch}" if saved is not None else "")
     )
-    watch = _Watch(trainer, data, options, fit_within, reporter) if main else None
+    watch = _Watch(trainer, data, options, fit_within, reporter, watched) if main else None
     if watch is not None and saved is None:
         before = watch.test("base")
         draw_strips(folder, trainer, 0)
-    logger = _tensorboard(folder) if tensorboard and main else None
     while trainer.epoch < options.epochs:
         reporter.start(f"epoch {trainer.epoch + 1}/{options.epochs}", -(-len(samples) // options.batch))
         means = trainer.run_epoch(lambda row: reporter.step({**row, "memory_mb": trainer.memory_mb()}))
@@ -158,25 +166,46 @@ def run(
     return RunResult(adapter, before, after, history)
 
 
-def start_folder(folder: Path, options: TrainOptions, data: dict[str, Any]) -> None:
-    """Make a run's folder and write its `config.toml`. data: the paths that `resume` needs, by name."""
+def check_free(folder: Path) -> None:
+    """`ResamError` where a folder holds a run, or is no folder."""
+    if folder.exists() and not folder.is_dir():
+        raise ResamError(f"{folder}: is a file; choose another --output")
     if (folder / "config.toml").exists():
         raise ResamError(f"{folder}: holds a run already; go on with it (--resume) or choose another --output")
-    write_options(folder / "config.toml", options, data)
+
+
+def start_folder(folder: Path, options: TrainOptions, data: Mapping[str, Any]) -> None:
+    """Make a run's folder and write its `config.toml`. data: the paths that `resume` needs, by name."""
+    check_free(folder)
+    try:
+        write_options(folder / "config.toml", options, data)
+    except OSError as error:
+        raise ResamError(f"{folder}: cannot write there ({error.strerror}); choose another --output") from None
+
+
+def _check_images(data: RunData, reporter: Reporter) -> None:
+    """`ResamError` for a damaged image now, not in the middle of a night."""
+    splits = {id(split): split for split in (data.train, data.watched, data.tested) if split is not None}
+    scenes = [scene for split in splits.values() for scene in split.scenes]
+    reporter.start("checking images", len(scenes))
+    for scene in scenes:
+        scene.check()
+        reporter.step()
 
 
 class _Watch:
     """Measures the averaged weights on splits with masks."""
 
     def __init__(
-        self, trainer: Trainer, data: RunData, options: TrainOptions, fit_within: int, reporter: Reporter
+        self, trainer: Trainer, data: RunData, options: TrainOptions, fit_within: int, reporter: Reporter, watched: int
     ) -> None:
         self._trainer, self._data, self._fit, self._reporter = trainer, data, fit_within, reporter
+        self._watched = watched
         self._points = PointOptions(options.points, options.negatives)
 
     def glance(self) -> dict[str, Any] | None:
         """A few scenes of the watched split."""
-        return self._measure(self._data.watched, WATCHED, "watch")
+        return self._measure(self._data.watched, self._watched, "watch") if self._watched else None
 
     def test(self, who: str) -> dict[str, Any] | None:
         """All scenes of the tested split."""

@@ -82,8 +82,13 @@ class Sources:
         return asdict(self)
 
     def prepare(self, folder: Path, reporter: Reporter) -> None:
-        """Make the synthetic scenes, unless they are there."""
-        if not self.scenes or (folder / SYNTHETIC / "test.json").is_file():
+        """Make the synthetic scenes, unless they are there. `ResamError` where there are others."""
+        if not self.scenes:
+            return
+        if (folder / SYNTHETIC / "test.json").is_file():
+            made = len(CocoData.open(folder / SYNTHETIC / "train.json").scenes)
+            if made != self.scenes:
+                raise ResamError(f"{folder}: holds {made} synthetic scenes, not {self.scenes}; choose another --output")
             return
         from resam.data.synthetic import write_dataset
 

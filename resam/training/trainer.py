@@ -65,7 +65,8 @@ class Trainer:
         """One more epoch; returns its means: the losses, `beta`, `learning_rate`, `labelled` (share of instances with a
         pseudo-label), `agreement` (IoU of coarse and final masks), `images_per_second`, `memory_mb`, `seconds`.
 
-        on_step: given the running means after each step. Raises `ResamError` naming the tiles where a loss is not
+        on_step: given after each step the running means, `images_per_second` and `seconds_left`: what is left of all
+        epochs at that speed, evaluation apart. Raises `ResamError` naming the tiles where a loss is not
         finite.
         """
         began, options, world = time.perf_counter(), self.options, self.fabric.world_size
@@ -90,14 +91,18 @@ class Trainer:
             if options.ssa != "off":
                 for part in self._gather(fresh, len(batch)):
                     self.queue = push(self.queue, part, options.queue)
-            on_step({**_means(sums), "beta": beta, "learning_rate": rate})
+            seen = index * options.batch + len(batch)
+            speed = seen / (time.perf_counter() - began)
+            left = ((options.epochs - self.epoch) * len(order) - seen) / speed
+            row = {**_means(sums), "beta": beta, "learning_rate": rate}
+            on_step({**row, "images_per_second": speed, "seconds_left": left})
         self.epoch += 1
         if world > 1:
             values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.fabric.device)
             sums = dict(zip(sums, self.fabric.all_reduce(values, reduce_op="sum").tolist()))  # type: ignore[union-attr]
         seconds = time.perf_counter() - began
-        speed = {"images_per_second": len(order) / seconds, "memory_mb": self.memory_mb(), "seconds": seconds}
-        return {**_means(sums), "beta": beta, "learning_rate": rate, **speed}
+        figures = {"images_per_second": len(order) / seconds, "memory_mb": self.memory_mb(), "seconds": seconds}
+        return {**_means(sums), "beta": beta, "learning_rate": rate, **figures}
 
     def _tile(self, view: TileViews, beta: float, scale: float, number: int) -> tuple[StepLosses, Pseudo]:
         options = self.options
