@@ -88,6 +88,17 @@ def test_progress_takes_phases_of_no_steps_and_unknown_ones() -> None:
     phases.finish("empty")
 
 
+def test_progress_takes_a_name_that_two_threads_use_at_once() -> None:
+    said: list[float] = []
+    phases = Phases(lambda fraction, phase: said.append(fraction))
+    phases.start("build", None, 2)
+    phases.start("costs", "build", 4)
+    phases.start("costs", "costs", 4)
+    phases.start("build", "costs", 2)
+    phases.step("build", 1)
+    assert said[-1] <= 1.0
+
+
 @pytest.mark.parametrize(
     ("message", "bad"),
     [
@@ -121,7 +132,9 @@ def test_the_log_keeps_each_message_once_and_on_one_line() -> None:
     assert len(log.errors) <= 200
 
 
-@pytest.mark.parametrize(("version", "flags"), [("10.3.0", 4), ("10.16.1.11", 4), ("11.0.0.114", 0), ("11.4.0.106", 0)])
+@pytest.mark.parametrize(
+    ("version", "flags"), [("10.3.0", 4), ("10.16.0.post1", 4), ("11.0.0.114", 0), ("11.4.0.106", 0)]
+)
 def test_networks_are_strongly_typed_in_every_version(version: str, flags: int) -> None:
     asked: list[int] = []
     creation = SimpleNamespace(STRONGLY_TYPED=2)

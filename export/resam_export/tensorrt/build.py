@@ -25,7 +25,7 @@ from .device import GPU, find_gpu
 from .log import BuildLog, trt_logger
 from .phases import Phases, trt_monitor
 from .profiles import Limits, profile_shapes
-from .versions import create_network, import_tensorrt, set_compatibility
+from .versions import create_network, import_tensorrt, set_compatibility, version
 
 _LARGEST_MODEL = (1 << 31) - 1  # bytes; TensorRT's parser reads a protobuf, which ends there
 
@@ -99,7 +99,7 @@ def build_plan(
         if stop.is_set():
             raise KeyboardInterrupt
         target = TensorRTTarget(
-            str(toolchain.trt.__version__),
+            ".".join(map(str, version(toolchain.trt))),
             toolchain.gpu.compute_capability,
             toolchain.gpu.name,
             options.version_compatible,
@@ -185,7 +185,7 @@ class _Job:
             wanted = [
                 (spec.name, spec.dtype, tuple(-1 if isinstance(n, str) else n for n in spec.shape)) for spec in specs
             ]
-            found = [(t.name, np.dtype(trt.nptype(t.dtype)).name, tuple(int(n) for n in t.shape)) for t in tensors]
+            found = [(t.name, _dtype(trt, t), tuple(int(n) for n in t.shape)) for t in tensors]
             if sorted(wanted) != sorted(found):
                 missed = sorted(set(wanted) - set(found)) or wanted
                 raise ResamError(
@@ -198,6 +198,14 @@ class _Job:
         if any("memory" in line.lower() for line in self.log.errors):
             advice = "; give it more memory (--workspace), or lower --max-points or --batch"
         return ResamError(f"graph {self.name}: {what} ({self.log.reason()}){advice}")
+
+
+def _dtype(trt: Any, tensor: Any) -> str:
+    """The numpy name of a tensor's type; TensorRT's own for types that numpy does not have."""
+    try:
+        return np.dtype(trt.nptype(tensor.dtype)).name
+    except TypeError:
+        return str(tensor.dtype)
 
 
 def _within(path: Path, limits: Limits, manifest: Manifest) -> Limits:

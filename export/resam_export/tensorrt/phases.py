@@ -18,7 +18,12 @@ class Phases:
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
         with self._lock:
-            self._open[phase] = (parent, max(1, steps), 0)
+            above, seen = parent, {phase}
+            while above in self._open and above not in seen:
+                seen.add(above)
+                above = self._open[above][0]
+            # A name that is open already, in another thread, must not become its own ancestor.
+            self._open[phase] = (None if above in seen else parent, max(1, steps), 0)
         self._tell()
 
     def step(self, phase: str, step: int) -> None:

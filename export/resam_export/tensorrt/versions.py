@@ -33,8 +33,9 @@ def import_tensorrt() -> Any:
 
 
 def version(trt: Any) -> tuple[int, ...]:
-    """(10, 3, 0) of "10.3.0"."""
-    return tuple(int(part) for part in re.findall(r"\d+", str(trt.__version__)))
+    """(10, 3, 0) of "10.3.0", and of "10.3.0.post1"."""
+    numbers = re.match(r"\d+(\.\d+)*", str(trt.__version__))
+    return tuple(int(part) for part in numbers[0].split(".")) if numbers else ()
 
 
 def create_network(trt: Any, builder: Any) -> Any:
