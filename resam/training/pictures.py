@@ -26,11 +26,13 @@ def draw_logits(
 ) -> NDArray[np.uint8]:
     """A copy of `panel` (h, w, 3) with each mask of `logits` (N, M, M), upsampled over it, above `threshold`."""
     height, width = panel.shape[:2]
-    masks = [
-        cv2.resize(np.clip(one.astype(np.float32), -_STEEPEST, _STEEPEST), (width, height)) > threshold
-        for one in logits
-    ]
-    return draw_masks(panel, masks, colours)
+    return draw_masks(panel, [upsampled(one, width, height) > threshold for one in logits], colours)
+
+
+def upsampled(logits: NDArray[Any], width: int, height: int) -> NDArray[np.float32]:
+    """Logits (M, M') over a picture of width x height, bilinear."""
+    cut = np.clip(logits.astype(np.float32), -_STEEPEST, _STEEPEST)
+    return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def draw_masks(

@@ -1,0 +1,43 @@
+"""`resam-demo`: parsing and printing; `resam_benchmarks.demo.steps` does the work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from resam_runtime.errors import ResamError, command_errors
+
+
+@click.command(
+    "resam-demo",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: resam-demo -o demo",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to make."
+)
+@click.option("--scenes", type=click.IntRange(1), default=48, show_default=True, help="Scenes to train on.")
+@click.option("--epochs", type=click.IntRange(1), help="Times each is seen.  [default: as resam-train]")
+@click.option("--limit", type=click.IntRange(2), default=20, show_default=True, help="Test scenes to measure on.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timings of every test scene.")
+@command_errors
+def demo(output: Path, scenes: int, epochs: int | None, limit: int, repeats: int) -> None:
+    """Everything once, on synthetic scenes, with nothing downloaded: a page to look at comes out.
+
+    Draws scenes, adapts the tiny base to them from one point per object, exports the engine in fp32, fp16 and INT8, runs
+    it on scenes it has not seen, measures all of it, and writes demo.html. Minutes on two CPU cores. Stopped or run
+    again, it goes on where it was.
+    """
+    try:
+        from resam_benchmarks.demo.steps import DemoOptions, run_demo
+    except ModuleNotFoundError as error:
+        raise ResamError(f"resam-demo: {error.name} is not installed; pip install 'resam[train,export]'") from None
+
+    try:
+        page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), lambda line: click.echo(line, err=True))
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on from here (resam-demo -o {output})", err=True)
+        sys.exit(130)
+    click.echo(f"{page}\nopen it in a browser: {page.resolve().as_uri()}")

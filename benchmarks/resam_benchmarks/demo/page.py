@@ -1,0 +1,237 @@
+"""`demo.html`: what the demonstration found out, on one page that stands alone and opens offline."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from resam_benchmarks import statistics
+from resam_benchmarks.demo.strips import STAGES, Picture, ShownScene
+from resam_benchmarks.page_style import facts, page, table
+from resam_benchmarks.plots import bars
+from resam_benchmarks.summary import (
+    CaseSummary,
+    Difference,
+    differences,
+    gain_in_words,
+    seconds,
+    size,
+    speed_in_words,
+    summarise,
+    with_noise,
+)
+
+BASE, ADAPTED = "base", "adapted"  # names of the engine files
+PRECISION_NAMES = {"fp32": "fp32", "fp16": "fp16", "int8": "INT8"}
+_STAGE_WORDS = {
+    "coarse": ("Coarse", "what the points alone give"),
+    "refined": ("Refined", "sure pixels, claimed by nobody else; their box"),
+    "final": ("Final", "asked again with the box"),
+}
+_STYLE = """
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:1rem;margin:1.6rem 0 0}
+.tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:.9rem 1.1rem}
+.tile b{display:block;font-size:2rem;line-height:1.2;font-weight:650;letter-spacing:-.02em;font-variant-numeric:tabular-nums}
+.tile span{color:var(--soft);font-size:.86rem} .tile b small{font-size:1rem;font-weight:400;color:var(--soft)}
+.scene{margin:1.5rem 0 0} .scene h3{margin:0 0 .5rem} .scene h3 span{font-weight:400;color:var(--soft)}
+.grid{display:grid;grid-template-columns:repeat(4,1fr);gap:.45rem .55rem}
+.grid figure{margin:0;min-width:0} .grid img{display:block;width:100%;height:auto;border-radius:6px;background:var(--rule)}
+.grid figcaption{font-size:.78rem;color:var(--soft);margin:.2rem 0 0;line-height:1.3} .grid figcaption b{color:var(--ink);font-weight:600}
+.narrow{display:none} @media (max-width:44rem){.grid{grid-template-columns:repeat(2,1fr)}}
+pre{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:.9rem 1.1rem;overflow-x:auto;font:.86rem/1.6 ui-monospace,Menlo,Consolas,monospace;margin:.6rem 0}
+pre i{color:var(--soft);font-style:normal} .two{display:grid;grid-template-columns:minmax(0,1.25fr) minmax(0,1fr);gap:1.1rem;align-items:start}
+@media (max-width:60rem){.two{grid-template-columns:1fr}}
+"""
+
+
+@dataclass(frozen=True)
+class DemoPage:
+    """What the page shows. bench: a `bench.json`; seconds: per step; missing: why a precision was not exported."""
+
+    folder: Path
+    bench: Mapping[str, Any]
+    scenes: Sequence[ShownScene]
+    seconds: Mapping[str, float]
+    missing: Mapping[str, str]
+
+
+def demo_page(demo: DemoPage) -> str:
+    """The whole page."""
+    body = [_head(demo), _scenes(demo), _precisions(demo), _files(demo), _next(), _conditions(demo)]
+    return page("resam: the demonstration", "".join(body), _STYLE)
+
+
+def _head(demo: DemoPage) -> str:
+    cases = {case.rival: case for case in summarise(demo.bench)}
+    found = next(d for d in differences(demo.bench) if d.rival == ADAPTED)
+    scenes = demo.bench["data"]["scenes"]
+    instances = sum(scene["instances"] for scene in scenes)
+    whole = cases[ADAPTED].latency["whole"][50].value
+    gain = found.miou
+    assert gain is not None
+    inside = "" if gain.beyond(0) else " <b>This difference is inside the noise.</b>"
+    return (
+        "<h1>One point per object, and nothing else</h1>"
+        '<p class="lead">A small Segment Anything model met a kind of image it had never seen, with one point on each '
+        "object and not one mask. These are its results before and after, on scenes that training has not seen.</p>"
+        '<div class="tiles">'
+        f"{_tile(with_noise(cases[BASE].quality['miou']), 'mIoU of the base')}"
+        f"{_tile(with_noise(cases[ADAPTED].quality['miou']), 'mIoU adapted from points')}"
+        f"{_tile(_gain(gain), 'gained, paired by object')}"
+        f"{_tile(seconds(whole), 'for a scene of 512 px, fp32, median')}"
+        "</div>"
+        f'<p class="small soft">mIoU: mean intersection over union of {instances} objects in {len(scenes)} scenes. ± and '
+        f"brackets: 95 % intervals, by resampling scenes.{inside}</p>"
+    )
+
+
+def _tile(figure: str, what: str) -> str:
+    value, _, noise = figure.partition(" ")
+    if value and noise and not noise.startswith(("±", "[")):  # a value with its unit
+        value, noise = figure, ""
+    small = f" <small>{html.escape(noise)}</small>" if noise else ""
+    return f'<div class="tile"><b>{html.escape(value)}{small}</b><span>{html.escape(what)}</span></div>'
+
+
+def _gain(gain: statistics.Estimate) -> str:
+    return f"{gain.value:+.3f}" + (f" [{gain.low:+.3f}, {gain.high:+.3f}]" if gain.low == gain.low else "")
+
+
+def _scenes(demo: DemoPage) -> str:
+    kinds = len(demo.scenes)
+    parts = [
+        "<h2>From points to masks</h2>"
+        f"<p>{'A scene' if kinds == 1 else f'{kinds} scenes'}, the first of each kind in the test set. Above, the points "
+        "and what the adapted model makes of them; below, the truth, and what the base makes of the same points.</p>"
+    ]
+    grades = {
+        name: next(case["grades"] for case in demo.bench["cases"] if case["rival"] == name) for name in (BASE, ADAPTED)
+    }
+    for scene in demo.scenes:
+        kind = scene.name.rsplit(".", 1)[0].split("_", 2)[-1].replace("_", " ")
+        figures = [_figure(scene.points, f"<b>Points</b>, {scene.instances}: all that is given", scene.name)]
+        figures += _row(scene, ADAPTED, grades[ADAPTED])
+        figures.append(_figure(scene.truth, "<b>Truth</b>, never shown to training", scene.name))
+        figures += _row(scene, BASE, grades[BASE])
+        parts.append(
+            f'<section class="scene"><h3>{html.escape(kind.capitalize())} <span>{html.escape(scene.name)}</span></h3>'
+            f'<div class="grid">{"".join(figures)}</div></section>'
+        )
+    return "".join(parts)
+
+
+def _row(scene: ShownScene, name: str, grades: Sequence[Mapping[str, Any]]) -> list[str]:
+    own = [grade for grade in grades if grade["scene"] == scene.place]
+    figures = []
+    for stage in STAGES:
+        title, words = _STAGE_WORDS[stage]
+        key = {"coarse": "coarse_iou", "final": "iou"}.get(stage)
+        if key is not None and own:
+            words = f"mIoU {sum(grade[key] for grade in own) / len(own):.2f}"
+        caption = f"<b>{title}</b>, {name}: {html.escape(words)}"
+        figures.append(_figure(scene.stages[name][stage], caption, f"{scene.name}, {name}, {stage}"))
+    return figures
+
+
+def _figure(picture: Picture, caption: str, alt: str) -> str:
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    assert done
+    source = base64.b64encode(data.tobytes()).decode("ascii")
+    height, width = picture.shape[:2]
+    return (
+        f'<figure><img width="{width}" height="{height}" alt="{html.escape(alt)}" src="data:image/jpeg;base64,{source}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _precisions(demo: DemoPage) -> str:
+    own = {**demo.bench, "cases": [case for case in demo.bench["cases"] if case["rival"] != BASE]}
+    against = {found.rival: found for found in differences(own)}
+    rivals = {rival["name"]: rival for rival in demo.bench["rivals"]}
+    rows, lengths = [], []
+    for number, case in enumerate(summarise(own)):
+        rival = rivals[case.rival]
+        name = PRECISION_NAMES[rival["about"]["precision"]]
+        rows.append([name, *_precision_row(case, rival, against.get(case.rival))])
+        lengths.append((name, case.latency["whole"][50].value, number))
+    for precision, reason in demo.missing.items():
+        rows.append([PRECISION_NAMES[precision], *["–"] * 4, "not made", reason])
+    head = ["", "file", "encoder p50", "whole p50", "p90", "latency against fp32", "mIoU against fp32"]
+    where = demo.bench["machine"]
+    device = ", ".join(where["devices"]) or f"{where['processor']}, {where['cores']} cores"
+    note = (
+        "Measured in one run, engine by engine in turns on every scene, so that a busy machine hurts all alike. "
+        "fp16 is made for GPUs: a CPU without half-precision arithmetic converts it back and gains nothing."
+    )
+    return (
+        f"<h2>One model, three precisions</h2><p>The adapted engine on this machine ({html.escape(device)}): from an "
+        "image in memory to masks at scene resolution, encoder and both passes of the decoder.</p>"
+        f'<div class="card">{table(head, rows, frozenset({0, 5, 6}))}{bars(lengths, seconds, "latency", 900)}</div>'
+        f'<p class="small soft">{note}</p>'
+    )
+
+
+def _precision_row(case: CaseSummary, rival: Mapping[str, Any], found: Difference | None) -> list[str]:
+    encoder = seconds(case.latency["encoder"][50].value) if "encoder" in case.latency else "–"
+    whole = case.latency["whole"]
+    speed = "1" if found is None else speed_in_words(found.latency)
+    quality = f"{case.quality['miou'].value:.3f}"
+    if found is not None:
+        quality = gain_in_words(found.miou)
+    return [size(rival["size_bytes"]), encoder, seconds(whole[50].value), seconds(whole[90].value), speed, quality]
+
+
+def _files(demo: DemoPage) -> str:
+    entries = [
+        ("run/report.html", "the training run: curves, strips per epoch, options"),
+        ("run/adapter.safetensors", "its result: the LoRA weights"),
+        ("run/synthetic/", "the scenes, a COCO data set with exact masks"),
+        ("engines/adapted.resam", "the engine file; unzip it, open its graphs in Netron"),
+        ("out/", "what resam-run wrote: overlays, GeoJSON, instances.json, summary.json"),
+        ("bench/bench.html", "every measurement behind this page"),
+        ("loop.jpg", "two of the scenes below each other, to show around"),
+    ]
+    rows = "".join(
+        f'<dt><a href="{name}"><code>{name}</code></a></dt><dd>{html.escape(what)}</dd>'
+        for name, what in entries
+        if (demo.folder / name).exists()
+    )
+    return f'<h2>Where everything lies</h2><dl class="facts">{rows}</dl>'
+
+
+def _next() -> str:
+    lines = [
+        ("resam-annotate images/ -o points.json", "click one point per object, in the browser"),
+        ("resam-train --images images/ --points-file points.json -o runs/mine", "adapt: minutes to hours, by the base"),
+        ("resam-export runs/mine/adapter.safetensors -o model.resam", "one engine file"),
+        ("resam-run --engine model.resam images/ --points points.json -o out", "instances.json, GeoJSON, overlays"),
+    ]
+    wide = max(len(command) for command, _ in lines)
+    code = "\n".join(f"{html.escape(f'{c:{wide}}')}  <i># {html.escape(what)}</i>" for c, what in lines)
+    return f"<h2>Next: your images</h2><pre>{code}</pre>"
+
+
+def _conditions(demo: DemoPage) -> str:
+    machine, versions = demo.bench["machine"], demo.bench["versions"]
+    steps = ", ".join(f"{name} {duration(value)}" for name, value in demo.seconds.items())
+    pairs = [
+        ("Machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("Devices", ", ".join(machine["devices"]) or "none"),
+        ("Time", f"{duration(sum(demo.seconds.values()))}: {steps}"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Commit", demo.bench["commit"] or ""),
+        ("Measured", demo.bench["created"]),
+    ]
+    return f"<h2>Conditions</h2>{facts(pairs)}"
+
+
+def duration(value: float) -> str:
+    """Seconds as "42 s" or "6 min 5 s"."""
+    whole = round(value)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
