@@ -93,6 +93,23 @@ def test_folded_attention_equals_the_packages(side: int, heads: int, relative: b
         assert not torch.allclose(package(x), folded, atol=1e-3), "relative positions took no part"
 
 
+def test_folded_attention_keeps_no_score_matrix_for_the_way_back() -> None:
+    side, heads = 12, 2
+    folded = FoldedAttention(Attention(16, heads, use_rel_pos=True, input_size=(side, side)))
+    x = torch.randn(1, side, side, 16, requires_grad=True)
+    kept: list[int] = []
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value.numel())
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        out = folded(x)
+    out.sum().backward()
+    assert x.grad is not None
+    assert max(kept) < heads * side**4
+
+
 def test_every_block_of_a_folded_encoder_equals_the_packages(toy: Base) -> None:
     """Windowed blocks (which pad the grid) and global ones, in one network."""
     plain = copy.deepcopy(toy.sam.image_encoder)
