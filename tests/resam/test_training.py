@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
 import signal
@@ -22,10 +24,13 @@ from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
-from resam.model.lora import lora_state
-from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted
+from resam.model.lora import add_lora, lora_state
+from resam.model.sam import ARCHITECTURES, build_sam
+from resam.training import trainer as trainer_module
+from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted, write_adapter
 from resam.training.options import TrainOptions, options_from, preset_names, read_options, write_options
 from resam.training.run import RunData, make_fabric, run
+from resam.training.step import pseudo_masks, reinforce
 from resam.training.trainer import Trainer
 from resam_runtime.errors import ResamError
 
@@ -49,6 +54,10 @@ def base_file(toy: Base, tmp_path: Path) -> Path:
         toy.sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)
     torch.save(toy.sam.state_dict(), tmp_path / "toy.pth")
     return tmp_path / "toy.pth"
+
+
+def load_copy(base: Base) -> Base:
+    return dataclasses.replace(base, sam=copy.deepcopy(base.sam))
 
 
 def _data(folder: Path) -> RunData:
@@ -341,3 +350,77 @@ def test_errors_leave_a_process_with_exit_code_2(tmp_path: Path) -> None:
     assert process.returncode == 2, output
     assert [line for line in output.splitlines() if line.startswith("error: ") and "none.json" in line]
     assert "Traceback" not in output
+
+
+def test_tensorboard_gets_the_figures_of_metrics_jsonl(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = TrainOptions(epochs=2, base=str(base_file), rank=2)
+    data = CocoData.open(scenes_folder / "val.json")
+    history = run(tmp_path / "run", options, RunData(data, data), tensorboard=True, watched=1).history
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("total")] == [1, 2]
+    assert [event.value for event in events.Scalars("total")] == pytest.approx([row["total"] for row in history])
+    watched = [row["watched"]["final"]["miou"] for row in history]
+    assert [event.value for event in events.Scalars("miou/final")] == pytest.approx(watched)
+
+
+def test_evaluation_between_epochs_can_be_left_out(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    options = TrainOptions(epochs=1, base=str(base_file), rank=2)
+    data = CocoData.open(scenes_folder / "val.json")
+    result = run(tmp_path / "run", options, RunData(data, data), watched=0)
+    assert result.history[0]["watched"] is None
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_the_teacher_that_sees_the_weak_view_is_the_average_where_asked(
+    toy: Base, scenes: CocoData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_pseudo, real_reinforce = pseudo_masks, reinforce
+    for teacher in ("student", "average"):
+        samples = TrainingSet(scenes, PointOptions(), TOY, 64)
+        options = TrainOptions(rank=2, teacher=teacher, epochs=1)  # type: ignore[arg-type]
+        trainer = Trainer(load_copy(toy), samples, options, make_fabric(1, "cpu"))
+        for kept in trainer.average:
+            kept.fill_(0.125)
+        seen: list[tuple[bool, bool]] = []
+
+        def averaged(trainer: Trainer = trainer) -> bool:
+            return all(bool((parameter == 0.125).all()) for parameter in trainer.parameters)
+
+        def pseudo(*arguments: Any, seen: Any = seen, averaged: Any = averaged) -> Any:
+            seen.append((averaged(), False))
+            return real_pseudo(*arguments)
+
+        def strong(*arguments: Any, seen: Any = seen, averaged: Any = averaged, **more: Any) -> Any:
+            seen[-1] = (seen[-1][0], averaged())
+            return real_reinforce(*arguments, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(trainer_module, "pseudo_masks", pseudo)
+            patched.setattr(trainer_module, "reinforce", strong)
+            trainer._tile(samples.load(0, 0), 0.0, 1.0, 0)
+        assert seen == [(teacher == "average", False)]
+
+
+def test_the_adapter_of_vit_b_is_below_5_mb(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        encoder = build_sam(ARCHITECTURES["vit_b"]).image_encoder
+        add_lora(encoder, read_options("paper").rank, 0)
+    state = {name: torch.zeros(value.shape) for name, value in lora_state(encoder).items()}
+    write_adapter(tmp_path / "a.safetensors", state, {"options": read_options("paper").to_dict()})
+    assert len(state) == 4 * 12
+    assert (tmp_path / "a.safetensors").stat().st_size < 5e6
+
+
+def test_batches_accumulate_the_mean_of_their_tiles_gradients(toy: Base, scenes: CocoData) -> None:
+    samples = TrainingSet(scenes, PointOptions(), TOY, 64, supervised=True)
+    gradients = []
+    for numbers in ([0], [1], [0, 1]):
+        trainer = Trainer(load_copy(toy), samples, TrainOptions(rank=2, ssa="off"), make_fabric(1, "cpu"))
+        for number in numbers:
+            trainer._tile(samples.load(number, 0), 0.0, 1 / len(numbers), number)
+        gradients.append([parameter.grad.clone() for parameter in trainer.parameters if parameter.grad is not None])
+    for one, other, both in zip(*gradients):
+        assert torch.allclose((one + other) / 2, both, atol=1e-7, rtol=1e-4)
+    assert max(float(gradient.abs().max()) for gradient in gradients[2]) > 1e-6
