@@ -93,7 +93,7 @@ def test_shown_scenes_are_the_first_of_each_kind() -> None:
 def test_the_picture_shows_the_busiest_scenes(tmp_path: Path) -> None:
     import cv2
 
-    write_picture(tmp_path / "loop.jpg", [scene(0, 3, 10), scene(1, 9, 200), scene(2, 5, 100)], "adapted")
+    write_picture(tmp_path / "loop.jpg", [scene(0, 3, 10), scene(1, 9, 200), scene(2, 5, 100)], "adapted", rows=2)
     picture = cv2.imread(str(tmp_path / "loop.jpg"))
     assert picture.shape == (2 * 40 + GAP, 4 * 60 + 3 * GAP, 3)
     assert abs(int(picture[10, 10, 0]) - 200) < 5

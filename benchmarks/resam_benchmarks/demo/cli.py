@@ -18,16 +18,16 @@ from resam_runtime.errors import ResamError, command_errors
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to make."
 )
-@click.option("--scenes", type=click.IntRange(1), default=48, show_default=True, help="Scenes to train on.")
-@click.option("--epochs", type=click.IntRange(1), help="Times each is seen.  [default: as resam-train]")
-@click.option("--limit", type=click.IntRange(2), default=20, show_default=True, help="Test scenes to measure on.")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Timings of every test scene.")
+@click.option("--scenes", type=click.IntRange(1), default=16, show_default=True, help="Scenes to train on.")
+@click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Times each is seen.")
+@click.option("--limit", type=click.IntRange(2), default=16, show_default=True, help="Test scenes to measure on.")
+@click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Timings of every test scene.")
 @command_errors
-def demo(output: Path, scenes: int, epochs: int | None, limit: int, repeats: int) -> None:
+def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> None:
     """Everything once, on synthetic scenes, with nothing downloaded: a page to look at comes out.
 
     Draws scenes, adapts the tiny base to them from one point per object, exports the engine in fp32, fp16 and INT8, runs
-    it on scenes it has not seen, measures all of it, and writes demo.html. Minutes on two CPU cores. Stopped or run
+    it on scenes it has not seen, measures all of it, and writes demo.html. About ten minutes on two CPU cores. Stopped or run
     again, it goes on where it was.
     """
     try:

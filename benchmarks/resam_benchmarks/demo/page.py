@@ -38,12 +38,12 @@ _STYLE = """
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:1rem;margin:1.6rem 0 0}
 .tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:.9rem 1.1rem}
 .tile b{display:block;font-size:2rem;line-height:1.2;font-weight:650;letter-spacing:-.02em;font-variant-numeric:tabular-nums}
-.tile span{color:var(--soft);font-size:.86rem} .tile b small{font-size:1rem;font-weight:400;color:var(--soft)}
+.tile span{color:var(--soft);font-size:.86rem} .tile b small{display:block;font-size:.9rem;line-height:1.4;letter-spacing:0;font-weight:400;color:var(--soft)}
 .scene{margin:1.5rem 0 0} .scene h3{margin:0 0 .5rem} .scene h3 span{font-weight:400;color:var(--soft)}
 .grid{display:grid;grid-template-columns:repeat(4,1fr);gap:.45rem .55rem}
 .grid figure{margin:0;min-width:0} .grid img{display:block;width:100%;height:auto;border-radius:6px;background:var(--rule)}
 .grid figcaption{font-size:.78rem;color:var(--soft);margin:.2rem 0 0;line-height:1.3} .grid figcaption b{color:var(--ink);font-weight:600}
-.narrow{display:none} @media (max-width:44rem){.grid{grid-template-columns:repeat(2,1fr)}}
+@media (max-width:44rem){.grid{grid-template-columns:repeat(2,1fr)}}
 pre{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:.9rem 1.1rem;overflow-x:auto;font:.86rem/1.6 ui-monospace,Menlo,Consolas,monospace;margin:.6rem 0}
 pre i{color:var(--soft);font-style:normal} .two{display:grid;grid-template-columns:minmax(0,1.25fr) minmax(0,1fr);gap:1.1rem;align-items:start}
 @media (max-width:60rem){.two{grid-template-columns:1fr}}
@@ -195,7 +195,7 @@ def _files(demo: DemoPage) -> str:
         ("engines/adapted.resam", "the engine file; unzip it, open its graphs in Netron"),
         ("out/", "what resam-run wrote: overlays, GeoJSON, instances.json, summary.json"),
         ("bench/bench.html", "every measurement behind this page"),
-        ("loop.jpg", "two of the scenes below each other, to show around"),
+        ("loop.jpg", "one of the scenes, from points to masks, to show around"),
     ]
     rows = "".join(
         f'<dt><a href="{name}"><code>{name}</code></a></dt><dd>{html.escape(what)}</dd>'

@@ -14,7 +14,7 @@ from resam_runtime.files import atomic_write
 GAP = 6  # px of white between two pictures
 
 
-def write_picture(path: Path, scenes: Sequence[ShownScene], engine: str, rows: int = 2) -> None:
+def write_picture(path: Path, scenes: Sequence[ShownScene], engine: str, rows: int = 1) -> None:
     """Rows of points, coarse, refined and final masks, of those scenes that have the most instances."""
     busiest = sorted(scenes, key=lambda scene: -scene.instances)[:rows]
     strips = [_joined([s.points, *(s.stages[engine][stage] for stage in STAGES)], axis=1) for s in busiest]
