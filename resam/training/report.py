@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from resam.data.tiles import tile_arrays
+from resam.data.training_set import TrainingSet
 from resam.model.refine_requery import LoopOutput, refine
 from resam.training.options import TrainOptions
 from resam.training.pictures import draw_boxes, draw_logits, draw_points, instance_colours
@@ -25,21 +26,20 @@ from resam.training.trainer import Trainer
 from resam_runtime.files import atomic_write
 
 STRIPS = 4  # tiles shown
-SHOWN_EPOCHS = 6  # strips kept per tile
+SHOWN_EPOCHS = 12  # strips of each tile: every epoch of a run of up to eleven, else evenly spread
 SIDE = 256  # px of one picture
 STAGES = ("points", "coarse", "refined", "box", "final")
 
 
 @torch.no_grad()
 def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
-    """Write `strips/TILE-EPOCH.jpg` of the averaged weights, for the first, the last and a few epochs between."""
+    """Write `strips/TILE-EPOCH.jpg` of the averaged weights, for each epoch or, in a long run, some of them."""
     epochs = trainer.options.epochs
     if epoch not in {round(i) for i in np.linspace(0, epochs, min(epochs + 1, SHOWN_EPOCHS))}:
         return
     samples = trainer.samples
     size = trainer.base.architecture.image_size
-    chosen = sorted({round(i) for i in np.linspace(0, len(samples) - 1, STRIPS)})
-    for place, number in enumerate(chosen):
+    for place, number in enumerate(shown_samples(samples)):
         sample = samples.samples[number]
         prompts = [samples.prompts[sample.scene][i] for i in sample.prompts]
         arrays = tile_arrays(samples.data.scenes[sample.scene].read(sample.tile), sample.tile, prompts, size)
@@ -53,6 +53,16 @@ def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
         strip = strip[: max(1, round(height * SIDE / size))]
         with atomic_write(folder / "strips" / f"{place}-{epoch:04d}.jpg") as temporary:
             cv2.imwrite(str(temporary), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def shown_samples(samples: TrainingSet) -> list[int]:
+    """The numbers of the tiles shown: of scenes evenly spread over the data set, the tile with most instances."""
+    best: dict[int, int] = {}
+    for number, sample in enumerate(samples.samples):
+        if sample.scene not in best or len(sample.prompts) > len(samples.samples[best[sample.scene]].prompts):
+            best[sample.scene] = number
+    scenes = sorted(best)
+    return [best[scenes[i]] for i in sorted({round(i) for i in np.linspace(0, len(scenes) - 1, STRIPS)})]
 
 
 def loop_strip(

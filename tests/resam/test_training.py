@@ -29,6 +29,7 @@ from resam.model.sam import ARCHITECTURES, build_sam
 from resam.training import trainer as trainer_module
 from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted, write_adapter
 from resam.training.options import TrainOptions, options_from, preset_names, read_options, write_options
+from resam.training.report import shown_samples
 from resam.training.run import RunData, make_fabric, run
 from resam.training.step import pseudo_masks, reinforce
 from resam.training.trainer import Trainer
@@ -83,7 +84,7 @@ def test_a_run_writes_everything_it_promises(base_file: Path, scenes_folder: Pat
     assert said["metrics"]["after"] == result.after
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<script" not in page
-    assert page.count("data:image/jpeg") >= 6
+    assert page.count("data:image/jpeg") == 4 * 3  # tiles of four scenes, with the base and after both epochs
     assert not list((tmp_path / "run").rglob("*.tmp*"))
 
 
@@ -424,3 +425,14 @@ def test_batches_accumulate_the_mean_of_their_tiles_gradients(toy: Base, scenes:
     for one, other, both in zip(*gradients):
         assert torch.allclose((one + other) / 2, both, atol=1e-7, rtol=1e-4)
     assert max(float(gradient.abs().max()) for gradient in gradients[2]) > 1e-6
+
+
+def test_the_strips_show_the_fullest_tile_of_scenes_far_apart(scenes: CocoData) -> None:
+    samples = TrainingSet(scenes, PointOptions(), TOY, 64)
+    shown = [samples.samples[number] for number in shown_samples(samples)]
+    assert [sample.scene for sample in shown] == [0, 1, 2, 3]
+    for sample in shown:
+        assert len(sample.prompts) == max(
+            len(other.prompts) for other in samples.samples if other.scene == sample.scene
+        )
+    assert len(samples) > 4
