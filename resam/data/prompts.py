@@ -93,7 +93,9 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int) -> list[list[Pr
 
 def _read(data: CocoData, path: Path) -> list[list[Prompt]]:
     points = PointsFile.open(path)
-    crowds = {instance.id for scene in data.scenes for instance in scene.instances} if path == data.path else None
+    # a COCO file as its own points file: the crowds that `data` left out are no prompts either
+    own_file = path == data.path and data.count > 0
+    crowds = {instance.id for scene in data.scenes for instance in scene.instances} if own_file else None
     prompts = []
     for scene in data.scenes:
         own = points.prompts(scene.name, width=scene.width, height=scene.height)

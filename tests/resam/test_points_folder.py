@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from resam.data.coco import scenes_of_points
+from resam.data.prompts import PointOptions, scene_prompts
 from resam.training.progress import Silent
 from resam.training.sources import Sources
 from resam_runtime.errors import ResamError
@@ -42,6 +43,10 @@ def test_points_and_images_are_a_training_set(drawn: Path) -> None:
         ("a.png", 80, 60), ("b.png", 40, 50)
     ]  # fmt: skip
     assert data.points_file == drawn / "points.json"
+    prompts = scene_prompts(data.train, PointOptions(file=data.points_file))
+    assert [[prompt.coords.tolist() for prompt in own] for own in prompts] == [
+        [[[10, 20]], [[30, 40], [31, 41]]], [[[5, 5]]]
+    ]  # fmt: skip
     assert data.tested is None
     assert chosen.name == "images"
 
