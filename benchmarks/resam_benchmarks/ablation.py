@@ -71,7 +71,7 @@ NAMES = tuple(row.name for row in ROWS)
 class Settings:
     """What an ablation is made of. scenes, limit: training and test scenes at most, evenly chosen (0: all).
 
-    data: folders, or "synthetic". changes: options on top of the preset, for every row.
+    data: folders, or "synthetic". precision: as of resam-train ("auto": bf16 on CUDA). changes: options on top of the preset, for every row.
     """
 
     data: tuple[str, ...] = (SYNTHETIC,)
@@ -80,6 +80,7 @@ class Settings:
     preset: str = "tiny"
     scenes: int = 10
     limit: int = 8
+    precision: str = "auto"
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -130,7 +131,12 @@ def ablate(
         def advance(share: float, what: str = what, number: int = number) -> None:
             progress(int(1000 * (number + share)), 1000 * len(cells), what)
 
-        cell = {"data": split.name, "row": row.name, "seed": seed, **_measure(split, row, chosen, advance)}
+        cell = {
+            "data": split.name,
+            "row": row.name,
+            "seed": seed,
+            **_measure(split, row, chosen, settings.precision, advance),
+        }
         found["cells"].append({**cell, "commit": commit})
         document.write(out / "ablation.json", found)
         left = (time.perf_counter() - began) / (number + 1) * (len(cells) - number - 1)
@@ -151,7 +157,9 @@ def _options(settings: Settings, row: Row) -> TrainOptions:
     return read_options(settings.preset, **{**settings.changes, **row.changes})
 
 
-def _measure(split: _Split, row: Row, options: TrainOptions, advance: Callable[[float], None]) -> dict[str, Any]:
+def _measure(
+    split: _Split, row: Row, options: TrainOptions, precision: str, advance: Callable[[float], None]
+) -> dict[str, Any]:
     """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds."""
     from resam.data.training_set import TrainingSet
     from resam.model.bases import load_base
@@ -171,7 +179,7 @@ def _measure(split: _Split, row: Row, options: TrainOptions, advance: Callable[[
         supervised=options.supervised,
         strength=options.strength,
     )
-    trainer = Trainer(base, samples, options, make_fabric())
+    trainer = Trainer(base, samples, options, make_fabric(precision=precision))
     epochs = options.epochs if row.trained else 0
     steps = epochs * -(-len(samples) // options.batch)
     total, done = max(1, steps + len(split.test.scenes)), 0
@@ -259,6 +267,7 @@ def _start(
                 "name": row.name,
                 "title": row.title,
                 "trained": row.trained,
+                "precision": settings.precision,
                 "options": {key: value for key, value in options[row.name].to_dict().items() if key != "seed"},
             }
             for row in rows

@@ -86,6 +86,7 @@ def write_page(found: Mapping[str, Any], path: Path) -> None:
             ("base", f"{found['base']['name']}, sha256 {found['base']['sha256'][:16]}..."),
             ("options", ", ".join(f"{name} {options.get(name)}" for name in shown)),
             ("data", ", ".join(f"{about['name']} {about['train']['digest'][:16]}..." for about in found["data"])),
+            ("precision", next((row["precision"] for row in found["rows"]), "")),
             ("machine", f"{found['machine'].get('processor')}, {found['machine'].get('cores')} cores"),
             ("versions", ", ".join(f"{name} {value}" for name, value in found["versions"].items())),
             ("created", found["created"]),

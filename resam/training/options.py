@@ -52,7 +52,7 @@ class TrainOptions:
     batch: int = 1  # tiles per step, over all devices
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
-    warmup: int = 50  # steps
+    warmup: int = 50  # steps, at most a tenth of all
     clip: float = 1.0  # largest norm of the gradient
     strength: float = 0.5  # probability of each operation of the strong view
     teacher: Literal["student", "average"] = "student"  # whose weights see the weak view

@@ -79,7 +79,7 @@ class Trainer:
         for index, batch in enumerate(batches):
             progress = (self.epoch + index / len(batches)) / max(1, options.epochs)
             beta = ramp(progress, options.beta) if options.ssa != "off" else 0.0
-            rate = self._learning_rate(progress)
+            rate = self._learning_rate(progress, options.epochs * len(batches))
             share = batch[self.fabric.global_rank :: world]
             fresh = []
             for number in share:
@@ -148,9 +148,10 @@ class Trainer:
             for kept, parameter in zip(self.average, self.parameters):
                 kept.lerp_(parameter, 1 - decay if self.options.average else 1.0)
 
-    def _learning_rate(self, progress: float) -> float:
-        """Rises over `warmup` steps, then falls as a half cosine to a hundredth."""
-        rise = min(1.0, (self.step + 1) / max(1, self.options.warmup))
+    def _learning_rate(self, progress: float, steps: int) -> float:
+        """Rises over `warmup` steps (of a short run a tenth of its `steps`), and falls as a half cosine to a
+        hundredth."""
+        rise = min(1.0, (self.step + 1) / max(1, min(self.options.warmup, steps // 10)))
         return self.options.learning_rate * rise * (0.505 + 0.495 * math.cos(math.pi * progress))
 
     def _gather(self, fresh: list[torch.Tensor], count: int) -> list[torch.Tensor]:
