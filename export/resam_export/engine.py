@@ -1,15 +1,14 @@
-"""From an adapted SAM to an engine file: export each graph, verify it, write the file whole or not at all."""
+"""From an adapted SAM to an engine file: export each graph, set its precision, verify, write the file whole or not."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import onnx
-import torch
+import onnx_ir as ir
 
 from resam import __version__
 from resam.model.bases import Base
@@ -19,36 +18,148 @@ from resam_runtime.errors import ResamError
 from resam_runtime.manifest import GraphSpec, Manifest
 
 from .graphs import Graph, build_graphs
-from .onnx_export import export_graph
+from .int8 import quantise
+from .models import PROTOBUF_LIMIT, open_session, run_session, to_bytes
+from .onnx_export import export_graphs
+from .precision import island_names, to_fp16
+from .ranges import measure_ranges, too_large
+from .samples import Images, Sample, default_count, image_samples, synthetic_samples
+from .verify import verify
 
-FP32_LIMIT = 1e-4  # largest error relative to the largest value of a tensor, float32 against torch
+Precision = Literal["fp32", "fp16", "int8"]
+CALIBRATION_SEED = 7_000_000  # calibration never sees the scenes of verification
 
 
 def export_engine(
-    base: Base, adapter: Adapter | None, path: Path, advance: Callable[[str], None] = lambda graph: None
-) -> dict[str, float]:
-    """Write `path` (.resam, float32 ONNX graphs) from a base whose adapter is merged already.
+    base: Base,
+    adapter: Adapter | None,
+    path: Path,
+    advance: Callable[[str], None] = lambda step: None,
+    *,
+    precision: Precision = "fp32",
+    images: Images | None = None,
+    keep_anyway: bool = False,
+    scenes: int | None = None,
+) -> dict[str, Any]:
+    """Write `path` (.resam, ONNX graphs) from a base whose adapter is merged already.
 
-    Returns the relative error of each graph's outputs against torch. Raises `ResamError` naming graph and tensor where
-    one exceeds `FP32_LIMIT`; nothing is written then.
+    advance: called with the name of each step. images: a folder, files or arrays to verify and calibrate with, beside
+    the synthetic scenes. scenes: how many synthetic scenes to verify on, by default many for small tiles, two for
+    1024 px; 0 leaves random inputs and `images`. What was done is in the result and in the manifest: it is what
+    `resam_export.verify` reports.
+
+    Raises `ResamError` naming graph and tensor where a limit is missed, and nothing is written, unless `keep_anyway`:
+    then the file is written and its manifest says what is missed.
     """
+    check_size(base, precision)
     options: dict[str, Any] = adapter.provenance.get("options", {}) if adapter is not None else {}
     tau, requery, rounds = options.get("tau", 0.3), options.get("requery", "box+points"), options.get("rounds", 1)
-    graphs: dict[str, bytes | Path] = {}
-    specs: dict[str, GraphSpec] = {}
-    errors: dict[str, float] = {}
-    for name, graph in build_graphs(base.sam, tau, requery, rounds).items():
-        advance(name)
-        model = export_graph(graph)
-        onnx.checker.check_model(model)
-        data = model.SerializeToString()
-        errors |= verify(graph, data)
-        graphs[name] = data
-        specs[name] = GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs)
+    graphs = build_graphs(base.sam, tau, requery, rounds)
+    size = base.architecture.image_size
+    models = export_graphs(graphs, lambda name: advance(f"export: {name}"))
+    models, made = set_precision(graphs, models, precision, lambda: calibration(size, images), advance)
+    for model in models.values():
+        onnx.checker.check_model(ir.to_proto(model))
+    count = default_count(size, precision) if scenes is None else scenes
+    verification = verify(graphs, models, precision, _samples(size, images, count), advance)
+    report = {"precision": made, **verification.report}
+    if verification.misses and not keep_anyway:
+        more = f" (and {len(verification.misses) - 1} more)" if len(verification.misses) > 1 else ""
+        raise ResamError(
+            f"{path}: not written: {verification.misses[0]}{more}; choose a higher precision, or --keep-anyway"
+        )
+    advance("write")
+    manifest = _manifest(base, adapter, graphs, precision, tau, requery, rounds, report)
+    write_engine_file(path, manifest, {name: to_bytes(models[name]) for name in graphs})
+    return report
+
+
+def set_precision(
+    graphs: Mapping[str, Graph],
+    models: Mapping[str, ir.Model],
+    precision: Precision,
+    samples: Callable[[], Iterator[Sample]],
+    advance: Callable[[str], None] = lambda step: None,
+) -> tuple[dict[str, ir.Model], dict[str, Any]]:
+    """fp32 models in another precision, and what was decided for it, as plain data.
+
+    samples: gives the calibration samples anew at each call.
+    """
+    if precision == "fp32":
+        return dict(models), {}
+    result, made = dict(models), {}
+    hot: dict[str, frozenset[str]] = {name: frozenset() for name in models}
+    if precision == "fp16":
+        for name, inputs in _inputs(models, samples).items():
+            advance(f"ranges: {name}")
+            hot[name] = too_large(measure_ranges(models[name], inputs))
+        made["measured_islands"] = {
+            name: sorted(more)
+            for name, model in models.items()
+            if (more := island_names(model, hot[name]) - island_names(model))
+        }
+        result = {name: to_fp16(model, hot[name]) for name, model in models.items()}
+    else:
+        advance("calibrate: encoder")
+        quantised = quantise(models["encoder"], [{"image": sample.image} for sample in samples()])
+        result["encoder"] = quantised.model
+        made["int8"] = quantised.report
+    return result, made
+
+
+def calibration(size: int, images: Images | None) -> Iterator[Sample]:
+    """The samples that ranges are measured on: the user's images, else synthetic scenes (not those of verification)."""
+    count = 16 if size <= 512 else 3
+    if images is not None:
+        yield from image_samples(size, images, count)
+    else:
+        yield from synthetic_samples(size, count, CALIBRATION_SEED, prompts=12)
+
+
+def check_size(base: Base, precision: Precision) -> None:
+    """Refuse, before the work starts, a graph whose weights no ONNX file in one piece can hold."""
+    width = 4 if precision == "fp32" else 2
+    count = sum(value.numel() for value in base.sam.image_encoder.parameters())
+    if count * width > PROTOBUF_LIMIT:
+        raise ResamError(
+            f"{base.name}: its encoder has {count * width / 1e9:.1f} GB of weights in {precision}, and a graph in an "
+            "engine file may have 2.1 GB (the limit of ONNX's protobuf); export it with --fp16"
+        )
+
+
+def _samples(size: int, images: Images | None, count: int) -> Iterator[Sample]:
+    if images is not None:
+        yield from image_samples(size, images, max(2, count // 4))
+    yield from synthetic_samples(size, count)
+
+
+def _inputs(models: Mapping[str, ir.Model], samples: Callable[[], Iterator[Sample]]) -> dict[str, list[dict[str, Any]]]:
+    """What each graph is fed with on the calibration samples."""
+    encoder = open_session(models["encoder"])
+    inputs: dict[str, list[dict[str, Any]]] = {"encoder": [], "loop": []}
+    for sample in samples():
+        inputs["encoder"].append({"image": sample.image})
+        embedding = run_session(encoder, {"image": sample.image})
+        inputs["loop"].append({**embedding, "point_coords": sample.coords, "point_labels": sample.labels})
+    inputs["decoder"] = inputs["loop"]
+    return inputs
+
+
+def _manifest(
+    base: Base,
+    adapter: Adapter | None,
+    graphs: Mapping[str, Graph],
+    precision: Precision,
+    tau: float,
+    requery: str,
+    rounds: int,
+    report: dict[str, Any],
+) -> Manifest:
     a = base.architecture
-    manifest = Manifest(
+    options: dict[str, Any] = adapter.provenance.get("options", {}) if adapter is not None else {}
+    return Manifest(
         backend="onnx",
-        precision="fp32",
+        precision=precision,
         image_size=a.image_size,
         patch_size=a.patch_size,
         mask_size=a.mask_size,
@@ -60,54 +171,11 @@ def export_engine(
         refine_threshold=tau,
         requery=requery,
         rounds=rounds,
-        graphs=specs,
+        graphs={name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in graphs.items()},
         base=describe_base(base),
         adapter=None if adapter is None else {"sha256": adapter.sha256},
         training=None if adapter is None else adapter.provenance,
-        verification={"relative_error": errors},
+        verification=report,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         resam_version=__version__,
     )
-    write_engine_file(path, manifest, graphs)
-    return errors
-
-
-def verify(graph: Graph, data: bytes, seed: int = 0) -> dict[str, float]:
-    """Run one ONNX graph in ONNX Runtime and its torch reference on the same random inputs.
-
-    Returns {"graph.tensor": largest difference / largest value}; raises `ResamError` past `FP32_LIMIT`.
-    """
-    import onnxruntime
-
-    inputs = _random_inputs(graph, np.random.default_rng(seed))
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    got = session.run([spec.name for spec in graph.outputs], inputs)
-    with torch.no_grad():
-        wanted = graph.reference(*(torch.from_numpy(inputs[spec.name]) for spec in graph.inputs))
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    errors = {}
-    for spec, mine, theirs in zip(graph.outputs, got, wanted, strict=True):
-        reference = theirs.numpy()
-        error = float(np.abs(mine - reference).max() / max(1e-6, float(np.abs(reference).max())))
-        errors[f"{graph.name}.{spec.name}"] = error
-        if not error <= FP32_LIMIT:
-            raise ResamError(
-                f"{graph.name}: {spec.name} differs from torch by {error:.1e} of its range, limit {FP32_LIMIT:.0e}"
-            )
-    return errors
-
-
-def _random_inputs(graph: Graph, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    sizes = {"B": 2, "N": 3, "P": 2}
-    inputs: dict[str, np.ndarray] = {}
-    for spec in graph.inputs:
-        shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
-        if spec.name == "image":
-            inputs[spec.name] = rng.integers(0, 256, shape, dtype=np.uint8)
-        elif spec.name == "point_labels":
-            inputs[spec.name] = np.array([[1, 0], [1, -1], [1, 1]], np.int32)
-        elif spec.name == "point_coords":
-            inputs[spec.name] = rng.uniform(0, 200, shape).astype(np.float32)
-        else:
-            inputs[spec.name] = rng.standard_normal(shape).astype(np.float32)
-    return inputs

@@ -13,10 +13,10 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import onnx
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
@@ -26,13 +26,25 @@ from onnxscript.optimizer import optimize_ir
 from resam_runtime.engine_file import TensorSpec
 
 from .graphs import Graph
+from .models import add_constant, drop_unused
 
 OPSET = 18
 IR_VERSION = 8
 FOLD_LIMIT = 1 << 28  # elements: every constant expression is worked out here, whatever its size
 
 
-def export_graph(graph: Graph) -> onnx.ModelProto:
+def export_graphs(
+    graphs: Mapping[str, Graph], advance: Callable[[str], None] = lambda graph: None
+) -> dict[str, ir.Model]:
+    """All graphs of an engine in fp32. `decoder` is the first half of `loop`, cut out: the same nodes, traced once."""
+    models: dict[str, ir.Model] = {}
+    for name in ("encoder", "loop", "decoder"):
+        advance(name)
+        models[name] = export_graph(graphs[name]) if name != "decoder" else _first_pass(models["loop"], graphs[name])
+    return models
+
+
+def export_graph(graph: Graph) -> ir.Model:
     """Trace one graph; returns a model with fp32 weights inside and inputs and outputs as `graph` names them.
 
     All constant expressions are folded and equal ones computed once, which is how the projections of the image
@@ -54,6 +66,7 @@ def export_graph(graph: Graph) -> onnx.ModelProto:
     if program is None:
         raise RuntimeError(f"torch did not export the graph {graph.name}")
     model: ir.Model = program.model
+    _fold_fills(model.graph)
     optimize_ir(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     passes: Sequence[Callable[[ir.Model], Any]] = (
         common.CommonSubexpressionEliminationPass(),
@@ -70,11 +83,34 @@ def export_graph(graph: Graph) -> onnx.ModelProto:
     _name(model)
     common.ClearMetadataAndDocStringPass()(model)  # the exporter's metadata holds paths of this machine
     model.ir_version = IR_VERSION
-    proto = ir.to_proto(model)
-    proto.producer_name, proto.producer_version, proto.graph.name = "resam", "", graph.name
-    _describe(proto.graph.input, graph.inputs)
-    _describe(proto.graph.output, graph.outputs)
-    return proto
+    model.producer_name, model.producer_version, model.graph.name = "resam", None, graph.name
+    _describe(model.graph.inputs, graph.inputs)
+    _describe(model.graph.outputs, graph.outputs)
+    return model
+
+
+def _first_pass(loop: ir.Model, graph: Graph) -> ir.Model:
+    """The part of `loop` that gives the coarse masks and scores, as the graph `decoder`."""
+    inputs, outputs = [spec.name for spec in graph.inputs], [spec.name for spec in graph.outputs]
+    part = ir.convenience.extract(loop.graph, inputs, [f"coarse_{name}" for name in outputs])
+    model = ir.Model(part, ir_version=IR_VERSION, producer_name="resam")
+    for value, name in zip(part.outputs, outputs, strict=True):
+        value.name = name
+    part.name = graph.name
+    drop_unused(part)
+    return model
+
+
+def _fold_fills(graph: ir.Graph) -> None:
+    """Make constants of the fills whose size is known: the exporter's own folding leaves them."""
+    for node in list(graph):
+        size = node.inputs[0] if node.op_type == "ConstantOfShape" else None
+        known = None if size is None else ir.convenience.get_const_tensor(size)
+        if known is not None:
+            fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.float32(0)
+            filled = add_constant(graph, f"{node.outputs[0].name}", np.full(known.numpy(), fill))
+            node.outputs[0].replace_all_uses_with(filled)
+            graph.remove(node)
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
@@ -109,19 +145,17 @@ def _scope(node: ir.Node) -> str:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
     except (ValueError, SyntaxError):
         return ""
-    return str(scopes[-2]) if len(scopes) > 1 else ""
+    # a scope that starts with "_" is the tracer's own: the arithmetic of dynamic sizes
+    return str(scopes[-2]) if len(scopes) > 1 and not scopes[-2].startswith("_") else ""
 
 
-def _describe(values: Sequence[onnx.ValueInfoProto], specs: Sequence[TensorSpec]) -> None:
+def _describe(values: Sequence[ir.Value], specs: Sequence[TensorSpec]) -> None:
     """Check names and types of a graph's inputs or outputs, and write the shapes of the contract."""
     for value, spec in zip(values, specs, strict=True):
-        tensor = value.type.tensor_type
-        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        dtype = "none" if value.dtype is None else str(value.dtype.numpy())
         if (value.name, dtype) != (spec.name, spec.dtype):
             raise RuntimeError(f"torch exported {value.name} {dtype} where {spec.name} {spec.dtype} was expected")
-        del tensor.shape.dim[:]
-        for size in spec.shape:
-            tensor.shape.dim.add(**({"dim_param": size} if isinstance(size, str) else {"dim_value": size}))
+        value.shape = ir.Shape(spec.shape)
 
 
 @contextlib.contextmanager

@@ -1,23 +1,59 @@
-"""From a base to an engine file that the runtime runs."""
+"""From a base to an engine file: what is traced, what is verified, what is written."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from click.testing import CliRunner
+import onnx_ir as ir
+import pytest
+import torch
 
-from resam_export.cli import export
+import resam_export.engine as engine_module
+import resam_export.models as models_module
+from resam.model.bases import Base, load_base
+from resam.model.sam import ARCHITECTURES, build_sam
+from resam_export.engine import check_size, export_engine
+from resam_export.models import add_constant, open_session, run_session
+from resam_export.verify import mask_iou, relative_error, verify
 from resam_runtime import Segmenter
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.errors import ResamError
+
+from .conftest import Traced
 
 
-def test_the_tiny_base_exports_and_segments(tmp_path: Path) -> None:
-    engine = tmp_path / "tiny.resam"
-    result = CliRunner().invoke(export, ["--base", "tiny", "-o", str(engine)])
-    assert result.exit_code == 0, result.output
+@pytest.fixture
+def no_tracing(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> dict[str, ir.Model]:
+    """Let `export_engine` take these models, traced from the same base, instead of tracing again."""
+    models = dict(traced.models)
+    monkeypatch.setattr(engine_module, "export_graphs", lambda graphs, advance: models)
+    return models
+
+
+def damage(model: ir.Model, factor: float = 1.01) -> ir.Model:
+    """A copy with one weight changed."""
+    model = model.clone()
+    name = "blocks.3.lin1.bias"
+    value = model.graph.initializers[name]
+    assert value.const_value is not None
+    other = value.const_value.numpy() * factor + 0.01
+    value.replace_all_uses_with(add_constant(model.graph, f"{name}.changed", other.astype(np.float32)))
+    return model
+
+
+def test_the_tiny_base_exports_and_segments(tmp_path: Path, traced: Traced, no_tracing: dict[str, ir.Model]) -> None:
+    path = tmp_path / "tiny.resam"
+    report = export_engine(traced.base, None, path)
+    manifest = EngineFile.open(path).manifest
+    assert manifest.precision == "fp32"
+    assert manifest.verification == report
+    assert report["passed"]
+    assert report["instances"] > 10
     image = np.full((256, 256, 3), 60, np.uint8)
     image[80:140, 60:150] = (200, 190, 180)
-    (instance,) = Segmenter(engine)(image, [(100, 110)])
+    (instance,) = Segmenter(path)(image, [(100, 110)])
     mask = np.zeros((256, 256), bool)
     x, y = instance.origin
     mask[y : y + instance.mask.shape[0], x : x + instance.mask.shape[1]] = instance.mask
@@ -26,7 +62,95 @@ def test_the_tiny_base_exports_and_segments(tmp_path: Path) -> None:
     assert (mask & truth).sum() / (mask | truth).sum() > 0.7
 
 
-def test_a_missing_adapter_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
-    result = CliRunner().invoke(export, [str(tmp_path / "none.safetensors"), "-o", str(tmp_path / "m.resam")])
-    assert result.exit_code == 2
-    assert not (tmp_path / "m.resam").exists()
+def test_the_encoder_equals_segment_anything(traced: Traced) -> None:
+    sam = load_base("tiny").sam  # the package's own encoder, nothing folded
+    image = np.random.default_rng(3).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
+    with torch.no_grad():
+        pixels = torch.from_numpy(image).permute(0, 3, 1, 2).float()
+        wanted = sam.image_encoder((pixels - sam.pixel_mean) / sam.pixel_std).numpy()
+    found = run_session(open_session(traced.models["encoder"]), {"image": image})["embedding"]
+    assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 1e-5
+
+
+def test_every_graph_equals_torch_on_random_inputs(traced: Traced) -> None:
+    report = verify(traced.graphs, traced.models, "fp32", []).report
+    errors = {name: error["random"] for name, error in report["relative_error"].items()}
+    assert len(errors) == 8
+    assert max(errors.values()) <= 1e-5
+
+
+def test_graphs_are_clean(traced: Traced) -> None:
+    depth = traced.base.architecture.encoder_depth
+    bounds = {"encoder": 48 * depth + 20, "decoder": 320, "loop": 740}
+    for name, model in traced.models.items():
+        nodes = list(model.graph)
+        assert len(nodes) <= bounds[name], f"{name}: {len(nodes)} nodes"
+        assert len({node.name for node in nodes}) == len(nodes)
+        assert all(node.domain == "" for node in nodes)
+        assert not {"Constant", "Identity", "If", "Loop", "Scan", "Dropout"} & {node.op_type for node in nodes}
+        outputs = set(model.graph.outputs)
+        assert all(v.uses() or v in outputs for node in nodes for v in node.outputs[:1]), "a dead branch"
+        assert all(value.uses() for value in model.graph.initializers.values()), "a weight that nobody reads"
+        constants = [n.name for n in nodes if n.inputs and all(v is None or v.is_initializer() for v in n.inputs)]
+        assert constants == []
+        assert model.opset_imports == {"": 18}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_graph_that_differs_is_not_written(
+    tmp_path: Path, traced: Traced, no_tracing: dict[str, ir.Model], keep: bool
+) -> None:
+    no_tracing["encoder"] = damage(no_tracing["encoder"])
+    path = tmp_path / "tiny.resam"
+    if not keep:
+        with pytest.raises(ResamError, match=r"not written: graph encoder: embedding differs from torch by .*limit"):
+            export_engine(traced.base, None, path, scenes=1)
+        assert list(tmp_path.iterdir()) == []
+        return
+    report = export_engine(traced.base, None, path, scenes=1, keep_anyway=True)
+    kept = EngineFile.open(path).manifest.verification
+    assert kept == report
+    assert not kept["passed"]
+    assert "graph encoder: embedding" in kept["misses"][0]
+
+
+def test_images_of_the_user_are_used_and_recorded(
+    tmp_path: Path, traced: Traced, no_tracing: dict[str, ir.Model]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    report = export_engine(traced.base, None, tmp_path / "a.resam", images=[image], scenes=0)
+    assert (report["images"], report["images_with_truth"]) == (1, 0)
+    assert report["instances"] == 16
+    assert "miou" not in report["masks"]["stored"]
+
+
+def test_an_empty_folder_of_images_is_an_error(tmp_path: Path, traced: Traced, no_tracing: dict[str, ir.Model]) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ResamError, match="no image"):
+        export_engine(traced.base, None, tmp_path / "a.resam", images=tmp_path / "none", scenes=1)
+
+
+def test_a_graph_beyond_protobuf_is_refused_before_the_work_starts() -> None:
+    with torch.device("meta"):  # shapes without memory
+        sam = build_sam(ARCHITECTURES["vit_h"])
+    base = Base(sam, ARCHITECTURES["vit_h"], "vit_h", "0" * 64)
+    with pytest.raises(ResamError, match=r"vit_h: its encoder has 2\.5 GB .*--fp16"):
+        check_size(base, "fp32")
+    check_size(base, "fp16")
+
+
+def test_a_model_beyond_protobuf_still_runs_for_measurements(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeds: dict[str, Any] = {"image": np.zeros((1, 256, 256, 3), np.uint8)}
+    wanted = run_session(open_session(traced.models["encoder"]), feeds)["embedding"]
+    monkeypatch.setattr(models_module, "PROTOBUF_LIMIT", 1000)
+    found = run_session(open_session(traced.models["encoder"]), feeds)["embedding"]
+    assert np.array_equal(found, wanted)
+
+
+def test_relative_error_and_iou_by_hand() -> None:
+    assert relative_error(np.array([3.0, 4.1]), np.array([3.0, 4.0])) == pytest.approx(0.02)
+    assert relative_error(np.array([np.nan]), np.array([1.0])) == float("inf")
+    masks = np.zeros((2, 2, 2), bool)
+    other = masks.copy()
+    masks[0, 0], other[0, :, 0] = True, True
+    assert mask_iou(masks, other).tolist() == pytest.approx([1 / 3, 1.0])

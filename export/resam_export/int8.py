@@ -1,0 +1,197 @@
+"""INT8 for the encoder's linear layers, as explicit QuantizeLinear / DequantizeLinear pairs.
+
+Symmetric int8 everywhere, zero point 0: activations with one scale per tensor, weights with one per output channel.
+TensorRT takes nothing else, and ONNX Runtime turns the same pairs into integer products on a CPU. What is quantised are
+products with a constant matrix (projections and MLPs); the products inside attention, norms and softmax are not.
+
+Calibration, for each product A W on rows of A from the given images:
+
+* where a layer norm feeds the product, channels that are large in A are made smaller there and larger in W (exact, the
+  factor goes into the norm's own weights), as far as both grow equally: s = sqrt(max |A| / max |W|), per channel
+  (SmoothQuant, arXiv 2211.10438);
+* the scale of A is the one with the smallest squared error among shares of its largest value, so that a few massive
+  activations do not take the whole range;
+* the error that this makes in A W, relative to A W, is the product's sensitivity. Beyond `SENSITIVE` it stays as it is.
+
+No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .models import Feeds, add_constant, constant, drop_unused, open_session, run_session
+
+SENSITIVE = 0.1  # relative error of a product beyond which it is not quantised
+ROWS = 256  # rows of A that are kept from each image
+LEVELS = 127
+MIN_SIZE = 64  # a product with a smaller matrix gains nothing
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A model with integer products, and what was decided: plain data for the manifest."""
+
+    model: ir.Model
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Product:
+    node: ir.Node
+    source: str  # name of A
+    weight: Array  # (K, N), smoothed
+    scale: float
+    error: float
+
+
+def quantise(
+    model: ir.Model, inputs: Sequence[Feeds], sensitive: float = SENSITIVE, keep: frozenset[str] = frozenset()
+) -> Quantised:
+    """A copy of an fp32 model with int8 products where they are accurate enough.
+
+    inputs: what to calibrate on. keep: names of product nodes that stay as they are whatever their sensitivity.
+    """
+    model = model.clone()
+    graph = model.graph
+    groups = _groups(graph)
+    rows = _sample(model, [source.name or "" for source in groups], inputs)
+    products = [product for source, nodes in groups.items() for product in _calibrate(graph, source, nodes, rows)]
+    chosen = [p for p in products if p.error <= sensitive and p.node.name not in keep]
+    inserted: dict[tuple[str, float], ir.Value] = {}
+    for product in chosen:
+        _insert(graph, product, inserted)
+    drop_unused(graph)
+    return Quantised(
+        model,
+        {
+            "products": len(chosen),
+            "left": {str(p.node.name): round(p.error, 4) for p in products if p not in chosen},
+            "sensitivity_limit": sensitive,
+            "largest_sensitivity": round(max((p.error for p in chosen), default=0.0), 4),
+            "images": len(inputs),
+        },
+    )
+
+
+def quantise_rows(rows: Array, scale: float) -> Array:
+    """Rows as their int8 codes would give them back."""
+    return (np.clip(np.rint(rows / scale), -LEVELS, LEVELS) * scale).astype(np.float32)
+
+
+def quantise_weight(weight: Array) -> tuple[NDArray[np.int8], Array]:
+    """Codes (K, N) int8 and scales (N,) of a weight, one scale per output channel."""
+    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / LEVELS
+    return np.clip(np.rint(weight / scale), -LEVELS, LEVELS).astype(np.int8), scale
+
+
+def best_scale(rows: Array) -> float:
+    """The scale with the smallest squared error among shares of the largest value."""
+    top = max(float(np.abs(rows).max()), 1e-12)
+    rows = rows[:: max(1, len(rows) // 1024)]
+    scales = [top * share / LEVELS for share in np.linspace(0.2, 1.0, 33)]
+    return float(
+        min(scales, key=lambda scale: float(np.square(quantise_rows(rows, scale) - rows).sum(dtype=np.float64)))
+    )
+
+
+def _groups(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
+    """Computed values, and the products with a constant matrix that they enter."""
+    groups: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        if node.op_type != "MatMul" or node.inputs[0] is None or node.inputs[0].producer() is None:
+            continue
+        weight = constant(node.inputs[1])
+        if weight is not None and weight.ndim == 2 and min(weight.shape) >= MIN_SIZE:
+            groups.setdefault(node.inputs[0], []).append(node)
+    return groups
+
+
+def _sample(model: ir.Model, names: Sequence[str], inputs: Sequence[Feeds]) -> dict[str, Array]:
+    """Rows of each named value, evenly spread, from a run of the model on every input."""
+    probe = model.clone()
+    values = {value.name: value for node in probe.graph for value in node.outputs}
+    probe.graph.outputs.extend(values[name] for name in names)
+    session = open_session(probe)
+    kept: dict[str, list[Array]] = {name: [] for name in names}
+    for feeds in inputs:
+        for name, value in run_session(session, feeds, names).items():
+            flat = value.reshape(-1, value.shape[-1])
+            # the largest entries decide a range: rows that hold them must be among those kept
+            peaks = np.argsort(np.abs(flat).max(axis=1))[-ROWS // 8 :]
+            spread = np.linspace(0, len(flat) - 1, min(ROWS, len(flat))).round().astype(int)
+            kept[name].append(flat[np.unique(np.concatenate((spread, peaks)))])
+    return {name: np.concatenate(blocks) for name, blocks in kept.items()}
+
+
+def _calibrate(graph: ir.Graph, source: ir.Value, nodes: list[ir.Node], rows: dict[str, Array]) -> list[_Product]:
+    name = source.name or ""
+    sample = rows[name]
+    weights = [np.asarray(constant(node.inputs[1]), np.float32) for node in nodes]
+    norm = source.producer()
+    users = {user for user, _ in source.uses()}
+    if norm is not None and norm.op_type == "LayerNormalization" and users == set(nodes):
+        largest = np.abs(sample).max(axis=0)
+        against = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
+        factor = np.sqrt(np.maximum(largest, 1e-5) / np.maximum(against, 1e-5)).astype(np.float32)
+        factor /= np.exp(np.log(factor).mean())
+        for index in (1, 2):
+            old = constant(norm.inputs[index]) if index < len(norm.inputs) else None
+            if old is not None:
+                norm.replace_input_with(index, add_constant(graph, f"{norm.name}:{index}.smooth", old / factor))
+        sample = sample / factor
+        weights = [weight * factor[:, None] for weight in weights]
+        for node, weight in zip(nodes, weights):
+            node.replace_input_with(1, add_constant(graph, f"{node.name}:1.smooth", weight))
+    scale = best_scale(sample)
+    coded = quantise_rows(sample, scale)
+    found = []
+    for node, weight in zip(nodes, weights):
+        codes, steps = quantise_weight(weight)
+        exact = sample @ weight
+        error = np.linalg.norm(coded @ (codes * steps) - exact) / max(1e-12, float(np.linalg.norm(exact)))
+        found.append(_Product(node, name, weight, scale, float(error)))
+    return found
+
+
+def _insert(graph: ir.Graph, product: _Product, inserted: dict[tuple[str, float], ir.Value]) -> None:
+    """Put the pairs before both factors of a product; products of one A share its pair."""
+    node = product.node
+    key = (product.source, product.scale)
+    if key not in inserted:
+        scale = add_constant(graph, f"{product.source}.scale", np.array(product.scale, np.float32))
+        zero = add_constant(graph, f"{product.source}.zero", np.array(0, np.int8))
+        inserted[key] = _pair(graph, node, node.inputs[0], scale, zero, product.source)
+    codes, steps = quantise_weight(product.weight)
+    node.replace_input_with(0, inserted[key])
+    weight = add_constant(graph, f"{node.name}:1.int8", codes)
+    scale = add_constant(graph, f"{node.name}:1.scale", steps)
+    zero = add_constant(graph, f"{node.name}:1.zero", np.zeros(len(steps), np.int8))
+    back = ir.node("DequantizeLinear", [weight, scale, zero], {"axis": 1}, name=f"{node.name}:1/DequantizeLinear")
+    _describe(back, ir.DataType.FLOAT, weight.shape)
+    graph.insert_before(node, back)
+    node.replace_input_with(1, back.outputs[0])
+
+
+def _pair(
+    graph: ir.Graph, node: ir.Node, value: ir.Value | None, scale: ir.Value, zero: ir.Value, name: str
+) -> ir.Value:
+    assert value is not None
+    there = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}/QuantizeLinear")
+    _describe(there, ir.DataType.INT8, value.shape)
+    back = ir.node("DequantizeLinear", [there.outputs[0], scale, zero], name=f"{name}/DequantizeLinear")
+    _describe(back, ir.DataType.FLOAT, value.shape)
+    graph.insert_before(node, [there, back])
+    return back.outputs[0]
+
+
+def _describe(node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    output = node.outputs[0]
+    output.name, output.type, output.shape = node.name, ir.TensorType(dtype), shape

@@ -1,0 +1,228 @@
+"""Is the engine what was trained? Its graphs in ONNX Runtime against torch, before the file is written.
+
+Two kinds of inputs. Random ones show that a graph computes what its torch module computes, with more than one tile
+and prompt; images show what the difference means: to masks, boxes and scores, and to the IoU with true masks. fp16 is
+executed twice: as stored, and rounded as a GPU rounds (`resam_export.rounding`).
+
+`relative_error` of a tensor: |x - y| / |y|, Euclidean norms over the whole tensor, y from torch in fp32; the largest
+over all inputs. Only tensors before Refine are held to it where numbers are rounded: Refine compares with a threshold,
+and a cell that flips moves a box; there the masks' IoU counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from .graphs import Graph
+from .models import Feeds, open_session, run_session, to_bytes
+from .precision import half_values
+from .rounding import rounded
+from .samples import Sample
+
+ALONE = (
+    4  # samples on which each graph is also run by itself, and as stored; on the others the engine as a whole, rounded
+)
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a precision must keep to. relative: of every tensor (fp32), else of those before Refine.
+
+    iou: mean IoU of masks with those of torch. drop: how much lower the mean IoU with the true masks may be.
+    """
+
+    relative: float
+    iou: float
+    drop: float
+
+
+LIMITS = {
+    "fp32": Limits(1e-5, 0.999, 0.0005),
+    "fp16": Limits(1e-2, 0.99, 0.002),
+    "int8": Limits(0.25, 0.95, 0.01),
+}
+
+
+@dataclass
+class Verification:
+    """What was found. report: plain data for manifest and table; misses: one line per limit that is missed."""
+
+    report: dict[str, Any] = field(default_factory=dict)
+    misses: list[str] = field(default_factory=list)
+
+
+def verify(
+    graphs: Mapping[str, Graph],
+    models: Mapping[str, ir.Model],
+    precision: str,
+    samples: Iterable[Sample],
+    advance: Callable[[str], None] = lambda step: None,
+) -> Verification:
+    """Compare every graph with its torch reference on random inputs and on samples."""
+    found = _Findings(LIMITS[precision])
+    stored = {name: open_session(to_bytes(model)) for name, model in models.items()}
+    advance("verify: random inputs")
+    for name, graph in graphs.items():
+        feeds = random_inputs(graph)
+        found.tensors(name, run_session(stored[name], feeds), _torch(graph, feeds), "random")
+    executions = {"stored": stored}
+    if any(half_values(model) for model in models.values()):
+        executions["rounded"] = {name: open_session(rounded(model)) for name, model in models.items()}
+    last, with_truth = list(executions)[-1], 0
+    for number, sample in enumerate(samples, 1):
+        advance(f"verify: image {number}")
+        with_truth += sample.truths is not None
+        prompts = {"point_coords": sample.coords, "point_labels": sample.labels}
+        embedding = _torch(graphs["encoder"], {"image": sample.image})
+        wanted = _torch(graphs["loop"], {**embedding, **prompts})
+        found.reference(sample, wanted)
+        coarse = {"masks": wanted["coarse_masks"], "scores": wanted["coarse_scores"]}
+        for kind, sessions in executions.items():
+            if number > ALONE and kind != last:
+                continue
+            mine = run_session(sessions["encoder"], {"image": sample.image})
+            found.tensors("encoder", mine, embedding, kind)
+            for name, reference in (("decoder", coarse), ("loop", wanted)) if number <= ALONE else ():
+                found.tensors(name, run_session(sessions[name], {**embedding, **prompts}), reference, kind)
+            found.sample(kind, sample, run_session(sessions["loop"], {**mine, **prompts}), wanted)
+    return found.result(precision, with_truth)
+
+
+class _Findings:
+    """Collects errors, then judges them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.errors: dict[str, dict[str, float]] = {}  # "graph.tensor" -> kind of inputs or execution -> error
+        self.rows: dict[str, list[NDArray[np.float64]]] = {}  # execution -> per sample (N, 6), see `sample`
+        self.samples = 0
+        self.before: NDArray[np.float64] = np.empty(0)  # IoU of torch's masks with the true ones, last sample
+
+    def tensors(self, graph: str, mine: Arrays, wanted: Arrays, kind: str) -> None:
+        for name, theirs in wanted.items():
+            errors = self.errors.setdefault(f"{graph}.{name}", {})
+            errors[kind] = max(errors.get(kind, 0.0), relative_error(mine[name], theirs))
+
+    def reference(self, sample: Sample, wanted: Arrays) -> None:
+        self.samples += 1
+        self.before = _known(wanted["masks"], sample)
+
+    def sample(self, kind: str, sample: Sample, mine: Arrays, wanted: Arrays) -> None:
+        """The whole engine: encoder and loop in a row against torch's."""
+        columns = (
+            mask_iou(mine["masks"] > 0, wanted["masks"] > 0),
+            mask_iou(mine["coarse_masks"] > 0, wanted["coarse_masks"] > 0),
+            np.abs(mine["boxes"] - wanted["boxes"]).max(axis=1),
+            np.abs(mine["scores"] - wanted["scores"]),
+            _known(mine["masks"], sample),
+            self.before,
+        )
+        self.rows.setdefault(kind, []).append(np.stack([np.asarray(column, np.float64) for column in columns], axis=1))
+
+    def result(self, precision: str, with_truth: int) -> Verification:
+        out = Verification()
+        exact = precision == "fp32"
+        tensors: dict[str, Any] = {}
+        for name, errors in self.errors.items():
+            graph, _, tensor = name.partition(".")
+            judged = exact or graph != "loop" or tensor.startswith("coarse")
+            tensors[name] = {**errors, "limit": self.limits.relative if judged else None}
+            for kind, error in errors.items():
+                if judged and not error <= self.limits.relative:
+                    out.misses.append(
+                        f"graph {graph}: {tensor} differs from torch by {error:.1e} ({kind}), "
+                        f"limit {self.limits.relative:.0e}"
+                    )
+        masks: dict[str, Any] = {}
+        for kind, blocks in self.rows.items():
+            rows = np.concatenate(blocks)
+            iou, coarse, box, score = (float(rows[:, column].mean()) for column in range(4))
+            masks[kind] = {
+                "instances": len(rows), "iou": iou, "coarse_iou": coarse, "iou_limit": self.limits.iou,
+                "box_error_px": box, "score_error": score,
+            }  # fmt: skip
+            for tensor, value in (("masks", iou), ("coarse_masks", coarse)):
+                if not value >= self.limits.iou:
+                    out.misses.append(
+                        f"graph loop: {tensor} have a mean IoU of {value:.4f} with torch's ({kind}), "
+                        f"limit {self.limits.iou}"
+                    )
+            if not np.isnan(rows[:, 4]).all():
+                after, before = (float(np.nanmean(rows[:, column])) for column in (4, 5))
+                masks[kind] |= {"miou": after, "miou_torch": before, "miou_drop_limit": self.limits.drop}
+                if not before - after <= self.limits.drop:
+                    out.misses.append(
+                        f"graph loop: masks lose {before - after:.4f} of the mean IoU with the true masks "
+                        f"({kind}), limit {self.limits.drop}"
+                    )
+        out.report = {
+            "passed": not out.misses,
+            "images": self.samples,
+            "images_with_truth": with_truth,
+            "instances": max((sum(map(len, blocks)) for blocks in self.rows.values()), default=0),
+            "masks": masks,
+            "relative_error": tensors,
+            "misses": list(out.misses),
+        }
+        return out
+
+
+def relative_error(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """|mine - theirs| / |theirs|, Euclidean norms; infinite where one of them is not finite."""
+    difference = np.linalg.norm(mine.astype(np.float64).ravel() - theirs.astype(np.float64).ravel())
+    error = float(difference / max(1e-12, float(np.linalg.norm(theirs.astype(np.float64).ravel()))))
+    return error if np.isfinite(error) else float("inf")
+
+
+def mask_iou(mine: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """IoU of N pairs of masks (N, H, W); two empty masks agree."""
+    both = (mine & theirs).sum(axis=(1, 2))
+    either = (mine | theirs).sum(axis=(1, 2))
+    return np.where(either == 0, 1.0, both / np.maximum(1, either))
+
+
+def random_inputs(graph: Graph, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Inputs of two tiles (encoder) or three prompts of two points."""
+    rng = np.random.default_rng(seed)
+    sizes = {"B": 2, "N": 3, "P": 2}
+    inputs: dict[str, NDArray[Any]] = {}
+    for spec in graph.inputs:
+        shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
+        if spec.name == "image":
+            inputs[spec.name] = rng.integers(0, 256, shape, dtype=np.uint8)
+        elif spec.name == "point_labels":
+            inputs[spec.name] = np.array([[1, 0], [1, -1], [1, 1]], np.int32)
+        elif spec.name == "point_coords":
+            inputs[spec.name] = rng.uniform(0, 200, shape).astype(np.float32)
+        else:
+            inputs[spec.name] = rng.standard_normal(shape).astype(np.float32)
+    return inputs
+
+
+def _torch(graph: Graph, feeds: Feeds) -> Arrays:
+    with torch.no_grad():
+        wanted = graph.reference(*(torch.from_numpy(feeds[spec.name]) for spec in graph.inputs))
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    return {spec.name: value.numpy() for spec, value in zip(graph.outputs, wanted, strict=True)}
+
+
+def _known(logits: NDArray[np.float32], sample: Sample) -> NDArray[np.float64]:
+    """IoU with the true masks, NaN where they are not known."""
+    return np.full(len(logits), np.nan) if sample.truths is None else _true_iou(logits, sample.truths)
+
+
+def _true_iou(logits: NDArray[np.float32], truths: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """IoU of mask logits (N, M, M), scaled up to the tile, with true masks (N, S, S)."""
+    import cv2
+
+    size = truths.shape[-1]
+    found = np.stack([cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) > 0 for mask in logits])
+    return mask_iou(found, truths)
