@@ -24,6 +24,8 @@ from resam_benchmarks.runner import Progress
 from resam_runtime.errors import ResamError
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from resam.data.coco import CocoData
     from resam.model.bases import Base
     from resam.training.options import TrainOptions
@@ -71,7 +73,8 @@ NAMES = tuple(row.name for row in ROWS)
 class Settings:
     """What an ablation is made of. scenes, limit: training and test scenes at most, evenly chosen (0: all).
 
-    data: folders, or "synthetic". precision: as of resam-train ("auto": bf16 on CUDA). changes: options on top of the preset, for every row.
+    data: folders, or "synthetic". precision: of training, as of resam-train; evaluation is in full. changes: options on
+    top of the preset, for every row.
     """
 
     data: tuple[str, ...] = (SYNTHETIC,)
@@ -108,6 +111,7 @@ def ablate(
     holds an ablation of other data, options or another base.
     """
     from resam.model.bases import load_base
+    from resam.training.run import make_fabric
 
     unknown = [name for name in settings.rows if name not in NAMES]
     if unknown:
@@ -123,6 +127,7 @@ def ablate(
     cells = [(split, row, seed) for seed in range(settings.seeds) for split in splits for row in rows
              if row.trained or seed == 0]  # fmt: skip
     cells = [cell for cell in cells if (cell[0].name, cell[1].name, cell[2]) not in done]
+    fabric = make_fabric(precision=settings.precision)
     began, commit = time.perf_counter(), machine.commit()
     for number, (split, row, seed) in enumerate(cells):
         what = f"{split.name}, {row.name}, seed {seed}"
@@ -135,7 +140,7 @@ def ablate(
             "data": split.name,
             "row": row.name,
             "seed": seed,
-            **_measure(split, row, chosen, settings.precision, advance),
+            **_measure(split, row, chosen, fabric, advance),
         }
         found["cells"].append({**cell, "commit": commit})
         document.write(out / "ablation.json", found)
@@ -158,13 +163,12 @@ def _options(settings: Settings, row: Row) -> TrainOptions:
 
 
 def _measure(
-    split: _Split, row: Row, options: TrainOptions, precision: str, advance: Callable[[float], None]
+    split: _Split, row: Row, options: TrainOptions, fabric: Fabric, advance: Callable[[float], None]
 ) -> dict[str, Any]:
     """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds."""
     from resam.data.training_set import TrainingSet
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
-    from resam.training.run import make_fabric
     from resam.training.trainer import Trainer
 
     began = time.perf_counter()
@@ -179,7 +183,7 @@ def _measure(
         supervised=options.supervised,
         strength=options.strength,
     )
-    trainer = Trainer(base, samples, options, make_fabric(precision=precision))
+    trainer = Trainer(base, samples, options, fabric)
     epochs = options.epochs if row.trained else 0
     steps = epochs * -(-len(samples) // options.batch)
     total, done = max(1, steps + len(split.test.scenes)), 0
@@ -205,7 +209,7 @@ def _measure(
 
 
 def _evaluate(trainer: Trainer, evaluate: Any, split: _Split, fit_within: int, step: Callable[[], None]) -> Any:
-    with trainer.averaged(), trainer.fabric.autocast():
+    with trainer.averaged():  # in full precision, whatever it was trained in
         return evaluate(trainer.encoder, trainer.loop, split.test, split.prompts, fit_within, advance=step)
 
 
