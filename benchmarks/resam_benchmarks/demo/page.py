@@ -160,8 +160,11 @@ def _precisions(demo: DemoPage) -> str:
         name = PRECISION_NAMES[rival["about"]["precision"]]
         rows.append([name, *_precision_row(case, rival, against.get(case.rival))])
         lengths.append((name, case.latency["whole"][50].value, number))
-    for precision, reason in demo.missing.items():
-        rows.append([PRECISION_NAMES[precision], *["–"] * 4, "not made", reason])
+    rows += [[PRECISION_NAMES[precision], *["–"] * 4, "not made", "see below"] for precision in demo.missing]
+    reasons = "".join(
+        f'<p class="small">{PRECISION_NAMES[precision]} was not made: {html.escape(reason)}.</p>'
+        for precision, reason in demo.missing.items()
+    )
     head = ["", "file", "encoder p50", "whole p50", "p90", "latency against fp32", "mIoU against fp32"]
     where = demo.bench["machine"]
     device = ", ".join(where["devices"]) or f"{where['processor']}, {where['cores']} cores"
@@ -173,7 +176,7 @@ def _precisions(demo: DemoPage) -> str:
         f"<h2>One model, three precisions</h2><p>The adapted engine on this machine ({html.escape(device)}): from an "
         "image in memory to masks at scene resolution, encoder and both passes of the decoder.</p>"
         f'<div class="card">{table(head, rows, frozenset({0, 5, 6}))}{bars(lengths, seconds, "latency", 900)}</div>'
-        f'<p class="small soft">{note}</p>'
+        f'{reasons}<p class="small soft">{note}</p>'
     )
 
 
