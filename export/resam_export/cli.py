@@ -6,11 +6,12 @@ Neither torch nor onnx is imported here: with a .resam file this command runs on
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError, command_errors
 
-from .inspect import flatten, print_engine
+from .inspect import print_engine, print_verification
 from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
 from .tensorrt.device import NotHereError
 from .tensorrt.precision import check_precision
@@ -92,7 +93,8 @@ def export(ctx: click.Context, **given: Any) -> None:
     or compile MODEL.resam for TensorRT on this machine.
 
     Every graph is compared with torch before a .resam is written. A .plan asked for from an adapter leaves its .resam
-    beside it, so that it can be compiled on another machine.
+    beside it, so that it can be compiled on another machine. A plan has the precision of the graphs it is compiled
+    from: --fp16 and --int8 are decided, and checked, when the .resam is written.
     """
     console = Console(width=None if Console().is_terminal else 160)
     if given["inspected"] is not None:
@@ -117,7 +119,7 @@ def export(ctx: click.Context, **given: Any) -> None:
     if source is not None and from_engine:
         engine_path = source
     else:
-        precision = given["precision"] or ("fp16" if output.suffix == ".plan" else "fp32")
+        precision: Any = given["precision"] or ("fp16" if output.suffix == ".plan" else "fp32")
         write_engine(source, given["base"], engine_path, precision, given["images"], given["keep_anyway"], console)
     if output.suffix == ".plan":
         write_plan(engine_path, output, given, set_here, console)
@@ -126,6 +128,9 @@ def export(ctx: click.Context, **given: Any) -> None:
 def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> None:
     if output.suffix not in (".resam", ".plan"):
         raise ResamError(f"{output}: expected a name ending in .resam (any machine) or .plan (TensorRT, this GPU)")
+    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ResamError(f"{output}: cannot be written (no permission, or not a place for a file); choose another name")
     if source is None:
         return
     if source.suffix == ".plan":
@@ -144,7 +149,7 @@ def write_engine(
     source: Path | None,
     base: str | None,
     output: Path,
-    precision: str,
+    precision: Literal["fp32", "fp16", "int8"],
     images: Path | None,
     keep_anyway: bool,
     console: Console,
@@ -158,7 +163,9 @@ def write_engine(
         from resam.training.checkpoints import load_adapted
 
         from .engine import export_engine
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("resam", "resam_export", "resam_runtime"):
+            raise  # ours: a defect, not something to install
         raise ResamError(
             f"{source or base}: writing a .resam needs torch and onnx, and {error.name} is not installed; "
             "pip install 'resam[train,export]', or give a .resam file"
@@ -169,14 +176,16 @@ def write_engine(
     else:
         loaded = load_base(base or "tiny")
     with _progress() as show:
-        export_engine(
+        report = export_engine(
             loaded,
             adapter,
             output,
             lambda step: show(step, None, ""),
+            precision=precision,
+            images=images,
+            keep_anyway=keep_anyway,
         )
-    for field, value in flatten(dict(EngineFile.open(output, verify=False).manifest.verification)):
-        console.print(f"  {field:40} {value}", markup=False, highlight=False)
+    print_verification(report, console)
     _written(output, console)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resam_runtime.engine_file import EngineFile, TensorSpec
-from resam_runtime.manifest import FORMAT_VERSION, Manifest
+from resam_runtime.manifest import FORMAT_VERSION
 
 _VALUE = 120  # characters of a value; longer ones are cut
 
@@ -27,20 +27,45 @@ def print_engine(engine: EngineFile, console: Console) -> None:
         cells = (name, spec.file, size, spec.sha256[:16], _tensors(spec.inputs), _tensors(spec.outputs))
         graphs.add_row(*map(Text, cells))  # plain text: a name in square brackets is no markup
     console.print(graphs)
-    for title, rows in _sections(manifest):
+    data = manifest.to_json()
+    _print_fields("model", {key: data[key] for key in data if key not in _SEPARATE}, console)
+    for key in ("tensorrt", "base", "adapter", "training"):
+        _print_fields(key, data.get(key), console)
+    print_verification(manifest.verification, console)
+
+
+def print_verification(verification: Mapping[str, Any], console: Console) -> None:
+    """Print what an export was checked for: a table for what is measured several times, fields for the rest.
+
+    Parts whose values are all mappings (tensor -> {inputs: error}) are tables; a file of another version may have
+    others, and is printed all the same.
+    """
+    rest: dict[str, Any] = {}
+    tables = [(key, part) for key, part in verification.items() if key != "plan"]
+    plan = verification.get("plan")
+    if isinstance(plan, dict):
+        tables.append(("plan", plan.get("graphs")))
+        rest["plan.source"] = plan.get("source")
+    for key, part in tables:
+        if not isinstance(part, dict) or not part or not all(isinstance(row, dict) for row in part.values()):
+            rest[key] = part
+            continue
+        columns = list(dict.fromkeys(column for row in part.values() for column in row))
+        table = _table(f"verification: {key}", "", *columns)
+        for name, row in part.items():
+            cells = (_value(row[column]) if row.get(column) is not None else "" for column in columns)
+            table.add_row(*map(Text, (str(name), *cells)))
+        console.print(table)
+    _print_fields("verification", rest, console)
+
+
+def _print_fields(title: str, data: Any, console: Console) -> None:
+    rows = [(key, _value(value)) for key, value in data.items()] if title == "model" else list(flatten(data))
+    if rows:
         table = _table(title, "field", "value")
         for field, value in rows:
             table.add_row(Text(field), Text(value))
         console.print(table)
-
-
-def _sections(manifest: Manifest) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    data = manifest.to_json()
-    yield "model", [(key, _value(data[key])) for key in data if key not in _SEPARATE]
-    for key in ("tensorrt", "base", "adapter", "training", "verification"):
-        rows = list(flatten(data.get(key)))
-        if rows:
-            yield key, rows
 
 
 _SEPARATE = ("format", "backend", "precision", "graphs", "tensorrt", "base", "adapter", "training", "verification")
@@ -77,5 +102,5 @@ def _megabytes(size: int) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(column), overflow="fold")
     return table

@@ -119,9 +119,11 @@ def test_the_gpu_is_named_as_the_runtime_names_it(monkeypatch: pytest.MonkeyPatc
 def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
-    def quick_export(base: Any, adapter: Any, path: Path, *arguments: Any, **options: Any) -> None:
+    def quick_export(base: Any, adapter: Any, path: Path, *arguments: Any, **options: Any) -> dict[str, Any]:
         asked.append(options)
-        write_engine(path, precision="fp16", verification={"encoder": {"relative_error": 2.5e-4}})
+        report = {"relative_error": {"encoder.embedding": {"random": 2.5e-4, "limit": None}}, "images": 40}
+        write_engine(path, precision="fp16", verification=report)
+        return report
 
     monkeypatch.setattr("resam_export.engine.export_engine", quick_export)
     result = run("--base", "tiny", "-o", tmp_path / "sub" / "ships.plan")
@@ -129,7 +131,8 @@ def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, m
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["ships.resam"]
     assert EngineFile.open(tmp_path / "sub" / "ships.resam").manifest.precision == "fp16"
     assert error.endswith("resam-export ships.resam --fp16 -o ships.plan")
-    assert "encoder.relative_error" in result.stdout
+    assert any("encoder.embedding" in line and "0.00025" in line for line in result.stdout.splitlines())
+    assert asked == [{"precision": "fp16", "images": None, "keep_anyway": False}]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,7 @@ def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, m
         (["--base", "tiny", "-o", "y.resam", "--batch", "2"], "--batch is for plans"),
         (["--inspect", "model.resam", "-o", "y.plan"], "only prints"),
         (["none.resam"], "none.resam: no such engine file"),
+        (["model.resam", "-o", "model.resam/x.plan"], "cannot be written"),
         (["none.safetensors", "-o", "y.resam"], "none.safetensors: no such adapter"),
         ([], "run resam-train"),
     ],
@@ -181,7 +185,8 @@ def test_the_newest_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_inspect_prints_what_is_inside(model: Path) -> None:
-    data = {"encoder": {"embedding": 1.25e-6}, "[bold]": ["a", {"b": None, "c": "x" * 500}]}
+    errors = {"encoder.embedding": {"random": 1.25e-6}, "loop.boxes": {"random": 3e-7, "stored": 0.125}}
+    data = {"relative_error": errors, "[bold]": ["a", {"b": None, "c": "x" * 500}], "passed": True, "empty": {}}
     write_engine(model, verification=data, training={"options": {"tau": 0.3, "epochs": 7}})
     engine = EngineFile.open(model)
     result = run("--inspect", model)
@@ -192,7 +197,12 @@ def test_inspect_prints_what_is_inside(model: Path) -> None:
         assert spec.sha256[:16] in text
     assert "image uint8 (B, 64, 64, 3)" in text
     assert "point_coords float32 (N, P, 2)" in text
-    for field, value in [("encoder.embedding", "1.25e-06"), ("options.epochs", "7"), ("name", "fake")]:
+    for field, value in [
+        ("encoder.embedding", "1.25e-06"),
+        ("loop.boxes", "0.125"),
+        ("options.epochs", "7"),
+        ("name", "fake"),
+    ]:
         assert any(field in line and value in line for line in text.splitlines()), field
     assert "[bold][1].c" in text
     assert "x" * 121 not in text
