@@ -21,7 +21,9 @@ from resam_runtime.prompts import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING, POSIT
 from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, assign_points, neighbour_batches, plan_tiles
 from resam_runtime.upsample import grid_boxes, scene_mask
 
-DEFAULT_MAX_POINTS = 64  # instances in one call of a graph; bounds memory, large enough to keep a device busy
+DEFAULT_MAX_POINTS = 32
+"""Instances in one call of a graph. Memory grows with it (ViT-B: about 60 MB each), time per instance does not fall
+beyond a few; Refine compares the instances of one call, so it is no smaller than need be."""
 Image = NDArray[np.uint8]
 
 
