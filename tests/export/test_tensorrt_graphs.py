@@ -1,0 +1,99 @@
+"""The real graphs compile: encoder, decoder and loop, of the tiny base and of ViT-B, in every precision, with dynamic
+batch, instances and points. By TensorRT's own parser and compiler, on the CPU; no GPU runs them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from resam.model.bases import random_base
+from resam.model.sam import ARCHITECTURES
+from resam_export.graphs import build_graphs
+from resam_export.int8 import quantise
+from resam_export.models import to_bytes
+from resam_export.onnx_export import export_graphs
+from resam_export.precision import to_fp16
+from resam_runtime.engine_file import EngineFile, GraphSpec, write_engine_file
+
+from ..runtime.engines import engine_manifest
+from .conftest import Traced
+from .trt_cpu.command import resam_export
+
+LIMITS = ("--max-points", "32", "--points-per-instance", "4", "--batch", "2")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def compiled(engine: Path, folder: Path) -> EngineFile:
+    """The plan that the command makes of an engine file: nothing to complain of, and the tensors of its source."""
+    plan = folder / f"{engine.stem}.plan"
+    source = EngineFile.open(engine)
+    outcome = resam_export(folder / "scratch", engine, f"--{source.manifest.precision}", "-o", plan, *LIMITS)
+    assert outcome.code == 0, outcome.err
+    print(outcome.out)
+    assert not {"torch", "onnx"} & outcome.modules
+    built = EngineFile.open(plan)
+    assert built.manifest.precision == source.manifest.precision
+    for name, spec in built.manifest.graphs.items():
+        given = source.manifest.graphs[name]
+        assert (spec.inputs, spec.outputs) == (given.inputs, given.outputs)
+        assert built.manifest.verification["plan"]["graphs"][name]["warnings"] == []
+    return built
+
+
+def compile_every_precision(traced: Traced, folder: Path) -> None:
+    size, patch_size = traced.base.architecture.image_size, traced.base.architecture.patch_size
+    specs = {name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in traced.graphs.items()}
+    sizes = {}
+    for precision in PRECISIONS:
+        manifest = engine_manifest(size, patch_size, precision=precision, graphs=specs)
+        engine = folder / f"{precision}.resam"
+        models = in_precision(traced, precision)
+        write_engine_file(engine, manifest, {name: to_bytes(model) for name, model in models.items()})
+        del models
+        sizes[precision] = compiled(engine, folder).graph("encoder").nbytes
+    # What is compiled has the precision of the graphs; how much smaller it is depends on what stays in float32.
+    assert sizes["fp16"] < 0.85 * sizes["fp32"]
+    assert sizes["int8"] < 0.85 * sizes["fp32"]
+
+
+def in_precision(traced: Traced, precision: str) -> Mapping[str, ir.Model]:
+    """The graphs as an export writes them, but for what it measures on images: that would take minutes, and is
+    the matter of the other tests. So no node is an island for its values, and the scales of INT8 are those of noise.
+    """
+    if precision == "fp16":
+        return {name: to_fp16(model) for name, model in traced.models.items()}
+    if precision == "int8":
+        size = traced.base.architecture.image_size
+        noise = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+        return {**traced.models, "encoder": quantise(traced.models["encoder"], [{"image": noise}]).model}
+    return traced.models
+
+
+@pytest.mark.slow
+def test_the_tiny_graphs_compile_in_every_precision(traced: Traced, tmp_path: Path) -> None:
+    compile_every_precision(traced, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_graphs_of_vit_b_compile_in_every_precision(tmp_path: Path) -> None:
+    base = random_base(ARCHITECTURES["vit_b"], "vit_b")
+    graphs = build_graphs(base.sam)
+    compile_every_precision(Traced(base, graphs, export_graphs(graphs)), tmp_path)
+
+
+@pytest.mark.slow
+def test_from_a_base_to_a_plan_in_one_command(tmp_path: Path) -> None:
+    plan = tmp_path / "tiny.plan"
+    outcome = resam_export(tmp_path / "scratch", "--base", "tiny", "--fp16", "-o", plan, *LIMITS)
+    assert outcome.code == 0, outcome.err
+    engine, built = EngineFile.open(tmp_path / "tiny.resam"), EngineFile.open(plan)
+    assert (engine.manifest.precision, built.manifest.precision) == ("fp16", "fp16")
+    assert (engine.manifest.backend, built.manifest.backend) == ("onnx", "tensorrt")
+    # What the export was checked for goes along.
+    assert "relative_error" in engine.manifest.verification
+    assert engine.manifest.verification.items() <= built.manifest.verification.items()
