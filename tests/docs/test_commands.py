@@ -1,0 +1,287 @@
+"""Every command that README and docs show is executed; those that cannot be here are listed and their options parsed.
+
+Commands run in the order of their page, in a folder with a user's files in it: `images/`, `mydata/`, `points.json`,
+`model.resam`. Only what takes minutes is made small, by options added at the end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from resam.data.coco import CocoData
+from resam.data.prompts import PointOptions, scene_prompts
+from resam.data.synthetic import write_dataset
+from resam.model.bases import load_base
+from resam_export.engine import export_engine
+
+from .pages import PAGES, Line, blocks, commands
+
+COMMANDS = {
+    "resam-train": "resam.cli:train",
+    "resam-export": "resam_export.cli:export",
+    "resam-run": "resam_runtime.cli:run",
+    "resam-bench": "resam_benchmarks.cli:bench",
+    "resam-annotate": "resam_runtime.annotate.cli:annotate",
+    "resam-demo": "resam_benchmarks.demo.cli:demo",
+    "python -m resam.data.synthetic": "resam.data.synthetic.__main__:main",
+    "python -m resam.pretrain": "resam.pretrain:pretrain",
+}
+SMALL = {
+    "resam-train": ["--epochs", "1"],
+    "resam-bench": ["--repeats", "1", "--automatic", "0", "--quiet"],
+    "resam-demo": ["--scenes", "1", "--epochs", "1", "--limit", "2", "--repeats", "1"],
+}
+NOT_HERE = (
+    # Reviewed: what changes the machine, installs, or asks a Jetson. Nothing of ours hides behind these.
+    r"python3 -m venv .*",
+    r"\. (\.venv|/opt/resam)/bin/activate",
+    r"pip (install|wheel) .*",
+    r"export PATH=.*",
+    r"sudo (apt-get|nvpmodel|jetson_clocks|systemctl|useradd|install) ?.*",
+    r"journalctl .*",
+    r"cat /etc/nv_tegra_release",
+    r"dpkg-query .*",
+    r"grep -i 'POWER_MODEL' .*",
+    r"free -m",
+    r"python3 -c .*",
+    # the tests themselves, and what .ci/run runs before them
+    r"pytest.*|ruff .*|mypy|\.ci/run",
+    r"git .*",
+)
+PLAN = re.compile(r"\.plan\b")  # needs TensorRT and its GPU: parsed only
+TORCHLESS = ("resam-run", "resam-annotate")
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: images/, points on them, a data set with masks in mydata/, an engine file."""
+    folder = tmp_path_factory.mktemp("user")
+    write_dataset(folder / "mydata", train=1, val=0, test=1, seed=3, size=200)
+    data = CocoData.open(folder / "mydata" / "train.json")
+    (folder / "images").mkdir()
+    scenes = {}
+    for scene, prompts in zip(data.scenes, scene_prompts(data, PointOptions())):
+        shutil.copy(scene.path, folder / "images" / scene.name)
+        instances = [{"points": prompt.coords.tolist()} for prompt in prompts]
+        scenes[scene.name] = {"width": scene.width, "height": scene.height, "instances": instances}
+    document = {"format": "resam-points", "version": 1, "scenes": scenes}
+    for name in ("drawn.json", "points.json"):
+        (folder / name).write_text(json.dumps(document))
+    export_engine(load_base("tiny"), None, folder / "model.resam", scenes=1)
+    return folder
+
+
+@pytest.fixture
+def here(user: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh copy of the user's folder as the working folder."""
+    shutil.copytree(user, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    # an export is verified on many scenes; here on one
+    monkeypatch.setattr("resam_export.engine.default_count", lambda *about: 1)
+    return tmp_path
+
+
+def command_of(line: Line) -> tuple[str, list[str]] | None:
+    """Which of our commands a line calls, and its arguments; None for anything else."""
+    words = line.words
+    for length in (1, 3):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return name, words[length:]
+    return None
+
+
+def click_command(name: str) -> click.Command:
+    module, _, attribute = COMMANDS[name].partition(":")
+    found: click.Command = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def parse(name: str, arguments: list[str]) -> None:
+    """Raise where a command has no such option or argument."""
+    context = click_command(name).make_context(name, list(arguments))
+    command = context.command
+    if isinstance(command, click.Group):
+        protected = getattr(context, "_protected_args", None)  # click's name since 8.2
+        words = [*(context.protected_args if protected is None else protected), *context.args]
+        chosen, child, rest = command.resolve_command(context, words)
+        assert child is not None
+        child.make_context(chosen, rest, parent=context)
+
+
+def execute(line: Line, here: Path) -> None:
+    found = command_of(line)
+    assert found is not None, line.text
+    name, arguments = found
+    if PLAN.search(line.text) or arguments[:1] == ["--help"]:
+        return
+    if name == "resam-annotate":
+        annotate(arguments, here)
+        return
+    result = CliRunner().invoke(click_command(name), [*arguments, *SMALL.get(name, [])], catch_exceptions=False)
+    assert result.exit_code == 0, f"{line.page}: {line.text}\n{result.output}"
+
+
+def annotate(arguments: list[str], here: Path) -> None:
+    """Start the page's server, see that it says where it is and ends when asked; then come the points a user draws."""
+    with background(["resam_runtime.annotate.cli", *arguments, "--no-browser"]) as server:
+        assert server.stdout is not None
+        lines = [server.stdout.readline() for _ in range(2)]
+        assert "http://127.0.0.1:" in lines[1], lines
+    shutil.copy(here / "drawn.json", arguments[arguments.index("-o") + 1])
+
+
+class background:
+    """A module of ours as a process, ended by SIGTERM as a service manager would."""
+
+    def __init__(self, words: list[str]) -> None:
+        program = f"import {words[0]} as m; m.{'annotate' if 'annotate' in words[0] else 'run'}()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, *words[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> subprocess.Popen[str]:
+        return self.process
+
+    def __exit__(self, *error: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=60)
+
+
+def runnable(page: str) -> list[Line]:
+    return [line for line in commands(page) if not any(re.fullmatch(rule, line.text) for rule in NOT_HERE)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_exists_and_has_its_options(page: str) -> None:
+    for line in runnable(page):
+        found = command_of(line)
+        assert found is not None, f"{page}: {line.text}: neither one of our commands nor listed in NOT_HERE"
+        parse(*found)
+
+
+SLOW = ("README.md",)  # trains twice, exports three times
+RUN = [pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page for page in PAGES if runnable(page)]
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_commands_of_a_page_run_in_its_order(page: str, here: Path) -> None:
+    for line in runnable(page):
+        if command_of(line) is not None and command_of(line)[0] == "resam-demo":  # type: ignore[index]
+            continue  # its own test below
+        execute(line, here)
+
+
+@pytest.mark.slow
+def test_the_readmes_demonstration_ends_with_its_page(here: Path) -> None:
+    (line,) = [one for one in commands("README.md") if one.text.startswith("resam-demo")]
+    execute(line, here)
+    page = (here / "demo" / "demo.html").read_text("utf-8")
+    assert page.count("data:image/jpeg;base64,") >= 8
+    assert not re.search(r'(src|href)="(https?:)?//', page), "the page must open offline"
+    for target in re.findall(r'href="([^"]+)"', page):
+        assert (here / "demo" / target).exists(), target
+    # again: nothing is done twice
+    before = (here / "demo" / "bench" / "bench.json").stat().st_mtime_ns
+    started = time.monotonic()
+    execute(line, here)
+    assert (here / "demo" / "bench" / "bench.json").stat().st_mtime_ns == before
+    assert time.monotonic() - started < 60
+
+
+def test_the_readmes_program_runs(here: Path) -> None:
+    image = cv2.cvtColor(cv2.imread(str(next((here / "images").iterdir()))), cv2.COLOR_BGR2RGB)
+    (program,) = blocks("README.md", "python")
+    names = {"image": image, "points": np.array([[50, 60], [120, 90]])}
+    exec(compile(program, "README.md", "exec"), names)
+    instances = names["instances"]
+    assert len(instances) == 2
+
+
+def test_a_watched_folder_is_served_until_sigterm(here: Path) -> None:
+    """The service of docs/deploy-jetson.md, with an engine that runs here."""
+    (line,) = [one for one in commands("docs/deploy-jetson.md") if "--watch" in one.text]
+    words = line.words
+    words[words.index("--engine") + 1] = "model.resam"
+    incoming, results = here / "incoming", here / "results"
+    words[words.index("--watch") + 1], words[words.index("-o") + 1] = str(incoming), str(results)
+    incoming.mkdir()
+    with background(["resam_runtime.cli", *words[1:], "--poll", "0.1"]) as process:
+        scene = next((here / "images").iterdir())
+        points = json.loads((here / "drawn.json").read_text())["scenes"][scene.name]
+        (incoming / f"{scene.name}.points.json").write_text(json.dumps(points))
+        shutil.copy(scene, incoming / scene.name)
+        deadline = time.monotonic() + 60
+        while not (results / "instances.json").is_file() or not list(results.glob("*.geojson")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert process.returncode == 143
+    assert json.loads((results / "summary.json").read_text())["totals"]["scenes"] == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_that_parses(name: str) -> None:
+    command = click_command(name)
+    own = command.commands.values() if isinstance(command, click.Group) else [command]
+    for one in own:
+        text = one.get_help(click.Context(one, info_name=name, terminal_width=300, max_content_width=300))
+        shown = re.findall(rf"^\s*(?:Example: )?({re.escape(name)}(?: .*)?)$", text, re.MULTILINE)
+        assert shown, f"{name} {one.name}: no example in --help"
+        for example in shown:
+            line = re.split(r"\s{2,}|  ", example.strip())[0]
+            parse(name, Line("", line).words[len(name.split()) :])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_that_the_pages_name_is_in_help(name: str) -> None:
+    command = click_command(name)
+    own = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    text = "".join(CliRunner().invoke(one, ["--help"]).output for one in own)
+    used = {
+        word.split("=")[0]
+        for page in PAGES
+        for line in commands(page)
+        if (found := command_of(line)) is not None and found[0] == name
+        for word in found[1]
+        if re.match(r"--?[a-z]", word)
+    }
+    known = set(re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)", text))
+    assert used <= known
+
+
+OURS: Callable[[], set[str]] = lambda: {  # noqa: E731
+    option
+    for name in COMMANDS
+    for command in [click_command(name)]
+    for one in [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    for parameter in one.params
+    for option in [*parameter.opts, *parameter.secondary_opts]
+}
+THEIRS = {"--system-site-packages", "--no-deps", "--help", "--no-cache-dir"}
+
+
+def test_options_named_in_the_text_exist() -> None:
+    known = OURS() | THEIRS
+    for page in PAGES:
+        text = Path(page if os.path.isabs(page) else Path(__file__).parents[2] / page).read_text("utf-8")
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        for option in re.findall(r"`[^`\n]*?(--[a-z][\w-]*)", prose):
+            assert option in known, f"{page} names {option}, which no command has"

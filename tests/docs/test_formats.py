@@ -1,0 +1,140 @@
+"""The examples of docs/formats.md and docs/deploy-jetson.md, read by the readers that users' files meet."""
+
+from __future__ import annotations
+
+import configparser
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resam_runtime.engine_file import EngineFile, write_engine_file
+from resam_runtime.instance import Instance
+from resam_runtime.manifest import Manifest
+from resam_runtime.points import read_points
+from resam_runtime.writers import coco, summary
+from resam_runtime.writers.geojson import feature_collection
+from resam_runtime.writers.scene import SceneResult
+
+from .pages import ROOT, example
+
+FORMATS = "docs/formats.md"
+POINTS = [[[120.5, 80], [133, 84]], [[300, 212], [310, 240]], [[44, 401]]]
+LABELS = [[1, 1], [1, 0], [1]]
+
+
+def written(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_text(example(FORMATS, name), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["points.json", "points.csv"])
+def test_points_examples_hold_the_same_prompts(name: str, tmp_path: Path) -> None:
+    prompts = read_points(written(tmp_path, name), "harbour.png", width=512, height=512)
+    assert [prompt.coords.tolist() for prompt in prompts] == POINTS
+    assert [prompt.labels.tolist() for prompt in prompts] == LABELS
+
+
+def test_the_coco_points_example_has_all_three_kinds(tmp_path: Path) -> None:
+    prompts = read_points(written(tmp_path, "points-coco.json"), "harbour.png", width=512, height=512)
+    assert [prompt.coords.tolist() for prompt in prompts] == [POINTS[0], POINTS[1][:1], POINTS[2]]
+    assert {prompt.category for prompt in prompts} == {3}
+
+
+def test_the_geojson_points_example_is_two_instances_on_the_map(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    path = written(tmp_path, "points.geojson")
+    # a north-up scene in longitude and latitude, a pixel of 1e-4 degrees, whose corner is at 9.93, 53.545
+    transform = (1e-4, 0.0, 9.93, 0.0, -1e-4, 53.545)
+    prompts = read_points(path, "a.tif", width=100, height=100, transform=transform, crs="EPSG:4326")
+    assert [prompt.labels.tolist() for prompt in prompts] == [[1, 0], [1]]
+    assert np.allclose(prompts[0].coords, [[11.5, 47.5], [15.5, 47.5]], atol=0.01)  # centres lie at integers
+
+
+def test_the_manifest_example_is_one_that_the_runtime_accepts(tmp_path: Path) -> None:
+    manifest = Manifest.from_json(json.loads(example(FORMATS, "manifest.json")))
+    assert list(manifest.to_json()) == list(json.loads(example(FORMATS, "manifest.json")))
+    graphs: dict[str, bytes | Path] = dict.fromkeys(manifest.graphs, b"graph")
+    write_engine_file(tmp_path / "model.resam", manifest, graphs)
+    assert EngineFile.open(tmp_path / "model.resam").manifest.graphs["loop"].outputs == manifest.graphs["loop"].outputs
+
+
+@pytest.fixture
+def instance() -> Instance:
+    """What instances.json and the GeoJSON example show: a block of 8 x 4 px at (10, 5) in a scene of 40 x 30 px."""
+    points = np.array([[12, 6]], np.float32)
+    mask = np.ones((4, 8), bool)
+    return Instance(0, 0.93, 0.88, mask, (10, 5), points, np.array([1], np.int32), (30, 40), None)
+
+
+def test_the_instances_example_is_what_the_writer_writes(instance: Instance, tmp_path: Path) -> None:
+    shown = json.loads(example(FORMATS, "instances.json"))
+    record = {"width": 40, "height": 30, "annotations": [coco.annotation(instance)]}
+    coco.write_instances(tmp_path / "instances.json", ["harbour.png"], lambda name: record, shown["info"])
+    assert json.loads((tmp_path / "instances.json").read_text()) == shown
+
+
+def test_the_instances_example_is_a_points_file_too(tmp_path: Path) -> None:
+    prompts = read_points(written(tmp_path, "instances.json"), "harbour.png", width=40, height=30)
+    assert [prompt.coords.tolist() for prompt in prompts] == [[[12, 6]]]
+
+
+def test_the_instances_example_decodes_with_pycocotools() -> None:
+    from pycocotools import mask as masks
+
+    annotation = json.loads(example(FORMATS, "instances.json"))["annotations"][0]
+    mask = masks.decode(annotation["segmentation"])
+    assert mask[5:9, 10:18].all()
+    assert mask.sum() == annotation["area"] == 32
+
+
+def test_the_geojson_example_is_what_the_writer_writes(instance: Instance) -> None:
+    shown = json.loads(example(FORMATS, "scene.geojson"))
+    scene = SceneResult("harbour.png", 40, 30, [instance])
+    made = json.loads(json.dumps(feature_collection(scene)))
+    assert ring_set(made) == ring_set(shown)
+    made["features"][0].pop("geometry"), shown["features"][0].pop("geometry")
+    assert made == shown
+
+
+def ring_set(document: dict[str, Any]) -> list[set[tuple[float, ...]]]:
+    """Rings without their starting point."""
+    return [{tuple(point) for point in ring} for ring in document["features"][0]["geometry"]["coordinates"]]
+
+
+def test_the_summary_example_has_the_writers_members() -> None:
+    shown = json.loads(example(FORMATS, "summary.json"))
+    done: dict[str, Any] = {
+        "name": "harbour.png", "status": "done", "width": 40, "height": 30, "annotations": [{}], "points": 1,
+        "skipped": [], "outputs": ["harbour.geojson", "harbour.png"], "seconds": shown["scenes"][0]["seconds"],
+    }  # fmt: skip
+    failed = {"name": "torn.png", "status": "failed", "reason": "torn.png: not an image"}
+    about = {key: shown[key] for key in ("resam_version", "engine", "complete", "left_out_by_budget", "notes")}
+    made = summary.summarise([done, failed], {**about, "wall_seconds": shown["wall_seconds"]})
+    assert made["totals"] == shown["totals"]
+    assert made["scenes"] == shown["scenes"]
+    assert set(made) == set(shown)
+    assert set(made["seconds"]) == set(shown["seconds"])
+
+
+def test_the_service_runs_a_command_that_exists() -> None:
+    from resam_runtime.cli import run
+
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(example("docs/deploy-jetson.md", "resam.service"))
+    program, *arguments = unit["Service"]["ExecStart"].split()
+    assert program.endswith("/resam-run")
+    run.make_context("resam-run", arguments)
+    assert unit["Service"]["SuccessExitStatus"] == "143"  # what resam-run returns after SIGTERM
+
+
+def test_pages_link_to_files_that_are_there() -> None:
+    import re
+
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
