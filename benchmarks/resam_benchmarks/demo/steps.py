@@ -25,6 +25,7 @@ from resam_runtime.files import atomic_write, sha256_file
 PRECISIONS = ("fp32", "fp16", "int8")
 SHOWN = 5  # scenes on the page
 CALIBRATION = 16  # training scenes that the INT8 encoder is calibrated on
+CHECKED = 12  # synthetic scenes that fp16 and INT8 are verified on; resam-export takes more, and minutes
 Say = Callable[[str], None]
 
 
@@ -160,8 +161,9 @@ def _export(folder: Path, diary: Diary, say: Say) -> bool:
             made = True
             scenes = CocoData.open(folder / "run" / "synthetic" / "train.json").scenes[:CALIBRATION]
             images = [scene.path for scene in scenes] if precision == "int8" else None
+            checked = None if precision == "fp32" else CHECKED
             try:
-                export(path, *load_adapted(adapter), precision=precision, images=images)
+                export(path, *load_adapted(adapter), precision=precision, images=images, scenes=checked)
             except ResamError as error:
                 if precision == "fp32":
                     raise
