@@ -89,7 +89,8 @@ def test_the_graphs_of_vit_b_compile_in_every_precision(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_from_a_base_to_a_plan_in_one_command(tmp_path: Path) -> None:
     plan = tmp_path / "tiny.plan"
-    outcome = resam_export(tmp_path / "scratch", "--base", "tiny", "--fp16", "-o", plan, *LIMITS)
+    command = ("--base", "tiny", "--fp16", "-o", plan, *LIMITS)
+    outcome = resam_export(tmp_path / "scratch", *command, environment={"RESAM_TEST_SCENES": "4"})
     assert outcome.code == 0, outcome.err
     engine, built = EngineFile.open(tmp_path / "tiny.resam"), EngineFile.open(plan)
     assert (engine.manifest.precision, built.manifest.precision) == ("fp16", "fp16")

@@ -2,6 +2,7 @@
 
 REPORT gets the modules that were imported. Two things are made up: the GPU, and, where the environment names them,
 a warning of TensorRT's (RESAM_TEST_WARNING) or a Ctrl-C at the first step of the build (RESAM_TEST_INTERRUPT).
+RESAM_TEST_SCENES is how many scenes an export is verified on.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ if __name__ == "__main__":
         build.trt_logger = _warn
     if "RESAM_TEST_INTERRUPT" in os.environ:
         build.trt_monitor = _interrupt
+    if "RESAM_TEST_SCENES" in os.environ:
+        from resam_export import engine
+
+        engine.default_count = lambda *about: int(os.environ["RESAM_TEST_SCENES"])
     try:
         cli.export.main(sys.argv[2:])
     finally:
