@@ -81,29 +81,28 @@ def set_precision(
     samples: Callable[[], Iterator[Sample]],
     advance: Callable[[str], None] = lambda step: None,
 ) -> tuple[dict[str, ir.Model], dict[str, Any]]:
-    """fp32 models in another precision, and what was decided for it, as plain data.
+    """fp32 models in another precision, and what was decided for it, as plain data. What INT8 leaves is fp16.
 
     samples: gives the calibration samples anew at each call.
     """
     if precision == "fp32":
         return dict(models), {}
-    result, made = dict(models), {}
-    hot: dict[str, frozenset[str]] = {name: frozenset() for name in models}
-    if precision == "fp16":
-        for name, inputs in _inputs(models, samples).items():
-            advance(f"ranges: {name}")
-            hot[name] = too_large(measure_ranges(models[name], inputs))
-        made["measured_islands"] = {
-            name: sorted(more)
-            for name, model in models.items()
-            if (more := island_names(model, hot[name]) - island_names(model))
-        }
-        result = {name: to_fp16(model, hot[name]) for name, model in models.items()}
-    else:
+    hot: dict[str, frozenset[str]] = {}
+    made: dict[str, Any] = {}
+    for name, inputs in _inputs(models, samples).items():
+        advance(f"ranges: {name}")
+        hot[name] = too_large(measure_ranges(models[name], inputs))
+    made["measured_islands"] = {
+        name: sorted(more)
+        for name, model in models.items()
+        if (more := island_names(model, hot[name]) - island_names(model))
+    }
+    sources = dict(models)
+    if precision == "int8":
         advance("calibrate: encoder")
         quantised = quantise(models["encoder"], [{"image": sample.image} for sample in samples()])
-        result["encoder"] = quantised.model
-        made["int8"] = quantised.report
+        sources["encoder"], made["int8"] = quantised.model, quantised.report
+    result = {name: to_fp16(model, hot[name]) for name, model in sources.items()}
     return result, made
 
 

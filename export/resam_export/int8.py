@@ -2,7 +2,8 @@
 
 Symmetric int8 everywhere, zero point 0: activations with one scale per tensor, weights with one per output channel.
 TensorRT takes nothing else, and ONNX Runtime turns the same pairs into integer products on a CPU. What is quantised are
-products with a constant matrix (projections and MLPs); the products inside attention, norms and softmax are not.
+products with a constant matrix (projections and MLPs); the products inside attention, norms and softmax are not, and
+become fp16 afterwards (`resam_export.precision`).
 
 Calibration, for each product A W on rows of A from the given images:
 

@@ -72,7 +72,8 @@ def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     while name in graph.initializers:
         number += 1
         name = f"{base}_{number}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    array = np.array(array, order="C")  # a scalar stays one
+    tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

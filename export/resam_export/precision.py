@@ -68,9 +68,11 @@ def half_values(model: ir.Model) -> int:
 
 def _islands(graph: ir.Graph, hot: Set[str]) -> set[ir.Node]:
     kept = {node for node in graph if node.op_type in SUM_SQUARES or node.op_type == "Softmax"}
-    kept |= _geometry(graph) | _pixels(graph)
+    kept |= _geometry(graph) | _pixels(graph) | _quantised(graph)
     if hot:
-        kept |= {node for node in graph if any(v is not None and v.name in hot for v in (*node.inputs, *node.outputs))}
+        touched = {value for node in graph for value in node.outputs if value.name in hot}
+        kept |= {node for value in touched for node in (value.producer(), *(user for user, _ in value.uses())) if node}
+        kept = {node for node in kept if node.op_type != "Shape"}
     return kept
 
 
@@ -104,6 +106,12 @@ def _pixels(graph: ir.Graph) -> set[ir.Node]:
                 found.add(node)
                 waiting.extend(node.outputs)
     return found
+
+
+def _quantised(graph: ir.Graph) -> set[ir.Node]:
+    """QuantizeLinear and DequantizeLinear, which know fp32 only before opset 19, and the products between them."""
+    pairs = {node for node in graph if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    return pairs | {user for node in pairs for value in node.outputs for user, _ in value.uses()}
 
 
 def _extend(graph: ir.Graph, kept: set[ir.Node]) -> None:

@@ -1,0 +1,188 @@
+"""fp16 and INT8: types as claimed, results within the limits, also where activations are large."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from resam.model.bases import load_base
+from resam_export.engine import calibration, set_precision
+from resam_export.graphs import build_graphs
+from resam_export.int8 import quantise
+from resam_export.models import load_model, open_session, run_session, to_bytes
+from resam_export.onnx_export import export_graph
+from resam_export.precision import to_fp16
+from resam_export.ranges import measure_ranges, too_large
+from resam_export.rounding import rounded
+from resam_export.samples import Sample, synthetic_samples
+from resam_export.verify import LIMITS, Verification, verify
+
+from .conftest import Traced
+
+
+def few(count: int = 3) -> list[Sample]:
+    return list(islice(calibration(256, None), count))
+
+
+@pytest.fixture(scope="module")
+def fp16(traced: Traced) -> dict[str, ir.Model]:
+    return set_precision(traced.graphs, traced.models, "fp16", lambda: iter(few()))[0]
+
+
+def proto_types(model: ir.Model) -> dict[str, int]:
+    """Element types of all values, as ONNX's own strict inference finds them from the nodes alone."""
+    proto = onnx.load_model_from_string(to_bytes(model))
+    del proto.graph.value_info[:]
+    proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    graph = proto.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder", "loop"])
+def test_fp16_graphs_have_the_types_they_claim(fp16: dict[str, ir.Model], name: str) -> None:
+    model = fp16[name]
+    types = proto_types(model)
+    products = []
+    for node in model.graph:
+        inputs = [types[v.name or ""] for v in node.inputs if v is not None]
+        outputs = [types[v.name or ""] for v in node.outputs]
+        if node.op_type in ("LayerNormalization", "Softmax", "Sin", "Cos"):
+            assert set(inputs + outputs) == {TensorProto.FLOAT}, node.name
+        elif node.op_type in ("MatMul", "Conv"):
+            products.append(inputs[0] == TensorProto.FLOAT16)
+        if node.op_type != "Cast":
+            assert len({t for t in inputs if t in (TensorProto.FLOAT, TensorProto.FLOAT16)}) <= 1, node.name
+    # the position encoding of coordinates is the one product in fp32
+    assert products.count(False) == {"encoder": 0, "decoder": 1, "loop": 2}[name]
+    proto = onnx.load_model_from_string(to_bytes(model))
+    for value in (*proto.graph.input, *proto.graph.output):
+        assert value.type.tensor_type.elem_type != TensorProto.FLOAT16
+
+
+def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, ir.Model]) -> None:
+    found = verify(traced.graphs, fp16, "fp16", synthetic_samples(256, 6))
+    assert found.misses == []
+    masks = found.report["masks"]["rounded"]
+    assert masks["iou"] >= 0.99
+    assert masks["miou_torch"] - masks["miou"] <= 0.002
+
+
+def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
+    models, made = set_precision(traced.graphs, traced.models, "int8", lambda: iter(few(6)))
+    assert made["int8"]["products"] >= 6 * traced.base.architecture.encoder_depth
+    found = verify(traced.graphs, models, "int8", synthetic_samples(256, 10))
+    masks = found.report["masks"]["rounded"]
+    assert masks["iou"] >= LIMITS["int8"].iou
+    assert masks["miou_torch"] - masks["miou"] <= 0.01
+
+
+def test_int8_pairs_are_what_tensorrt_accepts(traced: Traced) -> None:
+    model = quantise(traced.models["encoder"], [{"image": s.image} for s in few(1)]).model
+    proto = onnx.load_model_from_string(to_bytes(model))
+    onnx.checker.check_model(proto, full_check=True)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    pairs = [node for node in proto.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        scale, zero = constants[node.input[1]], constants[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+        assert (scale > 0).all()
+        if node.input[0] in constants:  # a weight: one scale per output channel
+            weight = constants[node.input[0]]
+            assert weight.dtype == np.int8
+            assert scale.shape == (weight.shape[1],)
+            assert -127 <= weight.min() <= weight.max() <= 127
+            assert node.attribute[0].i == 1
+        else:
+            assert scale.shape == ()
+
+
+def test_a_sensitive_product_is_left_alone(traced: Traced) -> None:
+    inputs = [{"image": s.image} for s in few(1)]
+    report = quantise(traced.models["encoder"], inputs).report
+    limit = report["largest_sensitivity"] * 0.999
+    stricter = quantise(traced.models["encoder"], inputs, sensitive=limit)
+    assert stricter.report["products"] < report["products"]
+    (name, *_) = stricter.report["left"]
+    node = next(node for node in stricter.model.graph if node.name == name)
+    assert node.inputs[1] is not None
+    assert node.inputs[1].dtype == ir.DataType.FLOAT
+    assert node.inputs[1].is_initializer()
+
+
+@pytest.fixture(scope="module")
+def large(traced: Traced) -> tuple[Traced, Any]:
+    """The tiny base with a residual stream 1500 times as large. Layer norms take the factor out again: the same SAM."""
+    base = load_base("tiny")
+    vit, factor = base.sam.image_encoder, 1500.0
+    with torch.no_grad():
+        scaled = [vit.patch_embed.proj.weight, vit.patch_embed.proj.bias, vit.pos_embed]
+        for block in vit.blocks:
+            scaled += [block.attn.proj.weight, block.attn.proj.bias, block.mlp.lin2.weight, block.mlp.lin2.bias]
+        for parameter in scaled:
+            parameter.mul_(factor)
+    graphs = build_graphs(base.sam)
+    models = {**traced.models, "encoder": export_graph(graphs["encoder"])}
+    return Traced(base, graphs, models), few(2)
+
+
+def test_activations_that_fp16_cannot_hold_become_islands(large: tuple[Traced, Any]) -> None:
+    it, samples = large
+    models, made = set_precision(it.graphs, it.models, "fp16", lambda: iter(samples))
+    assert any("blocks.5" in name for name in made["measured_islands"]["encoder"])
+    found = _verify_large(it, models)
+    assert found.misses == []
+    assert found.report["masks"]["rounded"]["iou"] >= 0.99
+
+
+def test_without_those_islands_verification_refuses(large: tuple[Traced, Any]) -> None:
+    it, _ = large
+    models = {name: to_fp16(model) for name, model in it.models.items()}
+    found = _verify_large(it, models)
+    assert any(miss.startswith("graph encoder: embedding") and "rounded" in miss for miss in found.misses)
+
+
+def _verify_large(it: Traced, models: dict[str, ir.Model]) -> Verification:
+    return verify(it.graphs, models, "fp16", synthetic_samples(256, 2))
+
+
+def test_ranges_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(1)
+    x, w = rng.standard_normal((5, 8)).astype(np.float32), rng.standard_normal((8, 4)).astype(np.float32) * 1e5
+    model = _products(w.astype(np.float32), np.eye(4, dtype=np.float32))
+    ranges = measure_ranges(model, [{"x": x}, {"x": 2 * x}])
+    both = np.concatenate((x @ w, 2 * x @ w))
+    assert ranges["a"] == pytest.approx((both.min(), both.max()), rel=1e-5)
+    assert too_large(ranges) == {"a", "y"}
+
+
+def test_rounding_overflows_and_rounds_as_fp16_does() -> None:
+    w, v = np.eye(4) * 1000, np.eye(4) * 0.001
+    model = to_fp16(_products(w.astype(np.float32), v.astype(np.float32)))
+    x = np.array([[1.0, 100.0, 1.0009, 3.3]], np.float32)
+    half = x.astype(np.float16).astype(np.float32)
+    with np.errstate(over="ignore"):
+        first = (half * np.float32(1000)).astype(np.float16).astype(np.float32)
+        wanted = (first * np.float32(np.float16(0.001))).astype(np.float16).astype(np.float32)
+    assert np.isinf(wanted[0, 1])
+    assert np.array_equal(run_session(open_session(rounded(model)), {"x": x})["y"], wanted)
+
+
+def _products(first: Any, second: Any) -> ir.Model:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"], name="a"), helper.make_node("MatMul", ["a", "v"], ["y"])]
+    info = helper.make_tensor_value_info
+    values = [info("x", TensorProto.FLOAT, ["N", len(first)]), info("y", TensorProto.FLOAT, ["N", second.shape[1]])]
+    weights = [onnx.numpy_helper.from_array(first, "w"), onnx.numpy_helper.from_array(second, "v")]
+    inner = [info("a", TensorProto.FLOAT, ["N", first.shape[1]])]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights, value_info=inner)
+    opset = [helper.make_opsetid("", 18)]
+    return load_model(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
