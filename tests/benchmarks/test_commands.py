@@ -32,7 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A COCO data set of three scenes with two bright discs each."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "images").mkdir()
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number in range(3):
         image = np.full((SIDE, SIDE, 3), 20, np.uint8)
         name = f"s{number}.png"

@@ -11,7 +11,7 @@ from resam.model.refine_requery import refine_logit
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
 from resam_benchmarks.baselines.torch_modules import TorchModules
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.contender import Points
+from resam_benchmarks.contender import Contender, Points
 from resam_benchmarks.engine_contender import EngineContender
 from resam_benchmarks.metrics import iou
 from resam_benchmarks.random_engine import export_random
@@ -35,10 +35,11 @@ def test_a_random_engine_is_named_so_and_equals_the_torch_baseline(tmp_path: Pat
     image = np.random.default_rng(0).integers(0, 256, (200, 256, 3), np.uint8)
     points = Points(np.array([[[60, 50]], [[180, 120]]], np.float32), np.ones((2, 1), np.int32))
     answers = []
-    for contender in (
+    contenders: list[Contender] = [
         EngineContender(str(path), "cpu", 1),
         TorchModules(weights, LoopSettings(0.3, refine_logit(0.3)), "cpu", 1),
-    ):
+    ]
+    for contender in contenders:
         embedding = contender.encode(image)
         answers.append((contender.masks(contender.loop(embedding, points)), contender.coarse(embedding, points)))
     (ours, our_coarse), (theirs, their_coarse) = answers
