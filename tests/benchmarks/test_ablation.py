@@ -75,8 +75,8 @@ def test_a_stopped_ablation_goes_on_and_computes_nothing_twice(settings: Setting
 
 def test_a_cell_is_what_an_ordinary_run_gives_and_the_table_says_so(
     settings: Settings,
-    scenes_folder: Path,
-    tmp_path: Path,  # noqa: F811
+    scenes_folder: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     whole = dataclasses.replace(settings, rows=("supervised",), scenes=0)
     found = ablate(whole, tmp_path / "table", "x")
