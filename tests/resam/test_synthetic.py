@@ -245,6 +245,11 @@ def test_what_is_drawn_later_takes_the_pixels():
 
 
 # ----------------------------------------------------------------------------------------------------------- data set
+def test_a_split_without_scenes_has_no_file(tmp_path: Path):
+    folder = write_dataset(tmp_path / "scenes", train=1, val=0, test=0, seed=3, size=96)
+    assert sorted(path.name for path in folder.iterdir()) == ["images", "train.json"]
+
+
 def test_pycocotools_reads_the_data_set(written: Path):
     assert sorted(path.name for path in written.iterdir()) == ["images", "test.json", "train.json", "val.json"]
     for split, count in (("train", 10), ("val", 2), ("test", 2)):

@@ -33,7 +33,7 @@ def write_dataset(
     size: int = 512,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write `folder`/images/*.png with train.json, val.json and test.json (COCO, exact masks as compressed RLE).
+    """Write `folder`/images/*.png and per split that has scenes SPLIT.json (COCO, exact masks as compressed RLE).
 
     `train`, `val`, `test`: scenes per split; the kinds take turns, and no two scenes share a seed. `progress` is
     called with (scenes written, scenes in all). The folder appears whole or not at all. Returns its path. Raises
@@ -56,6 +56,8 @@ def write_dataset(
         (temporary / "images").mkdir()
         written, total = 0, sum(counts.values())
         for split, count in counts.items():
+            if not count:
+                continue  # a split without scenes has no file: a COCO file without images is an error to its readers
             document = _document(split, seed, size)
             for number in range(count):
                 scene = generate_scene(scene_seed(seed, split, number), size, KINDS[number % len(KINDS)])
