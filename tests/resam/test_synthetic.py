@@ -309,7 +309,8 @@ def test_the_command_writes_a_data_set_and_refuses_with_one_line(tmp_path: Path)
     arguments = [str(tmp_path / "scenes"), "--train", "1", "--val", "1", "--test", "0", "--size", "96"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "scenes" / "test.json").read_text())["images"] == []
+    assert len(json.loads((tmp_path / "scenes" / "val.json").read_text())["images"]) == 1
+    assert not (tmp_path / "scenes" / "test.json").exists()
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 2
     assert again.stderr.startswith("error: ")
