@@ -28,6 +28,7 @@ from segment_anything.modeling import Sam
 from torch.nn import functional as F
 
 from resam.data.procedural import ProceduralImage, generate
+from resam.model.bases import load_base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import refine_logit, tight_boxes
@@ -223,13 +224,15 @@ def load_pretrained(sam: Sam, path: Path) -> dict[str, Any]:
 
     Raises `ResamError` for a file that is none of its own or of another architecture.
     """
+    base = load_base(path)
+    if base.architecture != ARCHITECTURES["tiny"]:
+        raise ResamError(f"{path}: holds {base.name}, not the architecture that python -m resam.pretrain trains")
     try:
         with safe_open(path, "pt") as opened:
             record: dict[str, Any] = json.loads((opened.metadata() or {})["resam"])
-            sam.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ResamError(f"{path}: not weights that python -m resam.pretrain wrote ({reason})") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ResamError(f"{path}: has no record of how python -m resam.pretrain made it ({error})") from None
+    sam.load_state_dict(base.sam.state_dict())
     return record
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from resam.data.coco import CocoData
     from resam.model.bases import Base
     from resam.training.options import TrainOptions
-    from resam.training.trainer import Trainer
     from resam_runtime.points import Prompt
 
 FORMAT, VERSION = "resam-ablation", 1
@@ -166,23 +165,14 @@ def _measure(
     split: _Split, row: Row, options: TrainOptions, fabric: Fabric, advance: Callable[[float], None]
 ) -> dict[str, Any]:
     """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds."""
-    from resam.data.training_set import TrainingSet
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
+    from resam.training.run import RunData, training_set
     from resam.training.trainer import Trainer
 
     began = time.perf_counter()
     base = load_base(options.base)
-    fit_within = options.fit_within or base.fit_within
-    samples = TrainingSet(
-        split.train,
-        options.point_options(),
-        base.architecture,
-        fit_within,
-        seed=options.seed,
-        supervised=options.supervised,
-        strength=options.strength,
-    )
+    samples = training_set(options, base, RunData(split.train))
     trainer = Trainer(base, samples, options, fabric)
     epochs = options.epochs if row.trained else 0
     steps = epochs * -(-len(samples) // options.batch)
@@ -197,20 +187,17 @@ def _measure(
     for _ in range(epochs):
         means = trainer.run_epoch(step)
     trained = time.perf_counter() - began
-    summary = summarise(_evaluate(trainer, evaluate, split, fit_within, step))
+    fit_within = options.fit_within or base.fit_within
+    with trainer.averaged():  # in full precision, whatever it was trained in
+        found = evaluate(trainer.encoder, trainer.loop, split.test, split.prompts, fit_within, advance=step)
     return {
-        **summary,
+        **summarise(found),
         "training": means,
         "steps": trainer.step,
         "tiles": len(samples),
         "training_seconds": trained,
         "seconds": time.perf_counter() - began,
     }
-
-
-def _evaluate(trainer: Trainer, evaluate: Any, split: _Split, fit_within: int, step: Callable[[], None]) -> Any:
-    with trainer.averaged():  # in full precision, whatever it was trained in
-        return evaluate(trainer.encoder, trainer.loop, split.test, split.prompts, fit_within, advance=step)
 
 
 def _open(source: str, settings: Settings, out: Path) -> _Split:

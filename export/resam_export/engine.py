@@ -52,9 +52,10 @@ def export_engine(
     then the file is written and its manifest says what is missed.
     """
     check_size(base, precision)
-    options: dict[str, Any] = adapter.provenance.get("options", {}) if adapter is not None else {}
-    tau, requery, rounds = options.get("tau", 0.3), options.get("requery", "box+points"), options.get("rounds", 1)
-    graphs = build_graphs(base.sam, tau, requery, rounds)
+    options: dict[str, Any] = {"tau": 0.3, "requery": "box+points", "rounds": 1, "fit_within": 0}
+    if adapter is not None:
+        options |= adapter.provenance.get("options", {})
+    graphs = build_graphs(base.sam, options["tau"], options["requery"], options["rounds"])
     size = base.architecture.image_size
     models = export_graphs(graphs, lambda name: advance(f"export: {name}"))
     models, made = set_precision(graphs, models, precision, lambda: calibration(size, images), advance)
@@ -69,7 +70,7 @@ def export_engine(
             f"{path}: not written: {verification.misses[0]}{more}; choose a higher precision, or --keep-anyway"
         )
     advance("write")
-    manifest = _manifest(base, adapter, graphs, precision, tau, requery, rounds, report)
+    manifest = _manifest(base, adapter, graphs, precision, options, report)
     write_engine_file(path, manifest, {name: to_bytes(models[name]) for name in graphs})
     return report
 
@@ -149,13 +150,11 @@ def _manifest(
     adapter: Adapter | None,
     graphs: Mapping[str, Graph],
     precision: Precision,
-    tau: float,
-    requery: str,
-    rounds: int,
+    options: Mapping[str, Any],
     report: dict[str, Any],
 ) -> Manifest:
+    """options: those of training that the engine keeps: tau, requery, rounds, fit_within (0: the base's own)."""
     a = base.architecture
-    options: dict[str, Any] = adapter.provenance.get("options", {}) if adapter is not None else {}
     return Manifest(
         backend="onnx",
         precision=precision,
@@ -163,13 +162,13 @@ def _manifest(
         patch_size=a.patch_size,
         mask_size=a.mask_size,
         embedding_dim=a.embedding_dim,
-        fit_within=options.get("fit_within") or base.fit_within,
+        fit_within=options["fit_within"] or base.fit_within,
         max_points=None,
         max_points_per_instance=None,
         max_batch=None,
-        refine_threshold=tau,
-        requery=requery,
-        rounds=rounds,
+        refine_threshold=options["tau"],
+        requery=options["requery"],
+        rounds=options["rounds"],
         graphs={name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in graphs.items()},
         base=describe_base(base),
         adapter=None if adapter is None else {"sha256": adapter.sha256},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,6 @@ from resam_runtime.errors import ResamError
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes of a protobuf message, some room left for what is not weights
 Feeds = Mapping[str, NDArray[Any]]
-
-
-def load_model(data: bytes | memoryview) -> ir.Model:
-    """The model in the bytes of a `.onnx` file."""
-    import onnx
-
-    return ir.from_proto(onnx.load_model_from_string(bytes(data)))
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -90,11 +83,3 @@ def drop_unused(graph: ir.Graph) -> None:
     """Remove initializers that no node reads any more."""
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]
-
-
-def op_counts(nodes: Iterable[ir.Node]) -> dict[str, int]:
-    """How many nodes there are of each type."""
-    counts: dict[str, int] = {}
-    for node in nodes:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return counts

@@ -100,16 +100,7 @@ def run(
     fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
     base = base or load_base(options.base)
     fit_within = options.fit_within or base.fit_within
-    points = options.point_options(data.points_file, data.keypoints)
-    samples = TrainingSet(
-        data.train,
-        points,
-        base.architecture,
-        fit_within,
-        seed=options.seed,
-        supervised=options.supervised,
-        strength=options.strength,
-    )
+    samples = training_set(options, base, data)
     trainer = Trainer(base, samples, options, fabric)
     main = fabric.is_global_zero
     if record is not None and main:
@@ -164,6 +155,19 @@ def run(
         _write_lines(folder / "metrics.jsonl", history)
         write_report(folder, options, history, before, after)
     return RunResult(adapter, before, after, history)
+
+
+def training_set(options: TrainOptions, base: Base, data: RunData) -> TrainingSet:
+    """What a run with these options walks through. Raises `ResamError` as `TrainingSet` does."""
+    return TrainingSet(
+        data.train,
+        options.point_options(data.points_file, data.keypoints),
+        base.architecture,
+        options.fit_within or base.fit_within,
+        seed=options.seed,
+        supervised=options.supervised,
+        strength=options.strength,
+    )
 
 
 def check_free(folder: Path) -> None:

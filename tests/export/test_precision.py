@@ -16,7 +16,7 @@ from resam.model.bases import load_base
 from resam_export.engine import calibration, set_precision
 from resam_export.graphs import build_graphs
 from resam_export.int8 import quantise
-from resam_export.models import load_model, open_session, run_session, to_bytes
+from resam_export.models import open_session, run_session, to_bytes
 from resam_export.onnx_export import export_graph
 from resam_export.precision import to_fp16
 from resam_export.ranges import measure_ranges, too_large
@@ -185,4 +185,4 @@ def _products(first: Any, second: Any) -> ir.Model:
     inner = [info("a", TensorProto.FLOAT, ["N", first.shape[1]])]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights, value_info=inner)
     opset = [helper.make_opsetid("", 18)]
-    return load_model(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+    return ir.from_proto(helper.make_model(graph, opset_imports=opset, ir_version=8))
