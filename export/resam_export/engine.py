@@ -55,7 +55,8 @@ def export_engine(
     options: dict[str, Any] = {"tau": 0.3, "requery": "box+points", "rounds": 1, "fit_within": 0}
     if adapter is not None:
         options |= adapter.provenance.get("options", {})
-    graphs = build_graphs(base.sam, options["tau"], options["requery"], options["rounds"])
+    fold = precision != "fp32"  # fp32 is for CPUs; what goes to a GPU is fp16, or INT8 with the rest in fp16
+    graphs = build_graphs(base.sam, options["tau"], options["requery"], options["rounds"], fold=fold)
     size = base.architecture.image_size
     models = export_graphs(graphs, lambda name: advance(f"export: {name}"))
     models, made = set_precision(graphs, models, precision, lambda: calibration(size, images), advance)

@@ -50,8 +50,11 @@ class Graph:
         )
 
 
-def build_graphs(sam: Sam, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1) -> Mapping[str, Graph]:
-    """`encoder`, `decoder` and `loop` of a SAM (LoRA merged), as the engine file's contract has them.
+def build_graphs(
+    sam: Sam, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1, *, fold: bool = True
+) -> Mapping[str, Graph]:
+    """`encoder`, `decoder` and `loop` of a SAM (LoRA merged), as the engine file's contract has them. fold: see
+    `EncoderGraph`.
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """
@@ -72,7 +75,7 @@ def build_graphs(sam: Sam, tau: float = 0.3, requery: Requery = "box+points", ro
     graphs = (
         Graph(
             "encoder",
-            EncoderGraph(encoder).eval(),
+            EncoderGraph(encoder, fold).eval(),
             encoder,
             (TensorSpec("image", "uint8", ("B", size, size, 3)),),
             (TensorSpec("embedding", "float32", ("B", channels, grid, grid)),),

@@ -1,11 +1,12 @@
-"""The encoder's attention with SAM's decomposed relative positions folded into queries and keys.
+"""The encoder's attention without SAM's (HW x HW) matrix of decomposed relative positions.
 
 segment-anything (`modeling/image_encoder.py`, `Attention`) adds rel_h and rel_w to a (HW x HW) score matrix per
-head. With
+head. Folded into queries and keys,
 
     q' = [q * scale, rel_h(q), rel_w(q)]        k' = [k, onehot(row), onehot(column)]
 
-the product q' k'^T is that same score, and `scaled_dot_product_attention` runs it without a bias tensor.
+the product q' k'^T is that same score, and `scaled_dot_product_attention` runs it without a bias tensor: the form for
+GPUs, and for bfloat16. On a CPU in float32 `resam.model.chunked_attention` adds them instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import nn
 from torch.nn import functional as F
+
+from resam.model.chunked_attention import chunked_attention
 
 
 class FoldedAttention(nn.Module):
@@ -42,15 +45,20 @@ class FoldedAttention(nn.Module):
         qkv = self.qkv(x).reshape(batch, height * width, 3, heads, channels // heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, HW, d)
         scaled = q * self.scale
-        if self.use_rel_pos:
+        if not self.use_rel_pos:
+            out = attend(scaled, k, v)
+        else:
             grid = q.reshape(batch, heads, height, width, -1)
             rows, columns = (table.to(q.dtype) for table in relative_tables(self, height, width))
             rel_h = grid @ rows.transpose(1, 2)  # (B, heads, H, W, H): row h of the grid meets rows[h]
             rel_w = (grid.transpose(2, 3) @ columns.transpose(1, 2)).transpose(2, 3)
             tokens = (batch, heads, height * width)
-            scaled = torch.cat((scaled, rel_h.reshape(*tokens, height), rel_w.reshape(*tokens, width)), dim=-1)
-            k = torch.cat((k, one_hot_places(height, width, q).expand(batch, heads, -1, -1)), dim=-1)
-        out = attend(scaled, k, v)
+            rel_h, rel_w = rel_h.reshape(*tokens, height), rel_w.reshape(*tokens, width)
+            if q.device.type == "cpu" and q.dtype == torch.float32:
+                out = chunked_attention(scaled, k, v, rel_h, rel_w)
+            else:
+                k = torch.cat((k, one_hot_places(height, width, q).expand(batch, heads, -1, -1)), dim=-1)
+                out = attend(torch.cat((scaled, rel_h, rel_w), dim=-1), k, v)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
 
 

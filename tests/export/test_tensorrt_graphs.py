@@ -16,7 +16,7 @@ from resam.model.sam import ARCHITECTURES
 from resam_export.graphs import build_graphs
 from resam_export.int8 import quantise
 from resam_export.models import to_bytes
-from resam_export.onnx_export import export_graphs
+from resam_export.onnx_export import export_graph, export_graphs
 from resam_export.precision import to_fp16
 from resam_runtime.engine_file import EngineFile, GraphSpec, write_engine_file
 
@@ -71,7 +71,7 @@ def in_precision(traced: Traced, precision: str) -> Mapping[str, ir.Model]:
         size = traced.base.architecture.image_size
         noise = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
         return {**traced.models, "encoder": quantise(traced.models["encoder"], [{"image": noise}]).model}
-    return traced.models
+    return {**traced.models, "encoder": export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])}
 
 
 @pytest.mark.slow

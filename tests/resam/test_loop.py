@@ -11,6 +11,7 @@ import torch
 from segment_anything.modeling.image_encoder import Attention
 from torch.nn import functional as F
 
+from resam.model import chunked_attention
 from resam.model.attention import FoldedAttention, fold_attention
 from resam.model.bases import Base
 from resam.model.decoder import PromptDecoder
@@ -91,6 +92,32 @@ def test_folded_attention_equals_the_packages(side: int, heads: int, relative: b
         with torch.no_grad():
             package.rel_pos_h.zero_()
         assert not torch.allclose(package(x), folded, atol=1e-3), "relative positions took no part"
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 300, 1 << 21])
+def test_attention_in_chunks_has_the_packages_values_and_gradients(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 on a CPU goes a part of the scores at a time: parts of a row block, and several matrices at once."""
+    monkeypatch.setattr(chunked_attention, "CHUNK", chunk)
+    torch.manual_seed(0)
+    package = Attention(16, 4, qkv_bias=True, use_rel_pos=True, input_size=(4, 4))
+    with torch.no_grad():
+        for parameter in package.parameters():
+            parameter.normal_(0, 0.5)
+    ours = FoldedAttention(copy.deepcopy(package))
+    package = package.double()
+    x = torch.randn(3, 4, 4, 16)
+    above = torch.randn_like(x)
+    values, gradients = [], []
+    for module in (package, ours):
+        given = x.to(module.qkv.weight.dtype).requires_grad_()
+        out = module(given)
+        grads = torch.autograd.grad(out, (given, *module.parameters()), above.to(out.dtype))
+        values.append(out.detach().double())
+        gradients.append({name: g.double() for (name, _), g in zip([("x", 0), *module.named_parameters()], grads)})
+    assert torch.allclose(*values, atol=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        assert torch.allclose(expected, gradients[1][name], atol=1e-4), name
 
 
 def test_folded_attention_keeps_no_score_matrix_for_the_way_back() -> None:
