@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +140,7 @@ def train(
     fabric = make_fabric(devices, accelerator, precision)
     fabric.launch()
     folder = Path(fabric.broadcast(str(folder)))
-    with Live() if fabric.is_global_zero else _quiet() as reporter:
+    with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
         if fabric.is_global_zero:
             sources.prepare(folder, reporter)
         fabric.barrier()
@@ -181,9 +184,18 @@ def _free_folder(name: str) -> Path:
     return RUNS / f"{name}-{number}"
 
 
-def _quiet() -> Any:
-    import contextlib
+@contextlib.contextmanager
+def _said_once(fabric: Any) -> Iterator[None]:
+    """Of several processes that end with the same error the first alone says it."""
+    try:
+        yield
+    except ResamError:
+        if fabric.is_global_zero:
+            raise
+        sys.exit(2)
 
+
+def _quiet() -> Any:
     from resam.training.progress import Silent
 
     return contextlib.nullcontext(Silent())

@@ -39,7 +39,7 @@ class _ChunkedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q, k, v, rel_h, rel_w = ctx.saved_tensors
         grid = (rel_h.shape[-1], rel_w.shape[-1])
         dq, dh, dw = torch.empty_like(q), torch.empty_like(rel_h), torch.empty_like(rel_w)

@@ -81,12 +81,16 @@ class Trainer:
             beta = ramp(progress, options.beta) if options.ssa != "off" else 0.0
             rate = self._learning_rate(progress, options.epochs * len(batches))
             share = batch[self.fabric.global_rank :: world]
-            fresh = []
-            for number in share:
-                view = next(views)
-                losses, pseudo = self._tile(view, beta, 1 / len(batch), number)
-                fresh.append(losses.embeddings)
-                _add(sums, losses, pseudo)
+            fresh: list[torch.Tensor] = []
+            failure: ResamError | None = None
+            try:
+                for number in share:
+                    losses, pseudo = self._tile(next(views), beta, 1 / len(batch), number)
+                    fresh.append(losses.embeddings)
+                    _add(sums, losses, pseudo)
+            except ResamError as error:
+                failure = error
+            self._sum_gradients(failure)
             self._update(rate)
             if options.ssa != "off":
                 for part in self._gather(fresh, len(batch)):
@@ -128,14 +132,26 @@ class Trainer:
             raise ResamError(f"{where}: loss is not finite ({error}); lower the learning rate") from None
         return losses, pseudo
 
-    def _update(self, rate: float) -> None:
-        """Sum the gradients over the devices, clip, step, and let the average follow."""
+    def _sum_gradients(self, failure: ResamError | None) -> None:
+        """Sum the gradients over the devices. failure: what befell this device's share of the step; it is raised, on
+        every device, so that none is left waiting for another."""
+        if self.fabric.world_size == 1:
+            if failure is not None:
+                raise failure
+            return
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if self.fabric.world_size > 1:
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            flat = self.fabric.all_reduce(flat, reduce_op="sum")  # type: ignore[assignment]
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
-                gradient.copy_(part.view_as(gradient))
+        failed = gradients[0].new_tensor([failure is not None])
+        flat: Any = torch.cat([*(gradient.flatten() for gradient in gradients), failed])
+        flat = self.fabric.all_reduce(flat, reduce_op="sum")
+        if flat[-1] > 0:
+            messages: list[str | None] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(messages, None if failure is None else str(failure))
+            raise ResamError(next(message for message in messages if message))
+        for gradient, part in zip(gradients, flat[:-1].split([g.numel() for g in gradients])):
+            gradient.copy_(part.view_as(gradient))
+
+    def _update(self, rate: float) -> None:
+        """Clip, step, and let the average follow."""
         torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -192,6 +193,46 @@ def test_two_processes_equal_one(base_file: Path, scenes_folder: Path, tmp_path:
     queues = [latest_checkpoint(tmp_path / f"run-{count}" / "checkpoints")["trainer"]["queue"] for count in (1, 2)]  # type: ignore[index]
     assert len(queues[0]) == 4
     assert torch.allclose(*queues, atol=1e-4)
+
+
+POISONED = """
+import numpy as np
+from resam.cli import train
+from resam.data.training_set import TrainingSet
+
+load = TrainingSet.load
+
+def poisoned(samples, number, epoch):
+    view = load(samples, number, epoch)
+    if number == 1:
+        view.truth[:] = np.nan
+        view.truth[:, 0, 0] = 1
+    return view
+
+TrainingSet.load = poisoned
+train()
+"""
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_both_with_one_line(
+    base_file: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    script, config = tmp_path / "poisoned.py", tmp_path / "options.toml"
+    script.write_text(POISONED)
+    write_options(config, options_from(vars(OPTIONS) | {"base": str(base_file), "supervised": True}, "test"))
+    arguments = ["--annotations", scenes_folder / "train.json", "--preset", config, "-o", tmp_path / "run"]
+    ended = subprocess.run(
+        [sys.executable, script, *arguments, "--devices", "2", "--accelerator", "cpu"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert ended.returncode == 2, ended.stderr
+    said = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert len(said) == 1, ended.stderr
+    assert re.search(r"tile 1 \(train_.*\): loss is not finite", said[0])
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tile(
