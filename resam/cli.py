@@ -157,8 +157,8 @@ def train(
             record=sources.to_dict() if resume is None else None,
         )
     if fabric.is_global_zero:
-        if result.before and result.after:
-            print_result(result.before, result.after)
+        if result.tested:
+            print_result(result.tested)
         click.echo(f"adapter  {result.adapter}\nreport   {folder / 'report.html'}")
 
 

@@ -47,11 +47,13 @@ class Row:
 
 
 _BOX = {"requery": "box", "pseudo": "final", "ssa": "off", "resample_points": False, "supervised": False}
+_BOX |= {"choose_scale": False, "scale": 1.0}
 _SSA = {**_BOX, "ssa": "gradient", "queue": 128}
 
 ROWS = (
     Row("base", "base", _BOX, trained=False),
     Row("base-points", "base, Requery by box+points", {**_BOX, "requery": "box+points"}, trained=False),
+    Row("base-scale", "base, scale chosen", {**_BOX, "requery": "box+points", "choose_scale": True}, trained=False),
     Row("coarse", "+ self-training on coarse masks", {**_BOX, "pseudo": "coarse"}),
     Row("refine", "+ Refine", {**_BOX, "pseudo": "refined"}),
     Row("requery", "+ Requery", _BOX),
@@ -61,9 +63,13 @@ ROWS = (
     Row("ssa-128", "+ SSA, queue 128", _SSA),
     Row("points", "+ Requery by box+points, no SSA", {**_BOX, "requery": "box+points"}),
     Row("points-ssa", "+ SSA, queue 128, Requery by box+points", {**_SSA, "requery": "box+points"}),
+    Row(
+        "scaled", "+ scale chosen, SSA, Requery by box+points", {**_SSA, "requery": "box+points", "choose_scale": True}
+    ),
     Row("resampled", "+ SSA, queue 128, points drawn anew each epoch", {**_SSA, "resample_points": True}),
     Row("teacher", "+ SSA, queue 128, averaged teacher", {**_SSA, "teacher": "average"}),
     Row("supervised", "true masks (upper bound)", {**_BOX, "supervised": True}),
+    Row("supervised-scaled", "true masks, scale chosen", {**_BOX, "supervised": True, "choose_scale": True}),
 )
 NAMES = tuple(row.name for row in ROWS)
 
@@ -167,12 +173,16 @@ def _measure(
     """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds."""
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
+    from resam.training.framing import best_framing, compare_framings
     from resam.training.run import RunData, training_set
     from resam.training.trainer import Trainer
 
     began = time.perf_counter()
     base = load_base(options.base)
     samples = training_set(options, base, RunData(split.train))
+    if options.choose_scale:
+        candidates = compare_framings(base, split.train.scenes, samples.prompts, samples.framing, fabric.device)
+        samples.frame(best_framing(candidates))
     trainer = Trainer(base, samples, options, fabric)
     epochs = options.epochs if row.trained else 0
     steps = epochs * -(-len(samples) // options.batch)
@@ -187,14 +197,14 @@ def _measure(
     for _ in range(epochs):
         means = trainer.run_epoch(step)
     trained = time.perf_counter() - began
-    fit_within = options.fit_within or base.fit_within
     with trainer.averaged():  # in full precision, whatever it was trained in
-        found = evaluate(trainer.encoder, trainer.loop, split.test, split.prompts, fit_within, advance=step)
+        found = evaluate(trainer.encoder, trainer.loop, split.test, split.prompts, samples.framing, advance=step)
     return {
         **summarise(found),
         "training": means,
         "steps": trainer.step,
         "tiles": len(samples),
+        "scale": samples.framing.scale,
         "training_seconds": trained,
         "seconds": time.perf_counter() - began,
     }

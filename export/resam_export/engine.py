@@ -52,7 +52,7 @@ def export_engine(
     then the file is written and its manifest says what is missed.
     """
     check_size(base, precision)
-    options: dict[str, Any] = {"tau": 0.3, "requery": "box+points", "rounds": 1, "fit_within": 0}
+    options: dict[str, Any] = {"tau": 0.3, "requery": "box+points", "rounds": 1, "fit_within": 0, "scale": 1.0}
     if adapter is not None:
         options |= adapter.provenance.get("options", {})
     fold = precision != "fp32"  # fp32 is for CPUs; what goes to a GPU is fp16, or INT8 with the rest in fp16
@@ -154,7 +154,7 @@ def _manifest(
     options: Mapping[str, Any],
     report: dict[str, Any],
 ) -> Manifest:
-    """options: those of training that the engine keeps: tau, requery, rounds, fit_within (0: the base's own)."""
+    """options: those of training that the engine keeps: tau, requery, rounds, fit_within (0: the base's own), scale."""
     a = base.architecture
     return Manifest(
         backend="onnx",
@@ -164,6 +164,7 @@ def _manifest(
         mask_size=a.mask_size,
         embedding_dim=a.embedding_dim,
         fit_within=options["fit_within"] or base.fit_within,
+        scale=options["scale"],
         max_points=None,
         max_points_per_instance=None,
         max_batch=None,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resam_runtime.letterbox import scale_to_tile, scene_to_tile
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Tile, assign_points, plan_tiles
+from resam_runtime.tiling import Framing, Tile, assign_points, plan_tiles
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class TileArrays:
 
 
 def plan_samples(
-    sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]], tile_size: int, fit_within: int
+    sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]], tile_size: int, framing: Framing
 ) -> list[Sample]:
     """The samples of all scenes. sizes: (width, height) of each. Every prompt is in exactly one sample."""
     samples = []
     for number, ((width, height), own) in enumerate(zip(sizes, prompts, strict=True)):
         if own:
-            tiles = plan_tiles(width, height, tile_size, fit_within)
+            tiles = plan_tiles(width, height, tile_size, framing)
             owner = tile_owners(tiles, own)
             samples += [Sample(number, tiles[i], tuple(np.flatnonzero(owner == i).tolist())) for i in np.unique(owner)]
     return samples

@@ -18,6 +18,7 @@ from resam.data.views import draw_mirror, strong_view
 from resam.model.sam import Architecture
 from resam_runtime.errors import ResamError
 from resam_runtime.points import Prompt
+from resam_runtime.tiling import Framing
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TrainingSet:
         data: CocoData,
         points: PointOptions,
         architecture: Architecture,
-        fit_within: int,
+        framing: Framing,
         *,
         seed: int = 0,
         supervised: bool = False,
@@ -46,7 +47,7 @@ class TrainingSet:
     ) -> None:
         """strength: probability of each operation of the strong view. Raises `ResamError` as `scene_prompts` does."""
         self.data, self.points, self.seed, self.strength = data, points, seed, strength
-        self.architecture, self.fit_within, self.supervised = architecture, fit_within, supervised
+        self.architecture, self.framing, self.supervised = architecture, framing, supervised
         self._epoch = -1
         self.start_epoch(0)
 
@@ -54,11 +55,14 @@ class TrainingSet:
         """Draw new points where the options say so; else nothing changes after the first time."""
         if self._epoch < 0 or (self.points.resample and epoch != self._epoch):
             self.prompts: list[list[Prompt]] = scene_prompts(self.data, self.points, epoch)
-            sizes = [(scene.width, scene.height) for scene in self.data.scenes]
-            self.samples: list[Sample] = plan_samples(
-                sizes, self.prompts, self.architecture.image_size, self.fit_within
-            )
+            self.frame(self.framing)
         self._epoch = epoch
+
+    def frame(self, framing: Framing) -> None:
+        """Cut the scenes in another way; the points stay."""
+        self.framing = framing
+        sizes = [(scene.width, scene.height) for scene in self.data.scenes]
+        self.samples: list[Sample] = plan_samples(sizes, self.prompts, self.architecture.image_size, framing)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -25,7 +25,7 @@ from resam.data.tiles import plan_samples, tile_arrays
 from resam.model.refine_requery import RefineRequery
 from resam_runtime.masks import BoolMask, Origin, crop_overlap, mask_bounds
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Tile
+from resam_runtime.tiling import Framing, Tile
 from resam_runtime.upsample import grid_boxes, scene_mask
 
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # COCO's, in true pixels
@@ -55,7 +55,7 @@ def evaluate(
     loop: RefineRequery,
     data: CocoData,
     prompts: Sequence[Sequence[Prompt]],
-    fit_within: int,
+    framing: Framing,
     *,
     limit: int | None = None,
     advance: Callable[[], None] = lambda: None,
@@ -74,7 +74,7 @@ def evaluate(
     for number in chosen:
         scene, own = data.scenes[number], prompts[number]
         truths = {instance.id: instance for instance in scene.instances}
-        for sample in plan_samples([(scene.width, scene.height)], [own], size, fit_within):
+        for sample in plan_samples([(scene.width, scene.height)], [own], size, framing):
             members = [own[i] for i in sample.prompts]
             arrays = tile_arrays(scene.read(sample.tile), sample.tile, members, size)
             output = loop(

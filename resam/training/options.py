@@ -14,6 +14,7 @@ from resam.model.refine_requery import Requery, refine_logit
 from resam.training.step import PseudoKind
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
+from resam_runtime.tiling import MAX_SCALE, MIN_SCALE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +41,8 @@ class TrainOptions:
     pseudo: PseudoKind = "final"  # which of the loop's masks are taught
     supervised: bool = False  # true masks instead of pseudo-masks: the upper bound
     fit_within: int = 0  # px; 0: the base's own
+    scale: float = 1.0  # tile pixels for each pixel of a larger scene
+    choose_scale: bool = False  # by the agreement of the base's masks (`resam.training.framing`)
     # adapter
     rank: int = 4
     start: int = 0  # first block with LoRA
@@ -77,6 +80,7 @@ class TrainOptions:
             "average": 0 <= self.average < 1,
             "chunk": self.chunk >= 1,
             "fit_within": self.fit_within >= 0,
+            "scale": MIN_SCALE <= self.scale <= MAX_SCALE,
         }
         for name, holds in checks.items():
             if not holds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -115,13 +116,14 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def print_result(before: dict[str, Any], after: dict[str, Any], names: tuple[str, str] = ("base", "adapted")) -> None:
-    """A table of two evaluations side by side, on stdout."""
-    table = Table(title=f"{after['instances']} instances in {after['images']} scenes", title_justify="left")
+def print_result(tested: Mapping[str, dict[str, Any]]) -> None:
+    """A table of evaluations of the same instances, by name, on stdout."""
+    first = next(iter(tested.values()))
+    table = Table(title=f"{first['instances']} instances in {first['images']} scenes", title_justify="left")
     for column in ("", "after", "mIoU", "per image", "precision", "recall", "F1", "small", "medium", "large"):
         table.add_column(column, justify="left" if column in ("", "after") else "right")
     keys = ("miou", "miou_images", "precision", "recall", "f1", "miou_small", "miou_medium", "miou_large")
-    for name, result in zip(names, (before, after)):
+    for name, result in tested.items():
         for stage, called in (("coarse", "Coarse"), ("final", "Requery")):
             values = (result[stage][key] for key in keys)
             table.add_row(name, called, *("-" if value is None else f"{value:.3f}" for value in values))

@@ -97,10 +97,9 @@ def write_report(
     folder: Path,
     options: TrainOptions,
     history: Sequence[Mapping[str, Any]],
-    before: Mapping[str, Any] | None,
-    after: Mapping[str, Any] | None,
+    tested: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Write `report.html` from what is known so far."""
+    """Write `report.html` from what is known so far; tested: as in `RunResult`."""
     curves = {
         "loss": {"total": [row["total"] for row in history]},
         "parts": {"20 focal": [20 * row["focal"] for row in history], "dice": [row["dice"] for row in history]},
@@ -118,7 +117,7 @@ def write_report(
         f"<h1>{html.escape(folder.name)}</h1>",
         f"<p>{'Supervised' if options.supervised else f'{options.points} point(s) per instance'}, base "
         f"{html.escape(options.base)}, {len(history)} of {options.epochs} epochs.</p>",
-        _results_table(before, after),
+        _results_table(tested),
         '<div class="curves">',
         *(_curve(title, lines) for title, lines in curves.items()),
         "</div>",
@@ -144,18 +143,18 @@ _STYLE = (
 _INKS = ("#1f6feb", "#d1242f")
 
 
-def _results_table(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
-    if before is None:
+def _results_table(tested: Mapping[str, Mapping[str, Any]]) -> str:
+    if not tested:
         return "<p>No test split with masks: nothing was measured.</p>"
     heads = ("miou", "miou_images", "precision", "recall", "f1", "miou_small", "miou_medium", "miou_large")
     rows = []
-    for name, result in (("base", before), ("adapted", after)):
+    for name, result in tested.items():
         for stage, called in (("coarse", "Coarse"), ("final", "Requery")):
-            if result is not None:
-                cells = ("-" if result[stage][key] is None else f"{result[stage][key]:.3f}" for key in heads)
-                rows.append(f"<tr><td>{name}, after {called}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+            cells = ("-" if result[stage][key] is None else f"{result[stage][key]:.3f}" for key in heads)
+            rows.append(f"<tr><td>{name}, after {called}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     titles = "".join(f"<th>{head.replace('_', ' ').replace('miou', 'mIoU')}</th>" for head in heads)
-    caption = f"Test split: {before['instances']} instances, {before['images']} scenes; means over instances."
+    first = next(iter(tested.values()))
+    caption = f"Test split: {first['instances']} instances, {first['images']} scenes; means over instances."
     return f"<p>{caption}</p><table><tr><th></th>{titles}</tr>{''.join(rows)}</table>"
 
 

@@ -8,6 +8,7 @@ and decide nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Mapping
@@ -24,12 +25,14 @@ from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
 from resam.training.checkpoints import describe_base, latest_checkpoint, save_checkpoint, write_adapter
 from resam.training.evaluate import evaluate, summarise
+from resam.training.framing import SCALES, best_framing, compare_framings, default_framing
 from resam.training.options import TrainOptions, write_options
 from resam.training.progress import Reporter, Silent
 from resam.training.report import draw_strips, write_report
 from resam.training.trainer import Trainer
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
+from resam_runtime.tiling import Framing
 
 WATCHED = 24  # scenes measured after each epoch
 
@@ -50,11 +53,11 @@ class RunData:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The adapter's path, the evaluations of base and adapted model on `RunData.tested` (None without), all epochs."""
+    """The adapter's path; the evaluations on `RunData.tested` by what was evaluated, "base" first and "adapted" last
+    (empty without a tested split); all epochs."""
 
     adapter: Path
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
+    tested: dict[str, dict[str, Any]]
     history: list[dict[str, Any]]
 
 
@@ -99,9 +102,7 @@ def run(
     """
     fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
     base = base or load_base(options.base)
-    fit_within = options.fit_within or base.fit_within
     samples = training_set(options, base, data)
-    trainer = Trainer(base, samples, options, fabric)
     main = fabric.is_global_zero
     if record is not None and main:
         _check_images(data, reporter)
@@ -109,20 +110,28 @@ def run(
     logger = _tensorboard(folder) if tensorboard and main else None
     identity = {"options": options.to_dict(), "data": data.train.digest, "base": base.sha256}
     history: list[dict[str, Any]] = []
-    before: dict[str, Any] | None = None
+    tested: dict[str, dict[str, Any]] = {}
     saved = latest_checkpoint(folder / "checkpoints") if resume else None
     if saved is not None:
         if saved["identity"] != identity:
             raise ResamError(f"{folder}: its checkpoint was made with other options, data or base; start a new run")
+        history, tested = json.loads(saved["history"]), json.loads(saved["tested"])
+        samples.frame(Framing(**saved["framing"]))
+    else:
+        samples.frame(_choose(options, base, samples, fabric, reporter))
+    trainer = Trainer(base, samples, options, fabric)
+    if saved is not None:
         trainer.load_state(saved["trainer"])
-        history, before = json.loads(saved["history"]), json.loads(saved["before"])
     reporter.note(
         f"{base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, {samples.instances} instances"
         + (f", going on after epoch {trainer.epoch}" if saved is not None else "")
     )
-    watch = _Watch(trainer, data, options, fit_within, reporter, watched) if main else None
+    watch = _Watch(trainer, data, options, reporter, watched) if main else None
+    default = default_framing(options, base)
     if watch is not None and saved is None:
-        before = watch.test("base")
+        tested |= watch.test("base", default)
+        if samples.framing != default:
+            tested |= watch.test(f"base, scale {samples.framing.scale:.2f}", samples.framing)
         draw_strips(folder, trainer, 0)
     while trainer.epoch < options.epochs:
         reporter.start(f"epoch {trainer.epoch + 1}/{options.epochs}", -(-len(samples) // options.batch))
@@ -133,28 +142,44 @@ def run(
             reporter.epoch(row, options.epochs)
             draw_strips(folder, trainer, trainer.epoch)
             state: dict[str, Any] = {"trainer": trainer.state(), "identity": identity}
-            state |= {"history": json.dumps(history), "before": json.dumps(before)}
+            state |= {"history": json.dumps(history), "tested": json.dumps(tested)}
+            state["framing"] = dataclasses.asdict(samples.framing)
             save_checkpoint(folder / "checkpoints", trainer.epoch, state)
             _write_lines(folder / "metrics.jsonl", history)
-            write_report(folder, options, history, before, None)
+            write_report(folder, options, history, tested)
             if logger is not None:
                 _log(logger, row)
         fabric.barrier()
-    after = watch.test("adapted") if watch is not None else None
+    if watch is not None:
+        tested |= watch.test("adapted", samples.framing)
     adapter = folder / "adapter.safetensors"
     if main:
         provenance = {
             "base": describe_base(base),
             "data": {"train": data.train.digest, "instances": samples.instances, "scenes": len(data.train.scenes)},
-            "options": options.to_dict() | {"fit_within": fit_within},
-            "metrics": {"before": before, "after": after, "last_epoch": history[-1] if history else None},
+            "options": options.to_dict() | dataclasses.asdict(samples.framing),
+            "metrics": {"tested": tested, "last_epoch": history[-1] if history else None},
             "resam_version": resam.__version__,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
         write_adapter(adapter, trainer.adapter_state(), provenance)
         _write_lines(folder / "metrics.jsonl", history)
-        write_report(folder, options, history, before, after)
-    return RunResult(adapter, before, after, history)
+        write_report(folder, options, history, tested)
+    return RunResult(adapter, tested, history)
+
+
+def _choose(options: TrainOptions, base: Base, samples: TrainingSet, fabric: Fabric, reporter: Reporter) -> Framing:
+    """The framing of a new run, the same in every process."""
+    if not options.choose_scale:
+        return samples.framing
+    reporter.start("choosing the scale", len(SCALES) + 1)
+    scenes, prompts = samples.data.scenes, samples.prompts
+    with fabric.autocast():
+        found = compare_framings(base, scenes, prompts, samples.framing, fabric.device, reporter.step)
+    chosen: Framing = fabric.broadcast(best_framing(found))
+    figures = ", ".join(f"{one.framing.scale:.2f}: {one.mean:.3f}" for one in found)
+    reporter.note(f"scale {chosen.scale:.2f}, by the agreement of the base's masks between scales ({figures})")
+    return chosen
 
 
 def training_set(options: TrainOptions, base: Base, data: RunData) -> TrainingSet:
@@ -163,7 +188,7 @@ def training_set(options: TrainOptions, base: Base, data: RunData) -> TrainingSe
         data.train,
         options.point_options(data.points_file, data.keypoints),
         base.architecture,
-        options.fit_within or base.fit_within,
+        default_framing(options, base),
         seed=options.seed,
         supervised=options.supervised,
         strength=options.strength,
@@ -201,21 +226,23 @@ class _Watch:
     """Measures the averaged weights on splits with masks."""
 
     def __init__(
-        self, trainer: Trainer, data: RunData, options: TrainOptions, fit_within: int, reporter: Reporter, watched: int
+        self, trainer: Trainer, data: RunData, options: TrainOptions, reporter: Reporter, watched: int
     ) -> None:
-        self._trainer, self._data, self._fit, self._reporter = trainer, data, fit_within, reporter
+        self._trainer, self._data, self._reporter = trainer, data, reporter
         self._watched = watched
         self._points = PointOptions(options.points, options.negatives)
 
     def glance(self) -> dict[str, Any] | None:
         """A few scenes of the watched split."""
-        return self._measure(self._data.watched, self._watched, "watch") if self._watched else None
+        framing = self._trainer.samples.framing
+        return self._measure(self._data.watched, framing, self._watched, "watch") if self._watched else None
 
-    def test(self, who: str) -> dict[str, Any] | None:
-        """All scenes of the tested split."""
-        return self._measure(self._data.tested, None, f"testing the {who} model")
+    def test(self, who: str, framing: Framing) -> dict[str, dict[str, Any]]:
+        """All scenes of the tested split, as an entry of `RunResult.tested`; none without that split."""
+        found = self._measure(self._data.tested, framing, None, f"testing: {who}")
+        return {} if found is None else {who: found}
 
-    def _measure(self, split: CocoData | None, limit: int | None, what: str) -> dict[str, Any] | None:
+    def _measure(self, split: CocoData | None, framing: Framing, limit: int | None, what: str) -> dict[str, Any] | None:
         if split is None:
             return None
         trainer = self._trainer
@@ -228,7 +255,7 @@ class _Watch:
                 trainer.loop,
                 split,
                 prompts,
-                self._fit,
+                framing,
                 limit=limit,
                 advance=self._reporter.step if limit is None else lambda: None,
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resam_runtime.errors import ResamError
+from resam_runtime.tiling import MAX_SCALE, MIN_SCALE, Framing
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -135,9 +136,10 @@ class Manifest:
     """What an engine file says about itself. Sizes in pixels of the tile unless said otherwise.
 
     image_size S, patch_size, mask_size M = 4 * S / patch_size, embedding_dim C; fit_within: a scene whose
-    longer side is at most this becomes one tile; max_points: most instances in one call (None: no limit);
-    max_points_per_instance: most points of one instance; max_batch: most tiles in one encoder call;
-    refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds of Refine and Requery.
+    longer side is at most this becomes one tile; scale: tile pixels for each pixel of a larger scene;
+    max_points: most instances in one call (None: no limit); max_points_per_instance: most points of one instance;
+    max_batch: most tiles in one encoder call; refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds
+    of Refine and Requery.
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
     """
 
@@ -148,6 +150,7 @@ class Manifest:
     mask_size: int
     embedding_dim: int
     fit_within: int
+    scale: float
     max_points: int | None
     max_points_per_instance: int | None
     max_batch: int | None
@@ -162,6 +165,11 @@ class Manifest:
     created: str
     resam_version: str
     tensorrt: TensorRTTarget | None = None
+
+    @property
+    def framing(self) -> Framing:
+        """How scenes are brought to the tile."""
+        return Framing(self.fit_within, self.scale)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON data, in the order in which a person wants to read it."""
@@ -220,6 +228,7 @@ class Manifest:
             mask_size=mask_size,
             embedding_dim=_whole(fields, "embedding_dim", 1, 65536),
             fit_within=_whole(fields, "fit_within", 1, 1 << 20),
+            scale=_scale(fields),
             max_points=_limit(fields, "max_points"),
             max_points_per_instance=_limit(fields, "max_points_per_instance"),
             max_batch=_limit(fields, "max_batch"),
@@ -235,6 +244,13 @@ class Manifest:
             resam_version=_text(fields, "resam_version", "manifest"),
             tensorrt=None if target is None else TensorRTTarget.from_json(target),
         )
+
+
+def _scale(fields: Mapping[str, Any]) -> float:
+    value = fields.get("scale", 1.0)  # absent in files of resam 0.1's first days
+    if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_SCALE <= value <= MAX_SCALE:
+        raise _Invalid(f"scale: expected a number from {MIN_SCALE} to {MAX_SCALE}, came {value!r:.40}")
+    return float(value)
 
 
 def _is_int(value: Any) -> bool:

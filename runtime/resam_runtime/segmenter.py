@@ -121,7 +121,7 @@ class Segmenter:
 
     def tiles(self, width: int, height: int) -> list[Tile]:
         """The tiles of a scene of width x height pixels."""
-        return plan_tiles(width, height, self.manifest.image_size, self.manifest.fit_within, self._overlap)
+        return plan_tiles(width, height, self.manifest.image_size, self.manifest.framing, self._overlap)
 
     def plan(self, prompts: PromptBatch, width: int, height: int) -> list[tuple[Tile, NDArray[np.intp]]]:
         """The tiles that own prompts, each with the indices of its own; together every index once."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+MIN_SCALE, MAX_SCALE = 1 / 64, 64.0  # of a framing
 DEFAULT_OVERLAP = 0.25  # of a tile: every point inside the scene is at least S / 8 from its tile's cut edges
 
 
@@ -27,22 +28,34 @@ class Tile:
         return self.x, self.y
 
 
-def plan_tiles(width: int, height: int, size: int, fit_within: int, overlap: float = DEFAULT_OVERLAP) -> list[Tile]:
+@dataclass(frozen=True)
+class Framing:
+    """How scenes are brought to the tile. fit_within: a scene whose longer side is at most so many pixels becomes one
+    tile. scale: tile pixels for each scene pixel in the windows that a larger scene is cut into."""
+
+    fit_within: int
+    scale: float = 1.0
+
+
+def plan_tiles(width: int, height: int, size: int, framing: Framing, overlap: float = DEFAULT_OVERLAP) -> list[Tile]:
     """The tiles of a scene of width x height pixels, row by row.
 
-    A scene whose longer side is at most `fit_within` becomes one tile (longest side -> `size`, up or down).
-    A larger one is cut at native resolution into windows of size x size px (the whole side where the scene
-    is shorter than a tile), evenly spread, neighbours sharing at least `overlap` (0 to 0.9) of their side.
-    Raises `ValueError` for sizes below one pixel or an overlap out of range.
+    A scene that fits within `framing.fit_within` becomes one tile (longest side -> `size`, up or down). A larger one is
+    cut into windows of size / scale px a side (the whole side where the scene is shorter), evenly spread, neighbours
+    sharing at least `overlap` (0 to 0.9) of their side. Raises `ValueError` for sizes below one pixel, a scale that
+    leaves none, or an overlap out of range.
     """
     if width < 1 or height < 1 or size < 1:
         raise ValueError(f"expected sizes of at least one pixel, came {width} x {height} and tile {size}")
     if not 0 <= overlap <= 0.9:
         raise ValueError(f"expected an overlap from 0 to 0.9, came {overlap}")
-    if max(width, height) <= fit_within:
+    if max(width, height) <= framing.fit_within:
         return [Tile(0, 0, width, height, size / max(width, height))]
-    columns, rows = _starts(width, size, overlap), _starts(height, size, overlap)
-    return [Tile(x, y, min(size, width), min(size, height)) for y in rows for x in columns]
+    side = round(size / framing.scale) if framing.scale > 0 else 0
+    if side < 1:
+        raise ValueError(f"expected a scale that leaves a tile of {size} px a pixel of the scene, came {framing.scale}")
+    columns, rows = _starts(width, side, overlap), _starts(height, side, overlap)
+    return [Tile(x, y, min(side, width), min(side, height), size / side) for y in rows for x in columns]
 
 
 def _starts(length: int, size: int, overlap: float) -> list[int]:

@@ -85,12 +85,13 @@ def test_a_cell_is_what_an_ordinary_run_gives_and_the_table_says_so(
     options = options_from({**CHANGES, **row.changes, "base": settings.changes["base"], "seed": 1}, "x")
     splits = [CocoData.open(scenes_folder / f"{name}.json") for name in ("train", "test")]
     result = run(tmp_path / "run", options, RunData(splits[0], tested=splits[1]))
-    assert result.before is not None
-    assert result.after is not None
+    assert list(result.tested) == ["base", "adapted"]
     for stage in ("coarse", "final"):
-        assert cells["supervised", 1][stage]["miou"] == pytest.approx(result.after[stage]["miou"], abs=1e-6)
-        assert cells["base", 0][stage]["miou_images"] == pytest.approx(result.before[stage]["miou_images"], abs=1e-6)
-    assert result.after["final"]["miou"] != pytest.approx(result.before["final"]["miou"], abs=1e-4)
+        assert cells["supervised", 1][stage]["miou"] == pytest.approx(result.tested["adapted"][stage]["miou"], abs=1e-6)
+        assert cells["base", 0][stage]["miou_images"] == pytest.approx(
+            result.tested["base"][stage]["miou_images"], abs=1e-6
+        )
+    assert result.tested["adapted"]["final"]["miou"] != pytest.approx(result.tested["base"]["final"]["miou"], abs=1e-4)
     (table,) = tables_of(found)
     values = [cells["supervised", seed]["final"]["miou"] for seed in (0, 1)]
     difference = statistics.fmean(values) - cells["base", 0]["final"]["miou"]

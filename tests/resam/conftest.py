@@ -38,3 +38,12 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def scenes(scenes_folder: Path) -> CocoData:
     return CocoData.open(scenes_folder / "train.json")
+
+
+@pytest.fixture
+def base_file(toy: Base, tmp_path: Path) -> Path:
+    """The toy base as a checkpoint, its mask logits made large, so that there are masks to learn from."""
+    with torch.no_grad():
+        toy.sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)
+    torch.save(toy.sam.state_dict(), tmp_path / "toy.pth")
+    return tmp_path / "toy.pth"

@@ -18,7 +18,7 @@ from resam.data.training_set import TrainingSet
 from resam.data.views import OPERATIONS, strong_view
 from resam_runtime.errors import ResamError
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Tile
+from resam_runtime.tiling import Framing, Tile
 
 from .conftest import TOY
 
@@ -138,7 +138,7 @@ def test_a_mask_smaller_than_the_number_of_points_gives_what_it_has() -> None:
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_no_instance_ever_shows_more_than_its_points_across_epochs(scenes: CocoData, number: int) -> None:
     shown: dict[Any, set[tuple[float, float]]] = {}
-    samples = TrainingSet(scenes, PointOptions(number), TOY, 64, seed=4)
+    samples = TrainingSet(scenes, PointOptions(number), TOY, Framing(64), seed=4)
     for epoch in range(4):
         samples.start_epoch(epoch)
         for index in samples.order(epoch):
@@ -164,7 +164,7 @@ def test_resampled_points_do_change_with_the_epoch(scenes: CocoData) -> None:
 def test_points_only_training_never_decodes_a_mask_after_the_draw(
     scenes: CocoData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = TrainingSet(scenes, PointOptions(), TOY, 64)
+    samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64))
     monkeypatch.setattr("resam.data.coco.decode_segmentation", lambda *_: pytest.fail("a true mask was read"))
     for epoch in range(2):
         samples.start_epoch(epoch)
@@ -197,7 +197,7 @@ def test_every_instance_is_in_exactly_one_sample_and_its_points_in_the_tile() ->
         [],
         [Prompt(np.array([[3.0, 4.0]], np.float32), np.ones(1, np.int32), 7)],
     ]  # fmt: skip
-    samples = plan_samples([(300, 200), (300, 200), (50, 60)], prompts, 64, 64)
+    samples = plan_samples([(300, 200), (300, 200), (50, 60)], prompts, 64, Framing(64))
     seen = [(sample.scene, i) for sample in samples for i in sample.prompts]
     assert sorted(seen) == [(0, i) for i in range(50)] + [(2, 0)]
     for sample in samples:
@@ -240,7 +240,7 @@ def test_strong_views_change_colours_but_nothing_else() -> None:
 
 
 def test_a_sample_does_not_depend_on_the_order_of_loading(scenes: CocoData) -> None:
-    samples = TrainingSet(scenes, PointOptions(), TOY, 64, seed=1)
+    samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64), seed=1)
     forward = [samples.load(i, 2) for i in range(len(samples))]
     backward = [samples.load(i, 2) for i in reversed(range(len(samples)))][::-1]
     for a, b in zip(forward, backward):

@@ -17,6 +17,7 @@ from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam.training.evaluate import Measured, evaluate, pixel_counts, summarise
+from resam_runtime.tiling import Framing
 
 
 @pytest.mark.parametrize("fit_within", [64, 128], ids=["tiled", "one tile"])
@@ -24,12 +25,12 @@ def test_counts_equal_those_of_full_size_masks(toy: Base, scenes_folder: Path, f
     data = CocoData.open(scenes_folder / "test.json")
     prompts = scene_prompts(data, PointOptions())
     encoder, loop = ImageEncoder(toy.sam), RefineRequery(PromptDecoder(toy.sam))
-    measured = {(row.scene, row.instance): row for row in evaluate(encoder, loop, data, prompts, fit_within)}
+    measured = {(row.scene, row.instance): row for row in evaluate(encoder, loop, data, prompts, Framing(fit_within))}
     assert len(measured) == sum(len(own) for own in prompts)
     compared = 0
     for scene, own in zip(data.scenes, prompts):
         truths = {instance.id: scene.mask(instance) for instance in scene.instances}
-        for sample in plan_samples([(scene.width, scene.height)], [own], 64, fit_within):
+        for sample in plan_samples([(scene.width, scene.height)], [own], 64, Framing(fit_within)):
             members, tile = [own[i] for i in sample.prompts], sample.tile
             arrays = tile_arrays(scene.read(tile), tile, members, 64)
             with torch.no_grad():

@@ -35,6 +35,7 @@ from resam.training.run import RunData, make_fabric, run
 from resam.training.step import pseudo_masks, reinforce
 from resam.training.trainer import Trainer
 from resam_runtime.errors import ResamError
+from resam_runtime.tiling import Framing
 
 from .conftest import TOY
 
@@ -47,15 +48,6 @@ def _one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def base_file(toy: Base, tmp_path: Path) -> Path:
-    """The toy base as a checkpoint, its mask logits made large, so that there are masks to learn from."""
-    with torch.no_grad():
-        toy.sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)
-    torch.save(toy.sam.state_dict(), tmp_path / "toy.pth")
-    return tmp_path / "toy.pth"
 
 
 def load_copy(base: Base) -> Base:
@@ -82,7 +74,7 @@ def test_a_run_writes_everything_it_promises(base_file: Path, scenes_folder: Pat
     assert said["base"]["sha256"] == load_base(base_file).sha256
     assert said["data"]["train"] == CocoData.open(scenes_folder / "train.json").digest
     assert said["options"]["tau"] == 0.3
-    assert said["metrics"]["after"] == result.after
+    assert said["metrics"]["tested"] == result.tested
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<script" not in page
     assert page.count("data:image/jpeg") == 4 * 3  # tiles of four scenes, with the base and after both epochs
@@ -102,7 +94,7 @@ def test_an_adapter_goes_only_on_its_own_base(toy: Base, base_file: Path, scenes
     torch.save({name: value + 1 for name, value in toy.sam.state_dict().items()}, tmp_path / "other.pth")
     with pytest.raises(ResamError, match="trained on base"):
         apply_adapter(load_base(tmp_path / "other.pth"), adapter)
-    assert result.before is None
+    assert result.tested == {}
     (tmp_path / "x.safetensors").write_bytes(b"12")
     with pytest.raises(ResamError, match="not an adapter"):
         Adapter.open(tmp_path / "x.safetensors")
@@ -120,7 +112,7 @@ def test_supervised_training_learns(base_file: Path, scenes_folder: Path, tmp_pa
 def test_everything_but_lora_stays_as_it_was(toy: Base, scenes: CocoData) -> None:
     before = {name: value.clone() for name, value in toy.sam.state_dict().items()}
     trainer = Trainer(
-        toy, TrainingSet(scenes, PointOptions(), TOY, 64, supervised=True), OPTIONS, make_fabric(1, "cpu")
+        toy, TrainingSet(scenes, PointOptions(), TOY, Framing(64), supervised=True), OPTIONS, make_fabric(1, "cpu")
     )
     trainer.run_epoch()
     after = toy.sam.state_dict()
@@ -238,7 +230,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both_with_one_line(
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tile(
     toy: Base, scenes: CocoData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = TrainingSet(scenes, PointOptions(), TOY, 64, supervised=True)
+    samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64), supervised=True)
     trainer = Trainer(toy, samples, OPTIONS, make_fabric(1, "cpu"))
     load = samples.load
 
@@ -256,7 +248,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tile(
 
 def test_the_average_follows_and_is_put_back(toy: Base, scenes: CocoData) -> None:
     trainer = Trainer(
-        toy, TrainingSet(scenes, PointOptions(), TOY, 64, supervised=True), OPTIONS, make_fabric(1, "cpu")
+        toy, TrainingSet(scenes, PointOptions(), TOY, Framing(64), supervised=True), OPTIONS, make_fabric(1, "cpu")
     )
     trainer.run_epoch()
     current = [parameter.detach().clone() for parameter in trainer.parameters]
@@ -420,7 +412,7 @@ def test_the_teacher_that_sees_the_weak_view_is_the_average_where_asked(
 ) -> None:
     real_pseudo, real_reinforce = pseudo_masks, reinforce
     for teacher in ("student", "average"):
-        samples = TrainingSet(scenes, PointOptions(), TOY, 64)
+        samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64))
         options = TrainOptions(rank=2, teacher=teacher, epochs=1)  # type: ignore[arg-type]
         trainer = Trainer(load_copy(toy), samples, options, make_fabric(1, "cpu"))
         for kept in trainer.average:
@@ -456,7 +448,7 @@ def test_the_adapter_of_vit_b_is_below_5_mb(tmp_path: Path) -> None:
 
 
 def test_batches_accumulate_the_mean_of_their_tiles_gradients(toy: Base, scenes: CocoData) -> None:
-    samples = TrainingSet(scenes, PointOptions(), TOY, 64, supervised=True)
+    samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64), supervised=True)
     gradients = []
     for numbers in ([0], [1], [0, 1]):
         trainer = Trainer(load_copy(toy), samples, TrainOptions(rank=2, ssa="off"), make_fabric(1, "cpu"))
@@ -469,7 +461,7 @@ def test_batches_accumulate_the_mean_of_their_tiles_gradients(toy: Base, scenes:
 
 
 def test_the_strips_show_the_fullest_tile_of_scenes_far_apart(scenes: CocoData) -> None:
-    samples = TrainingSet(scenes, PointOptions(), TOY, 64)
+    samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64))
     shown = [samples.samples[number] for number in shown_samples(samples)]
     assert [sample.scene for sample in shown] == [0, 1, 2, 3]
     for sample in shown:

@@ -222,6 +222,7 @@ def engine_manifest(image_size: int = 64, patch_size: int = 8, **changes: Any) -
         "mask_size": mask,
         "embedding_dim": dim,
         "fit_within": image_size,
+        "scale": 1.0,
         "max_points": None,
         "max_points_per_instance": None,
         "max_batch": None,

@@ -13,7 +13,7 @@ from resam_runtime.automatic import DecodedMasks, grid_points, merge_proposals, 
 from resam_runtime.instance import Instance
 from resam_runtime.letterbox import tile_to_scene
 from resam_runtime.masks import mask_iou
-from resam_runtime.tiling import Tile, plan_tiles
+from resam_runtime.tiling import Framing, Tile, plan_tiles
 
 from .engines import engine_manifest, write_engine
 
@@ -93,7 +93,7 @@ def test_tiles_in_any_order_merge_to_the_same(segmenter: Segmenter) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (40, 25), (200, 150), (64, 300)])
 def test_the_grid_covers_a_scene_once_and_evenly(width: int, height: int) -> None:
-    tiles = plan_tiles(width, height, 64, 64)
+    tiles = plan_tiles(width, height, 64, Framing(64))
     points = np.concatenate(
         [tile_to_scene(grid_points(tiles, i, 64, 8), tile.scale, tile.origin) for i, tile in enumerate(tiles)]
     )
@@ -158,7 +158,7 @@ def test_a_cut_part_gives_way_to_the_whole() -> None:
 
 
 def test_an_instance_cut_by_its_tile_is_dropped_where_a_neighbour_sees_it_whole() -> None:
-    tiles = plan_tiles(100, 64, 64, 64)
+    tiles = plan_tiles(100, 64, 64, Framing(64))
     assert [tile.x for tile in tiles] == [0, 36]
 
     def found(index: int, point: float, x0: int, x1: int, score: float) -> Instance:

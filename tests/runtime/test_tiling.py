@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resam_runtime.tiling import Tile, assign_points, neighbour_batches, plan_tiles
+from resam_runtime.tiling import Framing, Tile, assign_points, neighbour_batches, plan_tiles
 
 
 def test_a_scene_that_fits_is_one_tile_scaled_up_or_down() -> None:
-    assert plan_tiles(2000, 1500, 1024, 2048) == [Tile(0, 0, 2000, 1500, 1024 / 2000)]
-    assert plan_tiles(100, 512, 1024, 2048) == [Tile(0, 0, 100, 512, 2.0)]
+    assert plan_tiles(2000, 1500, 1024, Framing(2048)) == [Tile(0, 0, 2000, 1500, 1024 / 2000)]
+    assert plan_tiles(100, 512, 1024, Framing(2048)) == [Tile(0, 0, 100, 512, 2.0)]
 
 
 def test_a_larger_scene_is_cut_at_native_resolution() -> None:
-    tiles = plan_tiles(2049, 600, 1024, 2048)
+    tiles = plan_tiles(2049, 600, 1024, Framing(2048))
     assert {tile.scale for tile in tiles} == {1.0}
     assert {tile.height for tile in tiles} == {600}
     assert {tile.width for tile in tiles} == {1024}
@@ -32,7 +32,7 @@ def test_a_larger_scene_is_cut_at_native_resolution() -> None:
     overlap=st.sampled_from([0.0, 0.25, 0.5]),
 )
 def test_tiles_cover_every_pixel_inside_the_scene(width: int, height: int, size: int, overlap: float) -> None:
-    tiles = plan_tiles(width, height, size, size, overlap)
+    tiles = plan_tiles(width, height, size, Framing(size), overlap)
     for length, begins, sizes in (
         (width, [t.x for t in tiles], [t.width for t in tiles]),
         (height, [t.y for t in tiles], [t.height for t in tiles]),
@@ -48,7 +48,7 @@ def test_tiles_cover_every_pixel_inside_the_scene(width: int, height: int, size:
 
 def test_every_point_lies_far_from_its_tiles_cuts() -> None:
     width, height, size = 3000, 2100, 512
-    tiles = plan_tiles(width, height, size, size)
+    tiles = plan_tiles(width, height, size, Framing(size))
     points = np.random.default_rng(0).uniform((-0.5, -0.5), (width - 0.5, height - 0.5), (3000, 2))
     owner = assign_points(tiles, points)
     for (x, y), number in zip(points, owner):
@@ -67,7 +67,7 @@ def test_every_point_lies_far_from_its_tiles_cuts() -> None:
 
 def test_the_owner_is_the_best_tile_by_a_slow_search() -> None:
     width, height = 700, 500
-    tiles = plan_tiles(width, height, 256, 256, 0.4)
+    tiles = plan_tiles(width, height, 256, Framing(256), 0.4)
     points = np.random.default_rng(1).uniform(0, 499, (300, 2))
 
     def margin(tile: Tile, x: float, y: float) -> float:
@@ -89,11 +89,11 @@ def test_the_owner_is_the_best_tile_by_a_slow_search() -> None:
 
 def test_tiles_that_are_no_grid_are_refused() -> None:
     with pytest.raises(ValueError, match="grid"):
-        assign_points([*plan_tiles(700, 500, 256, 256)][:-1], [(3, 3)])
+        assign_points([*plan_tiles(700, 500, 256, Framing(256))][:-1], [(3, 3)])
 
 
 def test_scene_corners_belong_to_corner_tiles() -> None:
-    tiles = plan_tiles(1000, 1000, 256, 256)
+    tiles = plan_tiles(1000, 1000, 256, Framing(256))
     owner = assign_points(tiles, [(-0.5, -0.5), (999.5, 999.5), (999.5, -0.5)])
     last = max(tile.x for tile in tiles)
     assert [tiles[i].origin for i in owner] == [(0, 0), (last, last), (last, 0)]
@@ -125,4 +125,4 @@ def test_instances_at_one_place_still_split() -> None:
 @pytest.mark.parametrize("overlap", [-0.1, 1.0])
 def test_an_impossible_overlap_is_refused(overlap: float) -> None:
     with pytest.raises(ValueError, match="overlap"):
-        plan_tiles(10, 10, 4, 4, overlap)
+        plan_tiles(10, 10, 4, Framing(4), overlap)

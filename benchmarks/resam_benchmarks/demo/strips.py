@@ -94,7 +94,7 @@ class _Drawing:
         self._boxes = np.zeros((len(prompts), 4))
         self._masks = {stage: [np.zeros(self._picture.shape[:2], bool) for _ in prompts] for stage in STAGES}
         size = manifest.image_size
-        for sample in plan_samples([(scene.width, scene.height)], [prompts], size, manifest.fit_within):
+        for sample in plan_samples([(scene.width, scene.height)], [prompts], size, manifest.framing):
             self._add_tile(sample, tile_arrays(scene.read(sample.tile), sample.tile, self._own(sample), size), backend)
 
     def points(self) -> Picture:
