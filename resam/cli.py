@@ -77,7 +77,7 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--learning-rate", type=float)
 @click.option("--fit-within", type=int, help="Scenes up to this many pixels become one tile [default: the base's own].")
 @click.option("--seed", type=int)
-@click.option("--scenes", type=int, default=48, show_default=True, help="Synthetic training scenes (without --data).")
+@click.option("--scenes", type=int, default=24, show_default=True, help="Synthetic training scenes (without --data).")
 @click.option(
     "--devices", type=int, default=1, show_default=True, help="Devices (or CPU processes) that share each batch."
 )

@@ -58,6 +58,16 @@ def test_every_shape_is_found_exactly_once(
     assert scores == sorted(scores, reverse=True)
 
 
+def test_shapes_are_found_at_another_scale(tmp_path: Path) -> None:
+    """A scene twice as large, for an engine that halves it: the same shapes, twice as large."""
+    write_engine(tmp_path / "half.resam", 64, 8, 14.0, True, fit_within=128, scale=0.5)
+    half = Segmenter(tmp_path / "half.resam", device="cpu", threads=1, automatic=AutomaticOptions(points_per_side=16))
+    image, truths = scene(360, 300, [(2 * x, 2 * y, 2 * radius) for x, y, radius in LARGE])
+    instances = half(image)
+    assert len(instances) == len(truths)
+    assert min(best_match(truth, instances) for truth in truths) > 0.65
+
+
 def test_an_empty_scene_gives_nothing(segmenter: Segmenter) -> None:
     assert segmenter(np.zeros((64, 64, 3), np.uint8)) == []
     assert segmenter(np.zeros((150, 100, 3), np.uint8)) == []

@@ -143,6 +143,19 @@ def test_large_scenes_are_tiled_and_every_prompt_is_answered_once(segmenter: Seg
         assert iou(whole(item), disc(width, height, x, y, RADIUS)) > 0.88
 
 
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_an_engine_of_another_scale_cuts_and_answers_in_scene_pixels(tmp_path: Path, scale: float) -> None:
+    """The discs have 6 px in the tile, so in the scene 6 / scale; borders of tiles leave no trace."""
+    write_engine(tmp_path / "scaled.resam", SIZE, 8, RADIUS, fit_within=round(SIZE / scale), scale=scale)
+    segmenter = Segmenter(tmp_path / "scaled.resam", device="cpu", threads=1)
+    assert {(tile.width, tile.scale) for tile in segmenter.tiles(300, 280)} == {(round(SIZE / scale), scale)}
+    chance = np.random.default_rng(2)
+    points = chance.uniform(20, 260, (40, 2))
+    instances = segmenter(blank(300, 280), points)
+    for instance, (x, y) in zip(instances, points):
+        assert iou(whole(instance), disc(300, 280, x, y, RADIUS / scale)) > 0.85
+
+
 def test_many_instances_are_split_into_batches_and_nothing_changes(engine: Path) -> None:
     points = np.random.default_rng(3).uniform(0, 63, (23, 2))
     once = Segmenter(engine, device="cpu", threads=1)(blank(64, 64), points)
