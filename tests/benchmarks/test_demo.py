@@ -39,8 +39,8 @@ def scene(place: int = 2, instances: int = 3, value: int = 10) -> ShownScene:
     return ShownScene("test_00002_dry_<dock>.png", place, instances, picture, picture, stages)
 
 
-def page(data: dict[str, Any], missing: dict[str, str], folder: Path) -> str:
-    return demo_page(DemoPage(folder, data, [scene()], {"train": 61.0, "export": 5.0}, missing))
+def page(data: dict[str, Any], missing: dict[str, str], folder: Path, scale: float = 1.0) -> str:
+    return demo_page(DemoPage(folder, data, [scene()], {"train": 61.0, "export": 5.0}, missing, scale))
 
 
 def text_of(html: str) -> str:
@@ -66,6 +66,11 @@ def test_a_gain_inside_the_noise_is_called_that(tmp_path: Path) -> None:
     for grade in data["cases"][1]["grades"]:
         grade["iou"] += rng.normal(0, 0.2)
     assert "This difference is inside the noise" in text_of(page(data, {}, tmp_path))
+
+
+def test_a_chosen_scale_is_said_beside_the_gain(tmp_path: Path) -> None:
+    assert "scale" not in text_of(page(bench(), {}, tmp_path)).split("From points to masks")[0]
+    assert "at scale 0.71: a part of the difference" in text_of(page(bench(), {}, tmp_path, 0.707))
 
 
 def test_a_precision_that_was_not_made_says_why(tmp_path: Path) -> None:

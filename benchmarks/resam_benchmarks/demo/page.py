@@ -59,6 +59,7 @@ class DemoPage:
     scenes: Sequence[ShownScene]
     seconds: Mapping[str, float]
     missing: Mapping[str, str]
+    scale: float
 
 
 def demo_page(demo: DemoPage) -> str:
@@ -76,6 +77,8 @@ def _head(demo: DemoPage) -> str:
     gain = found.miou
     assert gain is not None
     inside = "" if gain.beyond(0) else " <b>This difference is inside the noise.</b>"
+    if demo.scale != 1:
+        inside += f" Training chose, without masks, to see scenes at scale {demo.scale:.2f}: a part of the difference."
     return (
         "<h1>One point per object, and nothing else</h1>"
         '<p class="lead">A small Segment Anything model met a kind of image it had never seen, with one point on each '

@@ -102,8 +102,10 @@ def run_demo(folder: Path, options: DemoOptions, say: Say = lambda line: None) -
     scenes = draw_scenes(engines, folder / "run" / "synthetic" / "test.json", bench, SHOWN)
     write_picture(folder / "loop.jpg", scenes, "adapted")
     page = folder / "demo.html"
+    scale = EngineFile.open(_engine(folder, "fp32")).manifest.scale
     with atomic_write(page) as temporary:
-        temporary.write_text(demo_page(DemoPage(folder, bench, scenes, diary.seconds, diary.missing)), encoding="utf-8")
+        shown = DemoPage(folder, bench, scenes, diary.seconds, diary.missing, scale)
+        temporary.write_text(demo_page(shown), encoding="utf-8")
     return page
 
 
