@@ -47,7 +47,7 @@ class Limits:
 LIMITS = {
     "fp32": Limits(1e-5, 0.999, 0.0005),
     "fp16": Limits(1e-2, 0.99, 0.002),
-    "int8": Limits(0.25, 0.95, 0.01),
+    "int8": Limits(0.25, 0.90, 0.01),
 }
 
 
