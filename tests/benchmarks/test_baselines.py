@@ -19,11 +19,12 @@ SETTINGS = LoopSettings(0.3, refine_logit(0.3))
 
 @pytest.fixture(scope="module")
 def picture() -> tuple[np.ndarray, Points]:
-    """A wide scene with three bright rectangles, one point in each; the last has a second, padded slot."""
+    """A wide scene with three rectangles, each of its own colour, a point in each; the first has a second one."""
     image = np.full((150, 256, 3), 70, np.uint8)
     image += np.random.default_rng(0).integers(0, 12, image.shape, np.uint8)
-    for x, y, w, h in ((20, 20, 60, 40), (120, 70, 50, 50), (200, 20, 40, 90)):
-        image[y : y + h, x : x + w] += 130
+    colours = ((160, 40, 20), (20, 120, 160), (150, 150, 150))
+    for (x, y, w, h), colour in zip(((20, 20, 60, 40), (120, 70, 50, 50), (200, 20, 40, 90)), colours):
+        image[y : y + h, x : x + w] += np.array(colour, np.uint8)
     coords = np.array([[[50, 40], [40, 35]], [[145, 95], [0, 0]], [[220, 65], [0, 0]]], np.float32)
     return image, Points(coords, np.array([[1, 1], [1, -1], [1, -1]], np.int32))
 
@@ -45,8 +46,8 @@ def assert_alike(found: Any, expected: Any) -> None:
     """The same masks, but for the box at sub-cell precision and the other order of upsampling and thresholding."""
     assert len(found[0]) == len(found[1]) == len(expected[0])
     for (own, score), (other, other_score) in zip(found[0], expected[0]):
-        assert other.area > 200
-        assert iou(own, other) > 0.93
+        assert 1500 < other.area < 4500
+        assert iou(own, other) > 0.85
         assert score == pytest.approx(other_score, abs=0.05)
     for own, other in zip(found[1], expected[1]):
         assert iou(own, other) > 0.95
