@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from resam_benchmarks import document, machine
 from resam_benchmarks.runner import Progress
 from resam_runtime.errors import ResamError
@@ -46,8 +44,10 @@ class Row:
     trained: bool = True
 
 
-_BOX = {"requery": "box", "pseudo": "final", "ssa": "off", "resample_points": False, "supervised": False}
-_BOX |= {"choose_scale": False, "scale": 1.0}
+_BOX = {
+    "requery": "box", "pseudo": "final", "ssa": "off", "resample_points": False, "supervised": False,
+    "choose_scale": False, "scale": 1.0,
+}  # fmt: skip
 _SSA = {**_BOX, "ssa": "gradient", "queue": 128}
 
 ROWS = (
@@ -173,16 +173,12 @@ def _measure(
     """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds."""
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
-    from resam.training.framing import best_framing, compare_framings
-    from resam.training.run import RunData, training_set
+    from resam.training.run import RunData, framed_training_set
     from resam.training.trainer import Trainer
 
     began = time.perf_counter()
     base = load_base(options.base)
-    samples = training_set(options, base, RunData(split.train))
-    if options.choose_scale:
-        candidates = compare_framings(base, split.train.scenes, samples.prompts, samples.framing, fabric.device)
-        samples.frame(best_framing(candidates))
+    samples = framed_training_set(options, base, RunData(split.train), fabric)
     trainer = Trainer(base, samples, options, fabric)
     epochs = options.epochs if row.trained else 0
     steps = epochs * -(-len(samples) // options.batch)
@@ -236,11 +232,13 @@ def _open(source: str, settings: Settings, out: Path) -> _Split:
 
 def _part(data: CocoData, count: int) -> CocoData:
     """At most `count` (0: all) of the scenes that have instances, evenly spread. The digest stays: so do the points."""
+    from resam.data.spread import spread
+
     scenes = [scene for scene in data.scenes if scene.instances]
     if not scenes:
         raise ResamError(f"{data.path}: not one instance in {len(data.scenes)} images")
     if 0 < count < len(scenes):
-        scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, count).round().astype(int)]
+        scenes = [scenes[i] for i in spread(len(scenes), count)]
     return dataclasses.replace(data, scenes=tuple(scenes))
 
 

@@ -37,6 +37,7 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
     """
     from resam.data.coco import CocoData
     from resam.data.prompts import PointOptions, scene_prompts
+    from resam.data.spread import spread
 
     path = _annotation_file(folder, split)
     data = CocoData.open(path)
@@ -44,7 +45,7 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
     if not chosen:
         raise ResamError(f"{path}: not one instance in {len(data.scenes)} images; give a split with annotations")
     if limit is not None and limit < len(chosen):
-        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, limit).round().astype(int)]
+        chosen = [chosen[i] for i in spread(len(chosen), limit)]
     part = CocoData(data.path, data.digest, tuple(data.scenes[number] for number in chosen), data.categories)
     drawn = {number: scene_prompts(part, PointOptions(points=number)) for number in points}
     scenes = []

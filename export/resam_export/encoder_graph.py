@@ -102,7 +102,8 @@ class _AttentionGraph(nn.Module):
             rows, columns = relative_tables(attention, self.side, self.side)  # (side, side, d)
             self.rows = _constant(rows.transpose(1, 2) / scale)
             self.columns = _constant(columns.transpose(1, 2) / scale)
-            self.places = _constant(one_hot_places(self.side, self.side, q)[None, None])  # (1, 1, side^2, 2 side)
+            if self.fold:
+                self.places = _constant(one_hot_places(self.side, self.side, q)[None, None])  # (1, 1, side^2, 2 side)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         side, heads = self.side, self.heads

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam.data.prompts import draw_points
+from resam.data.spread import spread
 from resam.data.synthetic import KINDS, generate_scene
 from resam_runtime.errors import ResamError
 from resam_runtime.letterbox import letterbox
@@ -50,7 +51,7 @@ def synthetic_samples(size: int, count: int, seed: int = SEED, prompts: int = 24
     """`count` synthetic tiles of `size` px, the kinds in turn, a point on each of at most `prompts` instances."""
     for number in range(count):
         scene = generate_scene(seed + number, size, KINDS[number % len(KINDS)])
-        chosen = np.unique(np.linspace(0, len(scene.masks) - 1, min(prompts, len(scene.masks))).round().astype(int))
+        chosen = spread(len(scene.masks), prompts)
         truths = np.zeros((len(chosen), size, size), bool)
         coords = np.zeros((len(chosen), 1, 2), np.float32)
         for row, index in enumerate(chosen):
@@ -66,7 +67,7 @@ def image_samples(size: int, images: Images, count: int) -> Iterator[Sample]:
     if not found:
         raise ResamError(f"{images}: holds no image to verify and calibrate with; give a folder of scenes")
     middles = (np.arange(SIDE) + 0.5) / SIDE
-    for index in np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)):
+    for index in spread(len(found), count):
         pixels = _pixels(found[index])
         tile, scale = letterbox(pixels, size)
         extent = np.array(pixels.shape[1::-1]) * scale

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from resam.data.coco import CocoData
+from resam.data.spread import spread
 from resam.data.tiles import plan_samples, tile_arrays
 from resam.model.refine_requery import RefineRequery
 from resam_runtime.masks import BoolMask, Origin, crop_overlap, mask_bounds
@@ -67,9 +68,8 @@ def evaluate(
     """
     device = next(encoder.parameters()).device
     size = loop.decoder.image_size
-    chosen = range(len(data.scenes))
-    if limit is not None and limit < len(chosen):
-        chosen = sorted({round(i) for i in np.linspace(0, len(chosen) - 1, limit)})  # type: ignore[assignment]
+    count = len(data.scenes)
+    chosen = spread(count, count if limit is None else limit)
     measured = []
     for number in chosen:
         scene, own = data.scenes[number], prompts[number]

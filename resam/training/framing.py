@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from resam.data.coco import CocoScene
+from resam.data.spread import spread
 from resam.data.tiles import Sample, plan_samples, tile_arrays
 from resam.model.bases import Base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
-from resam.training.options import TrainOptions
 from resam_runtime.masks import BoolMask, Origin, mask_iou
 from resam_runtime.points import Prompt
 from resam_runtime.tiling import Framing
@@ -46,11 +46,6 @@ class Candidate:
         return float(self.agreement.mean())
 
 
-def default_framing(options: TrainOptions, base: Base) -> Framing:
-    """What the options say, or the base's own."""
-    return Framing(options.fit_within or base.fit_within, options.scale)
-
-
 def compare_framings(
     base: Base,
     scenes: Sequence[CocoScene],
@@ -65,9 +60,10 @@ def compare_framings(
     """
     size = base.architecture.image_size
     encoder, decoder = ImageEncoder(base.sam).to(device), PromptDecoder(base.sam).to(device)
-    used = _evenly([number for number, own in enumerate(prompts) if own], SCENES)
+    pointed = [number for number, own in enumerate(prompts) if own]
+    used = [pointed[i] for i in spread(len(pointed), SCENES)]
     chosen_scenes = [scenes[number] for number in used]
-    chosen = [_evenly(prompts[number], PER_SCENE) for number in used]
+    chosen = [[prompts[number][i] for i in spread(len(prompts[number]), PER_SCENE)] for number in used]
     plans: list[list[Sample]] = []
     masks: list[tuple[Framing, _Masks]] = []
     for framing in (default, *(Framing(round(size / scale), scale) for scale in SCALES)):
@@ -110,9 +106,3 @@ def _coarse_masks(
 
 def _agreement(own: tuple[BoolMask, Origin], others: Sequence[tuple[BoolMask, Origin]]) -> float:
     return float(np.mean([mask_iou(*own, *other) for other in others])) if others else 0.0
-
-
-def _evenly(values: Sequence[Prompt] | Sequence[int], count: int) -> list:
-    """At most `count` of the values, evenly spread."""
-    places = np.linspace(0, len(values) - 1, min(len(values), count))
-    return [values[i] for i in sorted({round(place) for place in places})]

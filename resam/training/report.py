@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resam.data.spread import spread
 from resam.data.tiles import tile_arrays
 from resam.data.training_set import TrainingSet
 from resam.model.refine_requery import LoopOutput, refine
@@ -62,7 +63,7 @@ def shown_samples(samples: TrainingSet) -> list[int]:
         if sample.scene not in best or len(sample.prompts) > len(samples.samples[best[sample.scene]].prompts):
             best[sample.scene] = number
     scenes = sorted(best)
-    return [best[scenes[i]] for i in sorted({round(i) for i in np.linspace(0, len(scenes) - 1, STRIPS)})]
+    return [best[scenes[i]] for i in spread(len(scenes), STRIPS)]
 
 
 def loop_strip(

@@ -25,7 +25,7 @@ from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
 from resam.training.checkpoints import describe_base, latest_checkpoint, save_checkpoint, write_adapter
 from resam.training.evaluate import evaluate, summarise
-from resam.training.framing import SCALES, best_framing, compare_framings, default_framing
+from resam.training.framing import SCALES, best_framing, compare_framings
 from resam.training.options import TrainOptions, write_options
 from resam.training.progress import Reporter, Silent
 from resam.training.report import draw_strips, write_report
@@ -102,7 +102,8 @@ def run(
     """
     fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
     base = base or load_base(options.base)
-    samples = training_set(options, base, data)
+    samples = _training_set(options, base, data)
+    default = samples.framing
     main = fabric.is_global_zero
     if record is not None and main:
         _check_images(data, reporter)
@@ -117,8 +118,8 @@ def run(
             raise ResamError(f"{folder}: its checkpoint was made with other options, data or base; start a new run")
         history, tested = json.loads(saved["history"]), json.loads(saved["tested"])
         samples.frame(Framing(**saved["framing"]))
-    else:
-        samples.frame(_choose(options, base, samples, fabric, reporter))
+    elif options.choose_scale:
+        _choose_framing(base, samples, fabric, reporter)
     trainer = Trainer(base, samples, options, fabric)
     if saved is not None:
         trainer.load_state(saved["trainer"])
@@ -127,7 +128,6 @@ def run(
         + (f", going on after epoch {trainer.epoch}" if saved is not None else "")
     )
     watch = _Watch(trainer, data, options, reporter, watched) if main else None
-    default = default_framing(options, base)
     if watch is not None and saved is None:
         tested |= watch.test("base", default)
         if samples.framing != default:
@@ -168,10 +168,19 @@ def run(
     return RunResult(adapter, tested, history)
 
 
-def _choose(options: TrainOptions, base: Base, samples: TrainingSet, fabric: Fabric, reporter: Reporter) -> Framing:
-    """The framing of a new run, the same in every process."""
-    if not options.choose_scale:
-        return samples.framing
+def framed_training_set(options: TrainOptions, base: Base, data: RunData, fabric: Fabric) -> TrainingSet:
+    """What a new run with these options walks through, at the scale that it chooses where the options say so.
+
+    base: without LoRA. Raises `ResamError` as `TrainingSet` does.
+    """
+    samples = _training_set(options, base, data)
+    if options.choose_scale:
+        _choose_framing(base, samples, fabric, Silent())
+    return samples
+
+
+def _choose_framing(base: Base, samples: TrainingSet, fabric: Fabric, reporter: Reporter) -> None:
+    """Frame `samples` as the base's masks agree best, the same in every process."""
     reporter.start("choosing the scale", len(SCALES) + 1)
     scenes, prompts = samples.data.scenes, samples.prompts
     with fabric.autocast():
@@ -179,16 +188,15 @@ def _choose(options: TrainOptions, base: Base, samples: TrainingSet, fabric: Fab
     chosen: Framing = fabric.broadcast(best_framing(found))
     figures = ", ".join(f"{one.framing.scale:.2f}: {one.mean:.3f}" for one in found)
     reporter.note(f"scale {chosen.scale:.2f}, by the agreement of the base's masks between scales ({figures})")
-    return chosen
+    samples.frame(chosen)
 
 
-def training_set(options: TrainOptions, base: Base, data: RunData) -> TrainingSet:
-    """What a run with these options walks through. Raises `ResamError` as `TrainingSet` does."""
+def _training_set(options: TrainOptions, base: Base, data: RunData) -> TrainingSet:
     return TrainingSet(
         data.train,
         options.point_options(data.points_file, data.keypoints),
         base.architecture,
-        default_framing(options, base),
+        Framing(options.fit_within or base.fit_within, options.scale),
         seed=options.seed,
         supervised=options.supervised,
         strength=options.strength,

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from resam.data.coco import CocoData, find_splits
 from resam.data.prompts import PointOptions, draw_points, point_seed, scene_prompts
+from resam.data.spread import spread
 from resam.data.tiles import plan_samples, tile_arrays, tile_masks, tile_points
 from resam.data.training_set import TrainingSet
 from resam.data.views import OPERATIONS, strong_view
@@ -248,3 +249,15 @@ def test_a_sample_does_not_depend_on_the_order_of_loading(scenes: CocoData) -> N
         assert np.array_equal(a.weak.coords, b.weak.coords)
     assert sorted(samples.order(0)) == list(range(len(samples)))
     assert samples.order(0) != samples.order(1)
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 3), (1, 5), (5, 5), (7, 3), (1000, 16), (9, 1)])
+def test_a_few_of_many_are_spread_evenly(count: int, most: int) -> None:
+    chosen = spread(count, most)
+    assert len(chosen) == min(count, most)
+    steps = np.diff(chosen)
+    assert (steps >= 1).all()
+    assert chosen[:1] == [0] * bool(count)
+    if len(chosen) > 1:
+        assert chosen[-1] == count - 1
+        assert steps.max() - steps.min() <= 1
