@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,20 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "holds no demo" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+WITHOUT = """
+import sys
+sys.modules[sys.argv.pop(1)] = None
+from resam_benchmarks.demo.cli import demo
+demo()
+"""
+
+
+@pytest.mark.parametrize("missing", ["segment_anything", "onnx", "onnxscript"])
+def test_a_missing_extra_is_named_before_anything_is_done(missing: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, missing, "-o", str(tmp_path / "demo"), "--scenes", "1", "--epochs", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr == f"error: resam-demo: {missing} is not installed; pip install 'resam[train,export]'\n"
+    assert not (tmp_path / "demo").exists()

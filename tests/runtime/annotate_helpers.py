@@ -36,7 +36,7 @@ def write_scenes(folder: Path) -> None:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, engine: Path | None = None, port: int = 0, host: str = "127.0.0.1"
+    folder: Path, engine: Path | None = None, port: int | None = None, host: str = "127.0.0.1"
 ) -> Iterator[AnnotateServer]:
     """Serve a folder, with its points in points.json, until the block ends."""
     root, names = list_scenes(folder)

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from resam_runtime.annotate.cli import annotate
 from resam_runtime.annotate.images import SceneImages, levels, list_scenes
-from resam_runtime.annotate.server import AnnotateServer
+from resam_runtime.annotate.server import AnnotateServer, usual_port
 from resam_runtime.points import read_points
 
 from .annotate_helpers import BRIGHT, running, write_scenes
@@ -269,6 +269,21 @@ def test_errors_are_one_line_and_exit_2(tmp_path: Path) -> None:
     assert bad.read_text() == "{"
 
 
+def test_a_points_file_keeps_its_port(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_scenes(tmp_path / name)
+    with running(tmp_path / "one") as server:
+        port = server.server_port
+        assert 20_000 <= port < 32_000
+        with running(tmp_path / "one") as second:  # taken: any other will do
+            assert second.server_port != port
+        with running(tmp_path / "two") as other:
+            assert other.server_port != port
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    with running(tmp_path / "link") as server:
+        assert server.server_port == port, "the same points by another name"
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_stopped(tmp_path: Path, ending: signal.Signals) -> None:
     write_scenes(tmp_path)
@@ -284,6 +299,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path: Path, ending: signal.S
     assert "4 images" in process.stdout.readline()
     address = process.stdout.readline().split()[0]
     port = int(address.rstrip("/").rsplit(":", 1)[1])
+    assert port == usual_port((tmp_path / "points.json").resolve())
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/")
     assert b"resam-annotate" in connection.getresponse().read()

@@ -87,6 +87,62 @@ def test_a_repeated_request_does_nothing_twice(store: PointsStore) -> None:
     assert store.scene("a.png")[0]["instances"][0]["points"] == [[3, 4]]
 
 
+def test_an_operation_whose_answer_was_lost_is_not_done_twice_by_a_new_server(path: Path) -> None:
+    point = {"instance": 1, "point": [3, 4], "label": 1}
+    value = {"id": 1, "points": [[9, 9], [7, 7]], "labels": [1, 0]}
+    steps = [
+        add(3, 4, key="w-1"),
+        add(7, 7, 0, instance=1, key="w-2"),
+        {"do": "move", **point, "to": [9, 9], "key": "w-3"},
+        {"do": "delete", "instance": 1, "key": "w-4"},
+        {"do": "restore", "value": value, "place": 0, "key": "w-5"},
+        {"do": "remove", "instance": 1, "point": [7, 7], "label": 0, "key": "w-6"},
+        {"do": "done", "done": True, "key": "w-7"},
+        {"do": "remove", "instance": 1, "point": [9, 9], "label": 1, "key": "w-8"},
+    ]
+    for operation in steps:
+        PointsStore(path, ["a.png"]).apply("a.png", SIZE, operation)
+        before = path.read_bytes()
+        again = PointsStore(path, ["a.png"])  # knows no answers of the one before
+        assert again.apply("a.png", SIZE, {**operation, "retry": True})["instance"] in (1, None), operation
+        assert path.read_bytes() == before, operation
+    # what was not done before is done now
+    for place, operation in enumerate(steps):
+        PointsStore(path.with_name("late.json"), ["a.png"]).apply("a.png", SIZE, {**operation, "retry": True})
+        if place == 2:
+            kept = read_points(path.with_name("late.json"), "a.png")
+            assert [prompt.coords.tolist() for prompt in kept] == [[[9, 9], [7, 7]]]
+    assert path.with_name("late.json").read_bytes() == path.read_bytes()
+
+
+def test_a_repetition_is_known_by_its_mark_and_by_all_its_points(store: PointsStore) -> None:
+    first, second = (store.apply("a.png", SIZE, add(3, 4))["instance"] for _ in range(2))
+    assert first != second, "two clicks at one place are two instances"
+    store.apply("a.png", SIZE, add(5, 5, 0, instance=second))
+    assert store.apply("a.png", SIZE, add(3, 4, retry=True))["instance"] == first
+    for other in (add(3, 4, 0, retry=True), add(3, 5, retry=True)):
+        assert store.apply("a.png", SIZE, other)["instance"] not in (first, second)
+    store.apply("a.png", SIZE, {"do": "delete", "instance": first})
+    for lost in (
+        {"do": "move", "instance": first, "point": [3, 4], "label": 1, "to": [8, 8]},
+        {"do": "move", "instance": second, "point": [1, 1], "label": 1, "to": [8, 8]},
+        {"do": "restore", "value": {"id": second, "points": [[1, 1]], "labels": [1]}},
+        add(3, 4, instance=first),
+    ):
+        with pytest.raises(Conflict):
+            store.apply("a.png", SIZE, {**lost, "retry": True})
+
+
+def test_a_link_to_a_points_file_stays_a_link(path: Path) -> None:
+    file = path.parent / "elsewhere" / "mine.json"
+    file.parent.mkdir()
+    path.symlink_to(file)
+    for point in ((3, 4), (5, 6)):  # the first makes the file
+        PointsStore(path, ["a.png"]).apply("a.png", SIZE, add(*point))
+    assert path.is_symlink()
+    assert len(read_points(file, "a.png")) == 2
+
+
 @pytest.mark.parametrize(
     "operation",
     [

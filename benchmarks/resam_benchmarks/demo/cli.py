@@ -31,9 +31,13 @@ def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> No
     again, it goes on where it was.
     """
     try:
+        # what the later steps import: nobody waits for training to hear that the export cannot be done
+        import resam.training.run  # noqa: F401
+        import resam_export.engine  # noqa: F401
         from resam_benchmarks.demo.steps import DemoOptions, run_demo
     except ModuleNotFoundError as error:
-        raise ResamError(f"resam-demo: {error.name} is not installed; pip install 'resam[train,export]'") from None
+        lacking = str(error.name).partition(".")[0]
+        raise ResamError(f"resam-demo: {lacking} is not installed; pip install 'resam[train,export]'") from None
 
     try:
         page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), lambda line: click.echo(line, err=True))

@@ -33,12 +33,23 @@ EPILOG = """Example: resam-annotate scenes/ --engine model.resam -o points.json"
     show_default=True,
     help="Address to listen on; others than this machine's own let anybody who reaches it edit the points.",
 )
-@click.option("--port", default=0, show_default="a free one", type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on, 0 for any free one.  [default: one that a points file keeps, so that a page left open "
+    "finds it again]",
+)
 @click.option("--device", help="Where the engine runs, such as cpu or cuda.  [default: the best there is]")
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
 @command_errors
 def annotate(
-    images: Path, engine: Path | None, output: Path | None, host: str, port: int, device: str | None, no_browser: bool
+    images: Path,
+    engine: Path | None,
+    output: Path | None,
+    host: str,
+    port: int | None,
+    device: str | None,
+    no_browser: bool,
 ) -> None:
     """Draw points on the images of a folder in a page of your browser.
 

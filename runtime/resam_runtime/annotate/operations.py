@@ -1,8 +1,9 @@
 """What a window may do to a scene's points, as pure functions on the points JSON of one scene.
 
 An operation is small and names what it touches: an instance by its id, a point by its coordinates and label. So two
-windows that work on one scene, even on one instance, both keep what they did, and repeating an operation whose
-answer was lost does no harm. Members that we do not know (`category`, a remark) stay as they are.
+windows that work on one scene, even on one instance, both keep what they did. A window that got no answer sends
+its operation again and marks it ("retry": true); what the scene shows as done already is then not done twice.
+Members that we do not know (`category`, a remark) stay as they are.
 """
 
 from __future__ import annotations
@@ -36,12 +37,39 @@ def apply_operation(scene: SceneData, operation: dict[str, Any], next_id: int) -
     """The scene after one operation; `scene` itself stays as it was.
 
     operation: {"do": "add" | "remove" | "move" | "delete" | "restore" | "done", ...}; each has a function below.
-    next_id: the id that a new instance gets. Raises `Refused`, `Conflict`.
+    next_id: the id that a new instance gets. With "retry": true an operation that shows in `scene` changes nothing.
+    Raises `Refused`, `Conflict`.
     """
     act = _ACTS.get(str(operation.get("do")))
     if act is None:
         raise Refused(f"unknown operation {str(operation.get('do'))[:40]!r}")
+    if operation.get("retry") is True and (done := _done_before(scene, operation)):
+        return done
     return act(scene, operation, next_id)
+
+
+def _done_before(scene: SceneData, operation: dict[str, Any]) -> Change | None:
+    """The unchanged scene where an operation shows in it; None where it is still to be done, or cannot be.
+
+    `done`, and `add` to an instance that there is, may be done twice and are not looked at here.
+    """
+    act, name = operation["do"], operation.get("instance")
+    if act == "restore" and isinstance(operation.get("value"), dict):
+        name = operation["value"].get("id")
+    place, value = next((at for at in enumerate(scene["instances"]) if _same(at[1]["id"], name)), (0, None))
+    point, label = operation.get("point"), operation.get("label")
+    if act == "add" and name is None:
+        wanted = [[_point(scene, point), _label(operation)]]
+        alike = [at for at in enumerate(scene["instances"]) if _pairs(at[1]) == wanted]
+        return Change(scene, alike[-1][1]["id"], alike[-1][1], alike[-1][0]) if alike else None
+    if value is None:  # gone by `delete`, or by `remove` with its last point
+        return Change(scene, name) if act in ("delete", "remove") else None
+    shows = {
+        "restore": lambda: all(value[key] == operation["value"].get(key) for key in ("points", "labels")),
+        "remove": lambda: [point, label] not in _pairs(value),
+        "move": lambda: [point, label] not in _pairs(value) and [operation.get("to"), label] in _pairs(value),
+    }
+    return Change(scene, value["id"], value, place) if act in shows and shows[act]() else None
 
 
 def _add(scene: SceneData, operation: dict[str, Any], next_id: int) -> Change:

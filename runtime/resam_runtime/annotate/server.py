@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import secrets
 import socket
+import zlib
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from resam_runtime.annotate.images import PIECE, SceneImages, levels
@@ -46,6 +49,14 @@ _POLICY = {
 }
 
 
+def usual_port(points: Path) -> int:
+    """The port at which a points file is served, 20000 to 31999: below those that systems give to outgoing connections.
+
+    The same after every start, so that a window still open finds the server again.
+    """
+    return 20_000 + zlib.crc32(os.fsencode(points)) % 12_000
+
+
 class _Answer(Exception):
     """Ends a request with a status and one line."""
 
@@ -57,15 +68,18 @@ class _Answer(Exception):
 class AnnotateServer(ThreadingHTTPServer):
     """Serves one folder of scenes and one points file; `serve_forever` until `shutdown`.
 
-    preview: None without an engine. Raises `ResamError` when the address cannot be had.
+    port: None for the points file's usual one, or any free one where that is taken; 0 for any free one. preview: None
+    without an engine. Raises `ResamError` when the address cannot be had.
     """
 
     daemon_threads = True
     allow_reuse_address = True
 
     def __init__(
-        self, host: str, port: int, images: SceneImages, store: PointsStore, preview: MaskPreview | None = None
+        self, host: str, port: int | None, images: SceneImages, store: PointsStore, preview: MaskPreview | None = None
     ) -> None:
+        self._any_port = port is None
+        port = usual_port(store.path) if port is None else port
         self.images, self.store, self.preview = images, store, preview
         self.session = secrets.token_hex(8)
         self.closed = False
@@ -89,7 +103,12 @@ class AnnotateServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without the reverse look-up of our own name, which may take seconds off line."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
+        try:
+            self.socket.bind(self.server_address)
+        except OSError:
+            if not self._any_port:
+                raise
+            self.socket.bind((str(self.server_address[0]), 0))
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 

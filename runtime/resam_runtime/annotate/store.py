@@ -37,11 +37,12 @@ class PointsStore:
         """Open a points file, or prepare to write one that is not there yet.
 
         scene_names: every scene that may be edited. Raises `ResamError` for a file that is not points JSON for several
-        scenes (it is never overwritten) and for a place that cannot be written.
+        scenes (it is never overwritten) and for a place that cannot be written. A symbolic link is followed: `path` is
+        the file itself.
         """
-        self.path = Path(path)
-        if self.path.suffix.lower() != ".json":
-            raise ResamError(f"{self.path}: expected a name that ends in .json, points are written as JSON")
+        if Path(path).suffix.lower() != ".json":
+            raise ResamError(f"{path}: expected a name that ends in .json, points are written as JSON")
+        self.path = Path(os.path.realpath(path))  # a rename would replace the link
         if self.path.is_dir():
             raise ResamError(f"{self.path}: is a folder; name a file")
         _check_writable(self.path)

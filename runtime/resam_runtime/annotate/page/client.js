@@ -80,13 +80,15 @@ export class Client {
       try {
         const index = this.folder.scenes.findIndex((scene) => scene.name === entry.name);
         if (index < 0) throw new Problem(404, `${entry.name} is no longer in the folder`);
-        const answer = await this.post(`scene/${index}`, { ...entry.operation(), key: entry.key });
+        const { key, retry } = entry;
+        const answer = await this.post(`scene/${index}`, { ...entry.operation(), key, retry });
         this.queue.shift();
         this.on.saved(entry, answer);
       } catch (problem) {
         if (!(problem instanceof Problem)) throw problem;
         if (problem.status === 410) await this.restart();
         else if (problem.status === 0 || problem.status >= 500) {
+          entry.retry = true; // it may have been done, and only the answer was lost
           this.on.status("unsaved", `Not saved: ${problem.message}. Keep this window open, it goes on trying.`);
           await pause(RETRY_MS);
         } else {
@@ -101,9 +103,15 @@ export class Client {
 
   async restart() {
     try {
-      await this.open();
-      this.on.restarted(this.folder);
-    } catch {
+      const folder = await this.fetch("api/folder");
+      if (folder.points !== this.folder.points) throw new Problem(0, `${folder.points} is served here now`);
+      this.folder = folder;
+      this.version = folder.version;
+      this.on.restarted(folder);
+    } catch (problem) {
+      // scenes of two folders may be called alike: what was clicked for one is not sent to the other
+      const rest = this.busy ? `Not saved; keep this window open until ${this.folder.points} is.` : "Reload to see it.";
+      this.on.status("unsaved", `${capital(problem.message)}. ${rest}`);
       await pause(RETRY_MS);
     }
   }
