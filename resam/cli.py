@@ -22,7 +22,8 @@ EXISTING = click.Path(path_type=Path)
 )
 @click.option("--data", type=EXISTING, help="Folder with train.json, images/ and perhaps val.json and test.json. "
               "Without it: synthetic scenes, made in the run's folder.")  # fmt: skip
-@click.option("--annotations", type=EXISTING, help="COCO file to train on, instead of --data's train.json.")
+@click.option("--annotations", type=EXISTING, help="COCO file to train on, instead of --data's train.json; "
+              "of --data it keeps val.json, test.json and images/.")  # fmt: skip
 @click.option(
     "--images", type=EXISTING, help="Folder that file names count from [default: images/ beside the annotation file]."
 )
@@ -35,7 +36,8 @@ EXISTING = click.Path(path_type=Path)
     show_default=True,
     help="nwpu, whu, hrsid, tiny, paper, or a TOML file (a run's config.toml).",
 )
-@click.option("--base", help="tiny, or a SAM checkpoint file (its type is recognised).")
+@click.option("--base", help="tiny, or a SAM checkpoint file (its type is recognised); with --resume: "
+              "where it lies now.")  # fmt: skip
 @click.option("--points", type=int, help="Positive points per instance: 1, 2 or 3.")
 @click.option(
     "--negatives", type=int, help="Negative points per instance, drawn outside the true mask (reference protocol)."
@@ -51,7 +53,8 @@ EXISTING = click.Path(path_type=Path)
     help="Take the training points from this file (JSON, CSV, GeoJSON, COCO); with --images "
     "it is all the data there need be.",
 )
-@click.option("--keypoints", is_flag=True, help="Take the training points from COCO keypoints.")
+@click.option("--keypoints", is_flag=True, help="Take the training points from the annotations' COCO `keypoints` "
+              "(x, y, v; those with v > 0).")  # fmt: skip
 @click.option(
     "--calibrate-negatives/--no-calibrate-negatives",
     default=None,
@@ -70,14 +73,16 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--queue", type=int, help="Length of its queue.")
 @click.option("--beta", type=float, help="Its weight at the end of the ramp.")
 @click.option("--teacher", type=click.Choice(["student", "average"]), help="Whose weights see the weak view.")
+@click.option("--average", type=float, help="Decay of the weights' exponential average, which is what a run keeps; "
+              "0: the last weights.")  # fmt: skip
 @click.option("--rank", type=int, help="Rank of LoRA.")
 @click.option("--start", type=int, help="First encoder block with LoRA.")
 @click.option("--epochs", type=int, help="Times each tile is seen.")
 @click.option("--batch", type=int, help="Tiles per step, over all devices.")
-@click.option("--learning-rate", type=float)
+@click.option("--learning-rate", type=float, help="AdamW's, at its highest.")
 @click.option("--fit-within", type=int, help="Scenes up to this many pixels become one tile [default: the base's own].")
-@click.option("--seed", type=int)
-@click.option("--scenes", type=int, default=24, show_default=True, help="Synthetic training scenes (without --data).")
+@click.option("--seed", type=int, help="Of LoRA's first weights, the order of tiles, and the views.")
+@click.option("--scenes", type=int, help="Synthetic training scenes, without data of your own [default: 24].")
 @click.option(
     "--devices", type=int, default=1, show_default=True, help="Devices (or CPU processes) that share each batch."
 )
@@ -108,7 +113,7 @@ def train(
     preset: str,
     points_file: Path | None,
     keypoints: bool,
-    scenes: int,
+    scenes: int | None,
     devices: int,
     accelerator: str,
     precision: str,
@@ -122,9 +127,10 @@ def train(
     adapter.safetensors, report.html, metrics.jsonl and checkpoints into a run folder.
     """
     from resam.model.bases import load_base
+    from resam.training.devices import make_fabric, on_main
     from resam.training.options import read_options
     from resam.training.progress import Live, print_result
-    from resam.training.run import check_free, make_fabric, run
+    from resam.training.run import check_free, run
     from resam.training.sources import Sources
 
     if resume is not None:
@@ -136,14 +142,12 @@ def train(
         sources = Sources.choose(data, annotations, images, test_file, points_file, keypoints, scenes)
         folder = output or _free_folder(sources.name)
         check_free(folder)
-    base = load_base(options.base)
+    base = load_base(changes["base"] or options.base)
     fabric = make_fabric(devices, accelerator, precision)
     fabric.launch()
     folder = Path(fabric.broadcast(str(folder)))
     with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
-        if fabric.is_global_zero:
-            sources.prepare(folder, reporter)
-        fabric.barrier()
+        on_main(fabric, lambda: sources.prepare(folder, reporter))
         result = run(
             folder,
             options,
@@ -163,7 +167,7 @@ def train(
 
 
 # What may differ when a run goes on: where and how it is computed and shown, not what.
-_FREE_ON_RESUME = ("resume", "devices", "accelerator", "precision", "tensorboard", "watch")
+_FREE_ON_RESUME = ("resume", "base", "devices", "accelerator", "precision", "tensorboard", "watch")
 
 
 def _check_resume(folder: Path) -> None:

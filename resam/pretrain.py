@@ -306,7 +306,8 @@ def train_stage(
             with log.open("a") as out:
                 out.write(json.dumps(row) + "\n")
             progress.console.print(row, highlight=False)
-            torch.save({"sam": average.state_dict(), "row": row}, log.with_suffix(".pt"))
+            with atomic_write(log.with_suffix(".pt")) as temporary:
+                torch.save({"sam": average.state_dict(), "row": row}, temporary)
     return average
 
 
@@ -343,6 +344,7 @@ def pretrain(
     device: str,
 ) -> None:
     """Train the tiny base on procedural images, from nothing or from earlier weights, in two stages."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     full = ARCHITECTURES["tiny"]
     log, began = output.with_suffix(".jsonl"), time.time()

@@ -116,7 +116,7 @@ def ablate(
     holds an ablation of other data, options or another base.
     """
     from resam.model.bases import load_base
-    from resam.training.run import make_fabric
+    from resam.training.devices import make_fabric
 
     unknown = [name for name in settings.rows if name not in NAMES]
     if unknown:

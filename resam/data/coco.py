@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from resam_runtime.errors import ResamError
 from resam_runtime.masks import decode_segmentation
-from resam_runtime.points import PointsFile
+from resam_runtime.points import PointsFile, Prompt
+from resam_runtime.scene_files import STATE_FOLDER, find_scenes
 from resam_runtime.scenes import Scene, open_scene
 from resam_runtime.tiling import Tile
 
@@ -53,6 +54,14 @@ class CocoScene:
         tile = tile or Tile(0, 0, self.width, self.height)
         with self._open() as scene:
             return scene.read(tile.x, tile.y, tile.width, tile.height)
+
+    def points(self, file: PointsFile) -> list[Prompt]:
+        """A points file's prompts for this scene, in pixels. Raises `ResamError` as `PointsFile.prompts` and `read`."""
+        transform, crs = None, None
+        if file.on_map:
+            with self._open() as scene:
+                transform, crs = scene.transform, scene.crs
+        return file.prompts(self.name, width=self.width, height=self.height, transform=transform, crs=crs)
 
     def check(self) -> None:
         """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,
@@ -99,6 +108,8 @@ class CocoData:
         listed = _objects(path, data, "images")
         if not listed:
             raise ResamError(f"{path}: lists no images; expected a COCO file with images, annotations and categories")
+        for member in ("images", "annotations", "categories"):
+            _check_ids(path, data, member)
         owned: dict[Any, list[CocoInstance]] = {image.get("id"): [] for image in listed}
         if len(owned) != len(listed):
             raise ResamError(f"{path}: two images share an id")
@@ -122,38 +133,44 @@ class CocoData:
 def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     """The scenes that a points file names, without annotations: what there is when somebody has drawn points only.
 
-    images: the folder that the names count from. Scenes without points are left out. Raises `ResamError` for a points
-    file that cannot be read or names no scene, and for an image that is not there.
+    images: the folder that the names count from; where points lie on a map and name no scene, all its images are
+    looked at. Scenes without points are left out. Raises `ResamError` for a points file that cannot be read or names no
+    scene, and for an image that is not there.
     """
     file, folder = PointsFile.open(points), Path(images)
     if not folder.is_dir():
         raise ResamError(f"{images}: no such folder of images")
     scenes = []
-    for name in file.scenes:
-        if not file.prompts(name):
-            continue
-        path = folder / name
+    if file.by_place:  # map coordinates name no scene: every image may hold some
+        found = [(scene.name, scene.path) for scene in find_scenes([folder], folder / STATE_FOLDER)]
+    else:
+        found = [(name, folder / name) for name in file.scenes]
+    for name, path in found:
         if not path.is_file():
             raise ResamError(f"{path}: no such image, but {file.path.name} has points for it; see --images")
-        with open_scene(path) as scene:
-            scenes.append(CocoScene(name, path, scene.width, scene.height, ()))
+        with open_scene(path) as opened:
+            scene = CocoScene(name, path, opened.width, opened.height, ())
+        if scene.points(file):
+            scenes.append(scene)
     if not scenes:
         raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
     return CocoData(file.path, file.digest, tuple(scenes), {})
 
 
-def find_splits(folder: str | Path) -> dict[str, Path]:
+def find_splits(folder: str | Path, training: bool = True) -> dict[str, Path]:
     """The annotation files `train.json`, `val.json`, `test.json` of a data folder (or of its `annotations` folder).
 
-    Raises `ResamError` where there is no training split.
+    Raises `ResamError` where there is no training split and `training` wants one.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ResamError(f"{folder}: no such folder; expected train.json and images/ in it")
     for place in (folder, folder / "annotations"):
         found = {split: place / f"{split}.json" for split in SPLITS if (place / f"{split}.json").is_file()}
-        if "train" in found:
+        if "train" in found or (found and not training):
             return found
+    if not training:
+        return {}
     raise ResamError(f"{folder}: holds no train.json; give the annotation file with --annotations")
 
 
@@ -186,6 +203,13 @@ def _objects(path: Path, data: Mapping[str, Any], member: str) -> list[dict[str,
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise ResamError(f"{path}: {member}: expected a list of objects")
     return value
+
+
+def _check_ids(path: Path, data: Mapping[str, Any], member: str) -> None:
+    for entry in _objects(path, data, member):
+        for key in ("id", "image_id", "category_id"):
+            if not isinstance(entry.get(key), int | str | None):
+                raise ResamError(f"{path}: {member}: {key}: expected a number or text, came {str(entry[key])[:40]}")
 
 
 def _scene(path: Path, folder: Path, image: Mapping[str, Any], instances: Iterable[CocoInstance]) -> CocoScene:

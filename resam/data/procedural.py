@@ -34,10 +34,10 @@ def generate(seed: int, size: int = 256) -> ProceduralImage:
     rng = np.random.default_rng(seed)
     while True:
         image = _background(rng, size)
-        count = min(200, max(1, int(rng.integers(3, 13) * (size / 128.0) ** 2)))
+        radius = float(np.exp(rng.uniform(np.log(6), np.log(min(75, size * 0.4)))))  # typical of this image's shapes
         owner = np.zeros((size, size), np.uint8)
         full = [0]
-        for outline in _shapes(rng, size, count):
+        for outline in _shapes(rng, size, radius):
             area = _paint(rng, image, owner, outline, len(full))
             if area:
                 full.append(area)
@@ -50,7 +50,7 @@ def generate(seed: int, size: int = 256) -> ProceduralImage:
         if keep:
             relabel = np.zeros(len(full), np.uint8)
             relabel[keep] = np.arange(1, len(keep) + 1)
-            return ProceduralImage(_degrade(rng, image), relabel[owner], len(keep))
+            return ProceduralImage(_degrade(rng, image, radius), relabel[owner], len(keep))
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, octaves: int = 4, cells: int = 2) -> np.ndarray:
@@ -121,12 +121,13 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return image
 
 
-def _shapes(rng: np.random.Generator, size: int, count: int) -> list[np.ndarray]:
-    """Outlines (K, 2) of `count` shapes or a few more, in drawing order; some in rows of near-touching copies."""
+def _shapes(rng: np.random.Generator, size: int, typical: float) -> list[np.ndarray]:
+    """Outlines (K, 2) of shapes of about the `typical` radius, in drawing order; some in rows of near-touching ones."""
+    room = max(2, int(0.4 * (size / typical) ** 2))  # shapes that together would cover about half the image
+    count = min(200, room, int(rng.integers(3, 13) * (size / 128.0) ** 2))
     shapes: list[np.ndarray] = []
-    scale = np.exp(rng.uniform(np.log(7), np.log(34)))  # the typical radius of this image
     while len(shapes) < count:
-        radius = float(np.clip(scale * np.exp(rng.normal(0, 0.45)), 4, min(60, size / 2.5)))
+        radius = float(np.clip(typical * np.exp(rng.normal(0, 0.45)), 4, 0.45 * size))
         centre = rng.uniform(0, size, 2)
         outline = _outline(rng, radius)
         if rng.random() < 0.22:  # a row
@@ -187,7 +188,7 @@ def _outline(rng: np.random.Generator, radius: float) -> np.ndarray:
 def _paint(rng: np.random.Generator, image: np.ndarray, owner: np.ndarray, outline: np.ndarray, label: int) -> int:
     """Draw a shape into `image` and `owner`, in place; returns its area inside the image in pixels.
 
-    A texture, and sometimes a shadow, two tones, a rim, or ground that shines through.
+    A texture, and sometimes a shadow, two tones, a rim, parts of other colours, or ground that shines through.
     """
     margin, size = 8, image.shape[0]
     low = np.clip(np.floor(outline.min(0)).astype(int) - margin, 0, size)
@@ -223,19 +224,53 @@ def _paint(rng: np.random.Generator, image: np.ndarray, owner: np.ndarray, outli
     if rng.random() < 0.2:  # a rim
         inner = cv2.erode(canvas, np.ones((3, 3), np.uint8)).astype(bool)
         fill[shape & ~inner] = _colour(rng)
+    for _ in range(rng.binomial(3, min(0.5, 0.1 + area**0.5 / 120))):  # the larger, the more there is to see on it
+        _add_parts(rng, fill, outline - low)
     opacity = np.float32(1.0 if rng.random() < 0.85 else rng.uniform(0.65, 0.95))
     ground[shape] = ground[shape] * (1 - opacity) + fill[shape] * opacity
     owner[window][shape] = label
     return area
 
 
-def _degrade(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Illumination, blur, haze, noise, grey images; returns uint8."""
+def _add_parts(rng: np.random.Generator, fill: np.ndarray, outline: np.ndarray) -> None:
+    """Draw parts of a shape into its texture `fill`, in place: an inset, lines, or details scattered over it.
+
+    They belong to the shape, as the lines to a tennis court and the skylights to a roof: where the colour changes,
+    the object need not end.
+    """
+    height, width = fill.shape[:2]
+    centre, extent = outline.mean(0), max(4.0, float(np.ptp(outline, axis=0).max()))
+    parts = np.zeros((height, width), np.uint8)
+    kind = rng.integers(0, 3)
+    if kind == 0:  # an inset
+        inset = centre + rng.uniform(0.35, 0.9) * (outline - centre)
+        cv2.fillPoly(parts, [np.round(inset * 16).astype(np.int32)], 1, shift=4)
+    elif kind == 1:  # lines, parallel or crossing
+        thickness, angle = int(rng.integers(1, 2 + int(extent / 30))), rng.uniform(0, np.pi)
+        for _ in range(rng.integers(1, 8)):
+            direction = np.array([np.cos(angle), np.sin(angle)]) * extent
+            middle = centre + rng.uniform(-0.5, 0.5, 2) * extent
+            start, end = (np.clip(middle + way * direction, -9999, 9999).astype(int).tolist() for way in (-1, 1))
+            cv2.line(parts, start, end, 1, thickness)
+            angle += rng.choice([0.0, np.pi / 2], p=[0.7, 0.3])
+    else:  # details
+        for _ in range(rng.integers(1, 12)):
+            ring = centre + rng.uniform(-0.5, 0.5, 2) * extent + _outline(rng, extent * rng.uniform(0.03, 0.14))
+            cv2.fillPoly(parts, [np.round(ring * 16).astype(np.int32)], 1, shift=4)
+    other = _texture(rng, height, width)
+    if rng.random() < 0.5:  # of a colour near its own
+        other += (fill.mean((0, 1)) + rng.normal(0, 25, 3) - other.mean((0, 1))).astype(np.float32)
+    drawn = parts.astype(bool)
+    fill[drawn] = np.clip(other[drawn], 0, 255)
+
+
+def _degrade(rng: np.random.Generator, image: np.ndarray, radius: float) -> np.ndarray:
+    """Illumination, blur (the stronger, the larger the shapes' `radius`), haze, noise, grey images; returns uint8."""
     size = image.shape[0]
     if rng.random() < 0.3:
         image = image * (1 + 0.25 * _noise(rng, size, size, 2))[..., None]
     if rng.random() < 0.6:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.1))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, min(3.0, 0.5 + radius / 14)))
     if rng.random() < 0.2:
         haze = rng.uniform(0.1, 0.4)
         image = image * (1 - haze) + haze * rng.uniform(150, 240)
@@ -246,4 +281,8 @@ def _degrade(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         image = image + rng.standard_normal(image.shape, np.float32) * np.float32(noise)
     if rng.random() < 0.1:  # multiplicative, as in radar pictures
         image = image * rng.gamma(8.0, 1 / 8.0, (size, size, 1))
-    return np.clip(image, 0, 255).astype(np.uint8)
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    if rng.random() < 0.25:
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+    return image

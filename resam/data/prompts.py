@@ -98,7 +98,7 @@ def _read(data: CocoData, path: Path) -> list[list[Prompt]]:
     crowds = {instance.id for scene in data.scenes for instance in scene.instances} if own_file else None
     prompts = []
     for scene in data.scenes:
-        own = points.prompts(scene.name, width=scene.width, height=scene.height)
+        own = scene.points(points)
         kept, skipped = check_prompts(own, scene.width, scene.height)
         for instance, reason in skipped:
             if "outside" in reason:

@@ -29,6 +29,8 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import nn
 from torch.nn import functional as F
 
+from resam.model.full_precision import full_precision
+
 MASKED = -1e4  # added to the score of a token that must not be seen: exp() of it is 0, and fp16 can hold it
 
 
@@ -73,13 +75,15 @@ class PromptDecoder(nn.Module):
 
     def positions(self) -> torch.Tensor:
         """Position encoding of the image tokens, (1, C, G, G)."""
-        return self.prompt_encoder.get_dense_pe()
+        with full_precision(self.prompt_encoder.no_mask_embed.weight):
+            return self.prompt_encoder.get_dense_pe()
 
     def _tokens(self, coords: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Output tokens and prompt tokens (N, T, C), and the score bias (N, 1, 1, T) that hides padding."""
         encoder, decoder = self.prompt_encoder, self.mask_decoder
         labels = labels.unsqueeze(-1)  # (N, P, 1)
-        encoding = encoder.pe_layer._pe_encoding((coords + 0.5) / self.image_size)
+        with full_precision(coords):
+            encoding = encoder.pe_layer._pe_encoding((coords + 0.5) / self.image_size)
         for kind in range(encoder.num_point_embeddings):
             encoding = encoding + (labels == kind) * encoder.point_embeddings[kind].weight
         count = coords.shape[0]

@@ -37,23 +37,28 @@ class LoRA(nn.Module):
         return weight + torch.cat((query, torch.zeros_like(query), value))
 
 
+def check_lora(encoder: ImageEncoderViT, rank: int, start: int) -> None:
+    """`ValueError` unless 1 <= rank <= C and 0 <= start < depth, or where LoRA is there already."""
+    depth, channels = len(encoder.blocks), encoder.blocks[0].attn.proj.in_features
+    if not 0 <= start < depth:
+        raise ValueError(f"start: expected a block from 0 to {depth - 1}, came {start}")
+    if not 1 <= rank <= channels:
+        raise ValueError(f"rank: expected 1 to {channels}, came {rank}")
+    if any(True for _ in lora_layers(encoder)):
+        raise ValueError("the encoder has LoRA already; merge it first")
+
+
 def add_lora(encoder: ImageEncoderViT, rank: int = 4, start: int = 0) -> list[nn.Parameter]:
     """Freeze the encoder and add LoRA of `rank` to its blocks from `start` on; returns the trainable parameters.
 
-    `ValueError` unless 1 <= rank <= C and 0 <= start < depth, or where LoRA is there already.
+    `ValueError` as `check_lora`.
     """
-    depth = len(encoder.blocks)
-    if not 0 <= start < depth:
-        raise ValueError(f"start: expected a block from 0 to {depth - 1}, came {start}")
+    check_lora(encoder, rank, start)
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     parameters: list[nn.Parameter] = []
     for block in list(encoder.blocks)[start:]:
         qkv = block.attn.qkv
-        if parametrize.is_parametrized(qkv):
-            raise ValueError("the encoder has LoRA already; merge it first")
-        if not 1 <= rank <= qkv.in_features:
-            raise ValueError(f"rank: expected 1 to {qkv.in_features}, came {rank}")
         lora = LoRA(qkv.in_features, rank).to(qkv.weight)
         parametrize.register_parametrization(qkv, "weight", lora)
         parameters += lora.parameters()

@@ -67,8 +67,10 @@ def tight_boxes(refined: torch.Tensor, threshold: float, cell: float) -> tuple[t
     where the straight line between the logits of the outermost cell and its outer neighbour crosses the
     threshold, as it does in a bilinearly upsampled mask; half-way where the neighbour was taken away.
 
-    Returns boxes (N, 4), x0, y0, x1, y1 in tile pixels (zeros where empty), and found (N,) bool.
+    Returns boxes (N, 4) float32, x0, y0, x1, y1 in tile pixels (zeros where empty), and found (N,) bool.
     """
+    if refined.dtype != torch.float32:
+        refined = refined.float()  # places and boxes in bfloat16 would be whole cells
     size = refined.shape[-1]
     columns, rows = refined.amax(dim=1), refined.amax(dim=2)  # (N, M) profiles along x and along y
     edges = []

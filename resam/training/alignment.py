@@ -15,6 +15,8 @@ import math
 import torch
 from torch.nn import functional as F
 
+from resam.model.full_precision import full_precision
+
 
 def box_embeddings(embedding: torch.Tensor, boxes: torch.Tensor, tile_size: int) -> torch.Tensor:
     """Mean of an embedding (1, C, G, G) inside boxes (N, 4) in tile pixels, each of length 1: (N, C).
@@ -31,7 +33,8 @@ def box_embeddings(embedding: torch.Tensor, boxes: torch.Tensor, tile_size: int)
         weights.append(covered.clamp(min=0))
     across, down = weights
     total = (across.sum(1) * down.sum(1)).clamp(min=1e-6)
-    mean = torch.einsum("cyx,ny,nx->nc", embedding[0].float(), down, across) / total[:, None]
+    with full_precision(embedding):
+        mean = torch.einsum("cyx,ny,nx->nc", embedding[0].float(), down, across) / total[:, None]
     return F.normalize(mean, dim=1)
 
 
@@ -40,7 +43,8 @@ def alignment_loss(strong: torch.Tensor, weak: torch.Tensor, queue: torch.Tensor
     if len(strong) == 0:
         return strong.sum()
     own = 1 - (weak.detach() * strong).sum(1)
-    earlier = (1 - strong @ queue.detach().T).sum(1)
+    with full_precision(strong):
+        earlier = (1 - strong @ queue.detach().T).sum(1)
     return ((own + earlier) / (1 + len(queue))).mean()
 
 

@@ -64,14 +64,14 @@ def evaluate(
     """Measure every prompt of a data set that has a true mask (`Prompt.id` names its annotation).
 
     encoder: `ImageEncoder` (with LoRA or not); its parameters' device is used. prompts: as `scene_prompts` gives them.
-    limit: scenes to look at, evenly spread. advance: called after each scene.
+    limit: scenes with prompts to look at, evenly spread. advance: called after each scene with prompts.
     """
     device = next(encoder.parameters()).device
     size = loop.decoder.image_size
-    count = len(data.scenes)
-    chosen = spread(count, count if limit is None else limit)
+    pointed = [number for number, own in enumerate(prompts) if own]
     measured = []
-    for number in chosen:
+    for place in spread(len(pointed), len(pointed) if limit is None else limit):
+        number = pointed[place]
         scene, own = data.scenes[number], prompts[number]
         truths = {instance.id: instance for instance in scene.instances}
         for sample in plan_samples([(scene.width, scene.height)], [own], size, framing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,13 +72,16 @@ class TrainOptions:
             "rank": self.rank >= 1,
             "start": self.start >= 0,
             "queue": self.queue >= 0,
-            "beta": self.beta >= 0,
+            "beta": 0 <= self.beta < math.inf,
             "epochs": self.epochs >= 0,
             "batch": self.batch >= 1,
-            "learning_rate": self.learning_rate > 0,
+            "learning_rate": 0 < self.learning_rate < math.inf,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
+            "warmup": self.warmup >= 0,
             "clip": self.clip > 0,
             "strength": 0 <= self.strength <= 1,
             "average": 0 <= self.average < 1,
+            "seed": self.seed >= 0,
             "chunk": self.chunk >= 1,
             "fit_within": self.fit_within >= 0,
             "scale": MIN_SCALE <= self.scale <= MAX_SCALE,
@@ -88,6 +92,8 @@ class TrainOptions:
         for name, hint in get_type_hints(TrainOptions).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 raise ResamError(f"option {name}: expected {' or '.join(get_args(hint))}, came {getattr(self, name)!r}")
+        if self.teacher == "average" and not self.average:
+            raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
         try:
             refine_logit(self.tau)
         except ValueError as error:

@@ -99,14 +99,15 @@ class Live:
         self._bars.update(self._task, advance=1, text=text)
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        self._miou = f"  mIoU {row['watched']['final']['miou']:.3f}" if row.get("watched") else ""
+        miou = row["watched"]["final"]["miou"] if row.get("watched") else None
+        self._miou = "" if miou is None else f"  mIoU {miou:.3f}"
         self.note(epoch_line(row, epochs))
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
     """One epoch in one line."""
     watched = ""
-    if row.get("watched"):
+    if row.get("watched") and row["watched"]["instances"]:
         coarse, final = (row["watched"][stage]["miou"] for stage in ("coarse", "final"))
         watched = f"  mIoU {coarse:.3f} coarse {final:.3f} final"
     return (

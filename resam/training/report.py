@@ -110,7 +110,7 @@ def write_report(
             "IoU of coarse and final": [row["agreement"] for row in history],
         },
     }
-    if history and history[-1].get("watched"):
+    if history and all(row.get("watched") and row["watched"]["instances"] for row in history):
         curves["mIoU, watched scenes"] = {
             stage: [row["watched"][stage]["miou"] for row in history] for stage in ("coarse", "final")
         }

@@ -20,18 +20,20 @@ from lightning_fabric import Fabric
 
 import resam
 from resam.data.coco import CocoData
-from resam.data.prompts import PointOptions, scene_prompts
+from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
+from resam.model.lora import check_lora
 from resam.training.checkpoints import describe_base, latest_checkpoint, save_checkpoint, write_adapter
-from resam.training.evaluate import evaluate, summarise
+from resam.training.devices import make_fabric, on_main
 from resam.training.framing import SCALES, best_framing, compare_framings
 from resam.training.options import TrainOptions, write_options
 from resam.training.progress import Reporter, Silent
 from resam.training.report import draw_strips, write_report
 from resam.training.trainer import Trainer
+from resam.training.watch import Measurable, Watch
 from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
+from resam_runtime.files import atomic_write, sha256_file
 from resam_runtime.tiling import Framing
 
 WATCHED = 24  # scenes measured after each epoch
@@ -61,25 +63,6 @@ class RunResult:
     history: list[dict[str, Any]]
 
 
-def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "auto") -> Fabric:
-    """Devices and precision. "auto" precision: bf16 on CUDA, else full. More than one device: DDP."""
-    import torch
-
-    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
-    if accelerator == "auto" and not on_gpu:
-        accelerator = "cpu"  # "auto" would pick Apple's, which lacks operators that the encoder needs
-    chosen = {"auto": "bf16-mixed" if on_gpu else "32-true", "bf16": "bf16-mixed", "32": "32-true"}.get(precision)
-    try:
-        return Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            strategy="ddp" if devices > 1 else "auto",
-            precision=chosen,  # type: ignore[arg-type]
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ResamError(f"--accelerator {accelerator} --devices {devices}: {' '.join(str(error).split())}") from None
-
-
 def run(
     folder: Path,
     options: TrainOptions,
@@ -102,14 +85,28 @@ def run(
     """
     fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
     base = base or load_base(options.base)
+    try:
+        check_lora(base.sam.image_encoder, options.rank, options.start)
+    except ValueError as error:
+        raise ResamError(f"option {error}") from None
     samples = _training_set(options, base, data)
     default = samples.framing
-    main = fabric.is_global_zero
-    if record is not None and main:
-        _check_images(data, reporter)
-        start_folder(folder, options, record)
-    logger = _tensorboard(folder) if tensorboard and main else None
-    identity = {"options": options.to_dict(), "data": data.train.digest, "base": base.sha256}
+    digests = _digests(data)
+    identity: dict[str, Any] = {"options": options.to_dict(), "base": base.sha256}
+    identity |= {name: digests[name] for name in ("train", "points")}
+
+    def prepare() -> tuple[Any, Measurable | None, Measurable | None]:
+        """The TensorBoard writer, what is watched, and what is tested; then the folder, where it is a new run's."""
+        writer = _tensorboard() if tensorboard else None
+        points = PointOptions(options.points, options.negatives)
+        watch = Measurable.of(data.watched if watched else None, points, reporter)
+        test = watch if watch and data.tested is data.watched else Measurable.of(data.tested, points, reporter)
+        if record is not None:
+            _check_images(data, reporter)
+            start_folder(folder, options, record)
+        return writer and writer(str(folder / "tensorboard")), watch, test
+
+    prepared = on_main(fabric, prepare)
     history: list[dict[str, Any]] = []
     tested: dict[str, dict[str, Any]] = {}
     saved = latest_checkpoint(folder / "checkpoints") if resume else None
@@ -127,7 +124,10 @@ def run(
         f"{base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, {samples.instances} instances"
         + (f", going on after epoch {trainer.epoch}" if saved is not None else "")
     )
-    watch = _Watch(trainer, data, options, reporter, watched) if main else None
+    watch, logger = None, None
+    if prepared is not None:
+        logger, few, whole = prepared
+        watch = Watch(trainer, few, whole, reporter, watched)
     if watch is not None and saved is None:
         tested |= watch.test("base", default)
         if samples.framing != default:
@@ -153,10 +153,10 @@ def run(
     if watch is not None:
         tested |= watch.test("adapted", samples.framing)
     adapter = folder / "adapter.safetensors"
-    if main:
+    if watch is not None:
         provenance = {
             "base": describe_base(base),
-            "data": {"train": data.train.digest, "instances": samples.instances, "scenes": len(data.train.scenes)},
+            "data": digests | {"instances": samples.instances, "scenes": len(data.train.scenes)},
             "options": options.to_dict() | dataclasses.asdict(samples.framing),
             "metrics": {"tested": tested, "last_epoch": history[-1] if history else None},
             "resam_version": resam.__version__,
@@ -230,57 +230,25 @@ def _check_images(data: RunData, reporter: Reporter) -> None:
         reporter.step()
 
 
-class _Watch:
-    """Measures the averaged weights on splits with masks."""
-
-    def __init__(
-        self, trainer: Trainer, data: RunData, options: TrainOptions, reporter: Reporter, watched: int
-    ) -> None:
-        self._trainer, self._data, self._reporter = trainer, data, reporter
-        self._watched = watched
-        self._points = PointOptions(options.points, options.negatives)
-
-    def glance(self) -> dict[str, Any] | None:
-        """A few scenes of the watched split."""
-        framing = self._trainer.samples.framing
-        return self._measure(self._data.watched, framing, self._watched, "watch") if self._watched else None
-
-    def test(self, who: str, framing: Framing) -> dict[str, dict[str, Any]]:
-        """All scenes of the tested split, as an entry of `RunResult.tested`; none without that split."""
-        found = self._measure(self._data.tested, framing, None, f"testing: {who}")
-        return {} if found is None else {who: found}
-
-    def _measure(self, split: CocoData | None, framing: Framing, limit: int | None, what: str) -> dict[str, Any] | None:
-        if split is None:
-            return None
-        trainer = self._trainer
-        if limit is None:
-            self._reporter.start(what, len(split.scenes))
-        prompts = scene_prompts(split, self._points)
-        with trainer.averaged(), trainer.fabric.autocast():
-            measured = evaluate(
-                trainer.encoder,
-                trainer.loop,
-                split,
-                prompts,
-                framing,
-                limit=limit,
-                advance=self._reporter.step if limit is None else lambda: None,
-            )
-        return summarise(measured)
-
-
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def _tensorboard(folder: Path) -> Any:
+def _digests(data: RunData) -> dict[str, str | None]:
+    """SHA-256 of the annotation files; points: that of the points file, else "keypoints" or "masks"."""
+    splits = {"train": data.train, "watched": data.watched, "tested": data.tested}
+    digests = {name: split.digest if split is not None else None for name, split in splits.items()}
+    file = data.points_file
+    return digests | {"points": sha256_file(file) if file else "keypoints" if data.keypoints else "masks"}
+
+
+def _tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ResamError("--tensorboard: tensorboard is not installed; pip install tensorboard") from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter
 
 
 def _log(logger: Any, row: dict[str, Any]) -> None:

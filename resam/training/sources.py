@@ -21,7 +21,7 @@ else:
 
 SYNTHETIC = "synthetic"  # the folder, in the run's, of scenes that the run made
 SYNTHETIC_SEED = 7
-VAL_SCENES, TEST_SCENES = 8, 20
+SYNTHETIC_SCENES, VAL_SCENES, TEST_SCENES = 24, 8, 20
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,25 @@ class Sources:
         test: Path | None,
         points_file: Path | None,
         keypoints: bool,
-        scenes: int,
+        scenes: int | None,
     ) -> Sources:
-        """From the command's arguments; `ResamError` for a folder without a training split, points without images."""
-        if scenes < 1:
+        """From the command's arguments; `ResamError` for a folder without a training split, points without images, and
+        arguments that would do nothing."""
+        if scenes is not None and scenes < 1:
             raise ResamError(f"--scenes: expected at least 1, came {scenes}")
         if points_file and not (data or annotations or images):
             raise ResamError(f"{points_file}: say with --images in which folder its scenes lie")
-        found = {"train": annotations} if annotations else find_splits(data) if data else {}
+        found = find_splits(data, training=annotations is None) if data else {}
+        if annotations:
+            found["train"] = annotations
+            if data and images is None and (data / "images").is_dir():
+                images = data / "images"
+        given = {"--test": test, "--images": images, "--keypoints": keypoints}
+        idle = [name for name, value in given.items() if value and not ("train" in found or points_file)]
+        if idle:
+            raise ResamError(f"{idle[0]} goes with data of your own: give --data or --annotations")
+        if scenes is not None and ("train" in found or points_file):
+            raise ResamError("--scenes counts synthetic scenes, and there are data of your own; leave it out")
         if test:
             found["test"] = test
         paths = {split: str(path.resolve()) for split, path in found.items() if path}
@@ -61,7 +72,7 @@ class Sources:
             images=str(images.resolve()) if images else "",
             points_file=str(points_file.resolve()) if points_file else "",
             keypoints=keypoints,
-            scenes=0 if "train" in paths or (points_file and images) else scenes,
+            scenes=0 if "train" in paths or points_file else scenes or SYNTHETIC_SCENES,
         )
 
     @classmethod

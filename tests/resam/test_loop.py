@@ -220,3 +220,23 @@ def test_requery_decodes_the_box_on_the_same_embedding(toy: Base, requery: str, 
             masks = torch.cat([decoder(embedding, place[None], kind[None])[0] for place, kind in rows])
     assert bool(found.any())
     assert torch.allclose(output.masks, masks, atol=1e-3, rtol=1e-3)
+
+
+def test_coordinates_keep_their_precision_where_the_rest_runs_in_bfloat16(toy: Base) -> None:
+    decoder = PromptDecoder(toy.sam)
+    coords = torch.tensor([[[31.25, 60.5]], [[30.75, 59.0]]])
+    plain, _ = decoder._tokens(coords, torch.ones(2, 1, dtype=torch.long))
+    logits = torch.randn(5, 16, 16, generator=torch.Generator().manual_seed(3)) * 3
+    boxes, found = tight_boxes(logits, 0.1, 64.0)  # a tile of 1024 px
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = decoder._tokens(coords, torch.ones(2, 1, dtype=torch.long))
+        positions = decoder.positions()
+        cast_boxes, cast_found = tight_boxes(logits.bfloat16().float(), 0.1, 64.0)
+    assert positions.dtype == torch.float32
+    assert torch.equal(positions, decoder.positions())
+    assert torch.allclose(cast.float(), plain, atol=1e-6)
+    assert torch.equal(found, cast_found)
+    assert cast_boxes.dtype == torch.float32
+    assert (tight_boxes(logits.bfloat16(), 0.1, 64.0)[0] - cast_boxes).abs().max() == 0
+    assert found.all()
+    assert (cast_boxes - boxes).abs().max() < 4  # of 1024: what rounding the logits alone does

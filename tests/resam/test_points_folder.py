@@ -31,7 +31,7 @@ def drawn(tmp_path: Path) -> Path:
 
 
 def sources(folder: Path) -> Sources:
-    return Sources.choose(None, None, folder / "images", None, folder / "points.json", False, scenes=48)
+    return Sources.choose(None, None, folder / "images", None, folder / "points.json", False, scenes=None)
 
 
 def test_points_and_images_are_a_training_set(drawn: Path) -> None:
@@ -53,10 +53,34 @@ def test_points_and_images_are_a_training_set(drawn: Path) -> None:
 
 def test_points_without_their_images_are_refused_in_one_line(drawn: Path) -> None:
     with pytest.raises(ResamError, match=r"points\.json: say with --images"):
-        Sources.choose(None, None, None, None, drawn / "points.json", False, scenes=48)
+        Sources.choose(None, None, None, None, drawn / "points.json", False, scenes=None)
     (drawn / "images" / "b.png").unlink()
     with pytest.raises(ResamError, match=r"b\.png: no such image"):
         sources(drawn).open(drawn / "run")
+
+
+def test_points_on_a_map_find_the_images_that_they_lie_in(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    (tmp_path / "images").mkdir()
+    for name, left in (("west.tif", 500000), ("east.tif", 500020), ("far.tif", 600000)):
+        place = {"crs": "EPSG:32631", "transform": rasterio.Affine(0.5, 0, left, 0, -0.5, 5000000)}
+        with rasterio.open(
+            tmp_path / "images" / name, "w", driver="GTiff", width=40, height=30, count=3, dtype="uint8", **place
+        ) as out:
+            out.write(np.full((3, 30, 40), 90, np.uint8))
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": [500025.25, 4999994.75]},
+        "properties": {},
+    }
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32631"}}
+    points = tmp_path / "points.geojson"
+    points.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    chosen = Sources.choose(None, None, tmp_path / "images", None, points, False, scenes=None)
+    data = chosen.open(tmp_path / "run")
+    assert [scene.name for scene in data.train.scenes] == ["east.tif"]
+    (prompts,) = scene_prompts(data.train, PointOptions(file=points))
+    assert [prompt.coords.tolist() for prompt in prompts] == [[[10, 10]]]
 
 
 def test_a_points_file_without_points_is_refused(drawn: Path) -> None:

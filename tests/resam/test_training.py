@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,9 +28,10 @@ from resam.model.lora import add_lora, lora_state
 from resam.model.sam import ARCHITECTURES, build_sam
 from resam.training import trainer as trainer_module
 from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted, write_adapter
+from resam.training.devices import make_fabric
 from resam.training.options import TrainOptions, options_from, preset_names, read_options, write_options
 from resam.training.report import shown_samples
-from resam.training.run import RunData, make_fabric, run
+from resam.training.run import RunData, run
 from resam.training.step import pseudo_masks, reinforce
 from resam.training.trainer import Trainer
 from resam_runtime.errors import ResamError
@@ -282,110 +282,6 @@ def test_bad_options_are_named(values: dict[str, Any], cause: str) -> None:
         options_from(values, "x.toml")
 
 
-def _refused(folder: Path, *arguments: str) -> str:
-    """Run the command where it must refuse: its one line. Nothing may be left in `folder`'s runs."""
-    before = sorted(folder.rglob("*"))
-    output = [] if "--resume" in arguments else ["-o", str(folder / "r")]
-    result = CliRunner().invoke(train, [*arguments, *output])
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert isinstance(result.exception, SystemExit)
-    lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in result.output
-    assert sorted(folder.rglob("*")) == before
-    return lines[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "cause"),
-    [
-        (["--data", "nowhere"], "nowhere: no such folder"),
-        (["--annotations", "none.json"], "none.json: No such file"),
-        (["--annotations", "."], "Is a directory"),
-        (["--preset", "nothing"], "nothing: no such preset"),
-        (["--resume", "nothing"], "nothing: holds no run"),
-        (["--resume", "nothing", "--epochs", "3"], "leave out --epochs"),
-        (["--resume", "nothing", "--images", "x"], "leave out --images"),
-        (["--resume", "nothing", "--scenes", "48"], "leave out --scenes"),
-        (["--base", "none.pth", "--scenes", "1"], "none.pth: no such base"),
-        (["--scenes", "0"], "--scenes: expected at least 1"),
-        (["--rank", "0"], "option rank: 0 is out of range"),
-    ],
-)
-def test_bad_arguments_are_one_line_and_exit_code_2(arguments: list[str], cause: str, tmp_path: Path) -> None:
-    assert cause in _refused(tmp_path, *arguments)
-
-
-def _ring(x: float, y: float, side: float = 20.0) -> list[list[float]]:
-    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
-
-
-def _broken_set(folder: Path, **changes: Any) -> Path:
-    """A data set of one image with one instance, with something wrong."""
-    (folder / "images").mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(0, 255, (80, 100, 3)).astype(np.uint8)
-    cv2.imwrite(str(folder / "images" / "a.png"), pixels)
-    if "file" in changes:
-        (folder / "images" / "a.png").write_bytes(changes.pop("file"))
-    annotation = {"id": 5, "image_id": 1, "category_id": 1, "segmentation": _ring(10, 10), "iscrowd": 0}
-    annotation |= changes.pop("annotation", {})
-    document = {"images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}], "annotations": [annotation]}
-    text = changes.pop("text", b"") or json.dumps(document | changes).encode()
-    (folder / "train.json").write_bytes(text)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("changes", "cause"),
-    [
-        ({"text": b'{"images": ['}, "train.json: not JSON"),
-        ({"text": b"\xff\xfe\x00"}, "train.json: not JSON"),
-        ({"text": b"[]"}, "train.json: expected a COCO object"),
-        ({"images": []}, "train.json: lists no images"),
-        ({"annotations": []}, "train.json: not one instance with a point"),
-        ({"annotation": {"image_id": 9}}, "train.json: annotation 5: no image has the id 9"),
-        ({"annotation": {"segmentation": []}}, "train.json: annotation 5: no segmentation"),
-        ({"annotation": {"segmentation": [[1, 2, 3, 4]]}}, "train.json: annotation 5: its polygons need"),
-        (
-            {"annotation": {"segmentation": {"size": [9, 9], "counts": [81]}}},
-            "train.json: annotation 5: its RLE has size",
-        ),
-        ({"annotation": {"segmentation": _ring(300, 300)}}, "train.json: not one instance with a point"),
-        ({"images": [{"id": 1, "file_name": "b.png", "width": 100, "height": 80}]}, "b.png: no such image"),
-        ({"file": b""}, "a.png: empty file"),
-        ({"file": b"\x89PNG\r\n\x1a\n and nothing"}, "a.png: "),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_bad_data_are_one_line_and_leave_nothing(
-    changes: dict[str, Any], cause: str, base_file: Path, tmp_path: Path
-) -> None:
-    data = _broken_set(tmp_path / "set", **changes)
-    assert cause in _refused(tmp_path, "--data", str(data), "--base", str(base_file), "--epochs", "1")
-
-
-def test_a_point_outside_its_image_is_one_line(base_file: Path, tmp_path: Path) -> None:
-    data = _broken_set(tmp_path / "set", annotation={"keypoints": [200, 10, 2], "num_keypoints": 1})
-    line = _refused(tmp_path, "--data", str(data), "--base", str(base_file), "--keypoints")
-    assert "train.json: a.png: instance 5: " in line
-    assert "outside" in line
-
-
-def test_a_folder_with_a_run_is_left_alone(base_file: Path, tmp_path: Path) -> None:
-    data = _broken_set(tmp_path / "set")
-    (tmp_path / "r").mkdir()
-    write_options(tmp_path / "r" / "config.toml", OPTIONS)
-    assert "holds a run already" in _refused(tmp_path, "--data", str(data), "--base", str(base_file))
-
-
-def test_errors_leave_a_process_with_exit_code_2(tmp_path: Path) -> None:
-    process = _run_command("--annotations", "none.json", cwd=tmp_path)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, output
-    assert [line for line in output.splitlines() if line.startswith("error: ") and "none.json" in line]
-    assert "Traceback" not in output
-
-
 def test_tensorboard_gets_the_figures_of_metrics_jsonl(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     options = TrainOptions(epochs=2, base=str(base_file), rank=2)
@@ -407,13 +303,57 @@ def test_evaluation_between_epochs_can_be_left_out(base_file: Path, scenes_folde
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+def test_splits_without_masks_are_no_hindrance(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    document = json.loads((scenes_folder / "val.json").read_text())
+    for annotation in document["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation |= {"keypoints": [int(x + width / 2), int(y + height / 2), 2], "num_keypoints": 1}
+        del annotation["segmentation"]
+    document["annotations"] = document["annotations"][:3]
+    (tmp_path / "points.json").write_text(json.dumps(document))
+    (tmp_path / "empty.json").write_text(json.dumps(document | {"annotations": []}))
+    pointed, empty = (
+        CocoData.open(tmp_path / name, scenes_folder / "images") for name in ("points.json", "empty.json")
+    )
+    options = TrainOptions(epochs=1, base=str(base_file), rank=2)
+    result = run(tmp_path / "run", options, RunData(pointed, watched=pointed, tested=empty, keypoints=True))
+    assert result.tested == {}
+    assert result.history[0]["watched"] is None
+    assert Adapter.open(tmp_path / "run").provenance["data"]["points"] == "keypoints"
+
+
+def test_a_run_goes_on_with_the_base_where_it_lies_now(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    command = ["--data", str(scenes_folder), "--base", str(base_file), "--epochs", "1", "--watch", "0", "--rank", "2"]
+    made = CliRunner().invoke(train, [*command, "-o", str(tmp_path / "run")])
+    assert made.exit_code == 0, made.output
+    base_file.rename(tmp_path / "moved.pth")
+    gone = CliRunner().invoke(train, ["--resume", str(tmp_path / "run")])
+    assert gone.exit_code == 2
+    assert "toy.pth: no such base" in gone.output
+    there = CliRunner().invoke(train, ["--resume", str(tmp_path / "run"), "--base", str(tmp_path / "moved.pth")])
+    assert there.exit_code == 0, there.output
+
+
+def test_other_points_are_another_run(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    data, points = CocoData.open(scenes_folder / "val.json"), tmp_path / "points.json"
+    scene = data.scenes[0]
+    options = TrainOptions(epochs=1, base=str(base_file), rank=2)
+    for x in (20, 30):
+        drawn = {scene.name: {"instances": [{"points": [[x, 20]]}]}}
+        points.write_text(json.dumps({"format": "resam-points", "version": 1, "scenes": drawn}))
+        if x == 20:
+            run(tmp_path / "run", options, RunData(data, points_file=points))
+    with pytest.raises(ResamError, match="other options, data or base"):
+        run(tmp_path / "run", options, RunData(data, points_file=points), resume=True)
+
+
 def test_the_teacher_that_sees_the_weak_view_is_the_average_where_asked(
     toy: Base, scenes: CocoData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real_pseudo, real_reinforce = pseudo_masks, reinforce
     for teacher in ("student", "average"):
         samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64))
-        options = TrainOptions(rank=2, teacher=teacher, epochs=1)  # type: ignore[arg-type]
+        options = TrainOptions(rank=2, teacher=teacher, average=0.9, epochs=1)  # type: ignore[arg-type]
         trainer = Trainer(load_copy(toy), samples, options, make_fabric(1, "cpu"))
         for kept in trainer.average:
             kept.fill_(0.125)

@@ -80,9 +80,14 @@ class PointsFile:
         return sum(len(entries) for entries in self._entries.values())
 
     @property
+    def on_map(self) -> bool:
+        """Whether the coordinates are a map's, so that scenes need a georeference."""
+        return self._crs != PIXELS
+
+    @property
     def by_place(self) -> bool:
         """Whether some points name no scene but a place on the map, and belong to every scene that they lie in."""
-        return self._crs != PIXELS and None in self._entries
+        return self.on_map and None in self._entries
 
     @property
     def names_no_scene(self) -> bool:

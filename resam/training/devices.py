@@ -1,0 +1,51 @@
+"""Devices and processes of a run, through lightning-fabric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from resam_runtime.errors import ResamError
+
+T = TypeVar("T")
+
+
+def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "auto") -> Fabric:
+    """Devices and precision. "auto" precision: bf16 on CUDA, else full. More than one device: DDP.
+
+    Raises `ResamError` for devices that are not there.
+    """
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    if accelerator == "auto" and not on_gpu:
+        accelerator = "cpu"  # "auto" would pick Apple's, which lacks operators that the encoder needs
+    chosen = {"auto": "bf16-mixed" if on_gpu else "32-true", "bf16": "bf16-mixed", "32": "32-true"}.get(precision)
+    try:
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
+            precision=chosen,  # type: ignore[arg-type]
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise ResamError(f"--accelerator {accelerator} --devices {devices}: {' '.join(str(error).split())}") from None
+
+
+def on_main(fabric: Fabric, work: Callable[[], T]) -> T | None:
+    """Do `work` in the main process alone: its result there, None elsewhere.
+
+    A `ResamError` in it is raised in every process, so that none waits for one that has ended.
+    """
+    result, message = None, None
+    if fabric.is_global_zero:
+        try:
+            result = work()
+        except ResamError as error:
+            message = str(error)
+    message = fabric.broadcast(message)
+    if message is not None:
+        raise ResamError(message)
+    return result

@@ -1,0 +1,158 @@
+"""What `resam-train` refuses: one line, exit code 2, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from resam.cli import train
+from resam.training.options import TrainOptions, write_options
+
+
+def _refused(folder: Path, *arguments: str) -> str:
+    """Run the command where it must refuse: its one line. Nothing may be left in `folder`'s runs."""
+    before = sorted(folder.rglob("*"))
+    output = [] if "--resume" in arguments else ["-o", str(folder / "r")]
+    result = CliRunner().invoke(train, [*arguments, *output])
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.output
+    assert sorted(folder.rglob("*")) == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--annotations", "none.json"], "none.json: No such file"),
+        (["--annotations", "."], "Is a directory"),
+        (["--preset", "nothing"], "nothing: no such preset"),
+        (["--resume", "nothing"], "nothing: holds no run"),
+        (["--resume", "nothing", "--epochs", "3"], "leave out --epochs"),
+        (["--resume", "nothing", "--images", "x"], "leave out --images"),
+        (["--resume", "nothing", "--scenes", "48"], "leave out --scenes"),
+        (["--base", "none.pth", "--scenes", "1"], "none.pth: no such base"),
+        (["--scenes", "0"], "--scenes: expected at least 1"),
+        (["--rank", "0"], "option rank: 0 is out of range"),
+        (["--seed", "-1"], "option seed: -1 is out of range"),
+        (["--learning-rate", "nan"], "option learning_rate: nan is out of range"),
+        (["--teacher", "average", "--average", "0"], "option teacher: 'average' needs the option average"),
+        (["--images", "."], "--images goes with data of your own"),
+        (["--test", "x.json"], "--test goes with data of your own"),
+        (["--keypoints"], "--keypoints goes with data of your own"),
+        (["--annotations", "x.json", "--scenes", "3"], "leave it out"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments: list[str], cause: str, tmp_path: Path) -> None:
+    assert cause in _refused(tmp_path, *arguments)
+
+
+def _ring(x: float, y: float, side: float = 20.0) -> list[list[float]]:
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+def _broken_set(folder: Path, **changes: Any) -> Path:
+    """A data set of one image with one instance, with something wrong."""
+    (folder / "images").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (80, 100, 3)).astype(np.uint8)
+    cv2.imwrite(str(folder / "images" / "a.png"), pixels)
+    if "file" in changes:
+        (folder / "images" / "a.png").write_bytes(changes.pop("file"))
+    annotation = {"id": 5, "image_id": 1, "category_id": 1, "segmentation": _ring(10, 10), "iscrowd": 0}
+    annotation |= changes.pop("annotation", {})
+    document = {"images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 80}], "annotations": [annotation]}
+    text = changes.pop("text", b"") or json.dumps(document | changes).encode()
+    (folder / "train.json").write_bytes(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"text": b'{"images": ['}, "train.json: not JSON"),
+        ({"text": b"\xff\xfe\x00"}, "train.json: not JSON"),
+        ({"text": b"[]"}, "train.json: expected a COCO object"),
+        ({"images": []}, "train.json: lists no images"),
+        ({"annotations": []}, "train.json: not one instance with a point"),
+        ({"annotation": {"id": [1]}}, "train.json: annotations: id: expected a number or text, came [1]"),
+        ({"annotation": {"category_id": {}}}, "train.json: annotations: category_id: expected a number or text"),
+        ({"annotation": {"image_id": 9}}, "train.json: annotation 5: no image has the id 9"),
+        ({"annotation": {"segmentation": []}}, "train.json: annotation 5: no segmentation"),
+        ({"annotation": {"segmentation": [[1, 2, 3, 4]]}}, "train.json: annotation 5: its polygons need"),
+        (
+            {"annotation": {"segmentation": {"size": [9, 9], "counts": [81]}}},
+            "train.json: annotation 5: its RLE has size",
+        ),
+        ({"annotation": {"segmentation": _ring(300, 300)}}, "train.json: not one instance with a point"),
+        ({"images": [{"id": 1, "file_name": "b.png", "width": 100, "height": 80}]}, "b.png: no such image"),
+        ({"file": b""}, "a.png: empty file"),
+        ({"file": b"\x89PNG\r\n\x1a\n and nothing"}, "a.png: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_data_are_one_line_and_leave_nothing(
+    changes: dict[str, Any], cause: str, base_file: Path, tmp_path: Path
+) -> None:
+    data = _broken_set(tmp_path / "set", **changes)
+    assert cause in _refused(tmp_path, "--data", str(data), "--base", str(base_file), "--epochs", "1")
+
+
+def test_a_point_outside_its_image_is_one_line(base_file: Path, tmp_path: Path) -> None:
+    data = _broken_set(tmp_path / "set", annotation={"keypoints": [200, 10, 2], "num_keypoints": 1})
+    line = _refused(tmp_path, "--data", str(data), "--base", str(base_file), "--keypoints")
+    assert "train.json: a.png: instance 5: " in line
+    assert "outside" in line
+
+
+def test_a_folder_with_a_run_is_left_alone(base_file: Path, tmp_path: Path) -> None:
+    data = _broken_set(tmp_path / "set")
+    (tmp_path / "r").mkdir()
+    write_options(tmp_path / "r" / "config.toml", TrainOptions())
+    assert "holds a run already" in _refused(tmp_path, "--data", str(data), "--base", str(base_file))
+
+
+def test_errors_leave_a_process_with_exit_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resam.cli", "--annotations", "none.json"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert process.returncode == 2, process.stderr
+    assert [line for line in process.stderr.splitlines() if line.startswith("error: ") and "none.json" in line]
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"), [(["--rank", "99"], "option rank: expected 1 to 32"), (["--start", "2"], "option start: ")]
+)
+def test_what_the_base_cannot_take_is_refused_before_there_is_a_folder(
+    arguments: list[str], cause: str, base_file: Path, tmp_path: Path
+) -> None:
+    data = _broken_set(tmp_path / "set")
+    assert cause in _refused(tmp_path, "--data", str(data), "--base", str(base_file), *arguments)
+
+
+def test_a_test_split_with_a_broken_mask_is_refused_before_there_is_a_folder(base_file: Path, tmp_path: Path) -> None:
+    data = _broken_set(tmp_path / "set")
+    document = json.loads((data / "train.json").read_text())
+    document["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    (data / "test.json").write_text(json.dumps(document))
+    line = _refused(tmp_path, "--data", str(data), "--base", str(base_file))
+    assert "test.json: annotation 5: its polygons need" in line
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_there_is_a_folder(
+    base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    data = _broken_set(tmp_path / "set")
+    line = _refused(tmp_path, "--data", str(data), "--base", str(base_file), "--tensorboard")
+    assert "tensorboard is not installed" in line
