@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam_runtime.engine_file import Manifest
+from resam_runtime.errors import ResamError
 from resam_runtime.instance import Instance
 from resam_runtime.letterbox import tile_to_scene
 from resam_runtime.masks import BoolMask, Origin, crop_overlap, meeting_pairs
@@ -37,6 +38,10 @@ class AutomaticOptions:
     max_overlap: float = 0.6
     max_area: float = 0.8
     min_area: int = 9
+
+    def __post_init__(self) -> None:
+        if self.points_per_side < 1:
+            raise ResamError(f"points_per_side: expected at least 1, came {self.points_per_side}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resam_runtime.errors import ResamError, command_errors
+from resam_runtime.errors import ResamError, command_errors, printable
+from resam_runtime.options import FORMATS, RunOptions
+from resam_runtime.stop import StopRequest
 
 if TYPE_CHECKING:
-    from resam_runtime.pipeline import StopRequest
     from resam_runtime.run import RunReport
-
-FORMATS = ("coco", "geojson", "overlay", "labels")
 
 EPILOG = """
 \b
@@ -53,7 +54,7 @@ class _List(click.ParamType):
         for word in words:
             if self._choices and word not in self._choices:
                 self.fail(f"{word!r} is not one of {', '.join(self._choices)}", param, ctx)
-            if not self._choices and not (word.isdigit() and int(word) > 0):
+            if not self._choices and not (word.isdecimal() and len(word) < 10 and int(word) > 0):
                 self.fail(f"{word!r} is not a band number (1, 2, ...)", param, ctx)
         if not self._choices and len(words) not in (1, 3):
             self.fail(f"expected one or three bands, came {len(words)}", param, ctx)
@@ -70,9 +71,19 @@ class _Bytes(click.ParamType):
             return value
         factor = {"k": 1000, "m": 1000**2, "g": 1000**3}.get(str(value)[-1:].lower(), 1)
         digits = str(value)[:-1] if factor > 1 else str(value)
-        if not digits.isdigit():
+        if not digits.isdecimal() or len(digits) > 18:
             self.fail(f"{value!r} is not a number of bytes (20000, 20k, 2M)", param, ctx)
         return int(digits) * factor
+
+
+class _Finite(click.FloatRange):
+    """A range of numbers that "nan" is outside of: it is neither below nor above any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 @click.command("resam-run", epilog=EPILOG)
@@ -102,6 +113,11 @@ class _Bytes(click.ParamType):
 @click.option("--strict", is_flag=True, help="Stop at the first scene that fails.")
 @click.option("--exclusive", is_flag=True, help="Give each pixel to one instance.")
 @click.option(
+    "--mirrors",
+    is_flag=True,
+    help="Average each mask over the tile and its mirror images: four times the work, better masks.",
+)
+@click.option(
     "--bands", type=_List("bands"), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray."
 )
 @click.option(
@@ -113,7 +129,7 @@ class _Bytes(click.ParamType):
 )
 @click.option(
     "--simplify",
-    type=click.FloatRange(0, 100),
+    type=_Finite(0, 100),
     default=0.5,
     show_default=True,
     metavar="PX",
@@ -132,7 +148,7 @@ class _Bytes(click.ParamType):
 )
 @click.option(
     "--poll",
-    type=click.FloatRange(0.05, 3600),
+    type=_Finite(0.05, 3600),
     default=2.0,
     show_default=True,
     help="Seconds between two looks into the watched folder; a file unchanged between them is whole.",
@@ -150,6 +166,7 @@ def run(
     overwrite: bool,
     strict: bool,
     exclusive: bool,
+    mirrors: bool,
     bands: tuple[int, ...] | None,
     crs: Any,
     simplify: float,
@@ -170,23 +187,25 @@ def run(
         raise click.UsageError("--resume and --overwrite exclude each other")
     if budget is not None and "coco" not in formats:
         raise click.UsageError("--budget is about instances.json; add coco to --format")
+    # A damaged image is one line of ours; OpenCV, which logs three more, reads this once, when it is imported.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # Heavy imports wait until the arguments are known to be good.
     from resam_runtime.engine_file import EngineFile
-    from resam_runtime.pipeline import OutputError, RunOptions
     from resam_runtime.progress import TerminalProgress
     from resam_runtime.records import Mode
     from resam_runtime.run import Run
     from resam_runtime.segmenter import Segmenter
     from resam_runtime.watch import watch_folder
+    from resam_runtime.write_stage import OutputError
 
-    options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, strict)
+    options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, mirrors, strict)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"
     with _signals() as (stop, received):
         try:
             opened = EngineFile.open(engine)
             prepared = None if watch is not None else Run.prepare(opened, images, out, points, options, budget)
-            segmenter = Segmenter(opened, device, threads)
-            click.echo(segmenter.describe())
+            segmenter = Segmenter(opened, device, threads, mirrors=mirrors)
+            click.echo(printable(segmenter.describe()))
             sys.stdout.flush()
             with TerminalProgress(each_scene=watch is not None) as progress:
                 if prepared is not None:
@@ -207,11 +226,11 @@ def run(
                         observer=progress,
                     )
         except OutputError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {printable(str(error))}", err=True)
             sys.exit(3)
         except MemoryError:
             raise ResamError("not enough memory; close other programs, or use a smaller engine") from None
-    click.echo(_closing_line(report))
+    click.echo(printable(_closing_line(report)))
     if received and (watch is not None or not report.complete):
         sys.exit(128 + received[0])
     sys.exit(report.exit_code)
@@ -233,8 +252,6 @@ def _closing_line(report: RunReport) -> str:
 @contextlib.contextmanager
 def _signals() -> Iterator[tuple[StopRequest, list[int]]]:
     """A stop request that SIGINT and SIGTERM make, and the signals that came."""
-    from resam_runtime.pipeline import StopRequest
-
     stop, received = StopRequest(), list[int]()
 
     def handle(number: int, frame: Any) -> None:

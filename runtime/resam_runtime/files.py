@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,21 +16,19 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file lies in the same folder (a rename across file systems is not atomic), keeps the
     suffix (OpenCV picks its encoder by it) and is flushed to disk before the rename, so that a crash
-    leaves the old file or the new one, never a part. Raises whatever the block raises; `OSError` when the
-    folder cannot be written.
+    leaves the old file or the new one, never a part. Its name is no longer for a long name: that could be one
+    that fits while its temporary name does not. Raises whatever the block raises; `OSError` when the folder
+    cannot be written.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".tmp{target.suffix}", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".resam.{secrets.token_hex(4)}.tmp{target.suffix}")
+    # not tempfile's, which are private: an output is an ordinary file, as open to others as the umask says
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; outputs are ordinary files
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

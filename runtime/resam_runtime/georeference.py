@@ -42,22 +42,43 @@ def reproject(points: npt.ArrayLike, source: str, target: str) -> Coordinates:
 
     Raises ResamError when rasterio is not installed, a CRS is unknown, or a point cannot be transformed.
     """
+    moved = reproject_some(points, source, target)
+    if not np.isfinite(moved).all():
+        raise ResamError(f"coordinates outside the area where {source[:60]} is defined")
+    return moved
+
+
+def reproject_some(points: npt.ArrayLike, source: str, target: str) -> Coordinates:
+    """As `reproject`, but points that cannot be transformed become NaN: a point of Chile has no place in a UTM zone of
+    Europe, and is none the less a good point."""
     points = np.asarray(points, np.float64).reshape(-1, 2)
     if source == target or not len(points):
         return points
     try:
+        import rasterio
         from rasterio.errors import CRSError
         from rasterio.warp import transform
     except ImportError:
         raise ResamError("map coordinates need rasterio; pip install 'resam[geo]'") from None
     here, there = _crs(source), _crs(target)
-    try:
-        xs, ys = transform(here, there, points[:, 0], points[:, 1])
-    except CRSError as error:
-        raise ResamError(f"no transformation from {source[:60]} to {target[:60]} ({error})") from None
-    moved = np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], axis=1)
-    if not np.isfinite(moved).all():
-        raise ResamError(f"coordinates outside the area where {source[:60]} is defined")
+
+    def move(some: Coordinates) -> Coordinates:
+        try:
+            xs, ys = transform(here, there, some[:, 0], some[:, 1])
+        except Exception as error:  # GDAL's own types, which rasterio does not export
+            if isinstance(error, CRSError) or "NotSupported" in type(error).__name__:
+                names = [" ".join(crs.split())[:60] for crs in (source, target)]
+                hint = "; see --crs source" if target == WGS84 else ""
+                raise ResamError(f"no transformation from {names[0]} to {names[1]}{hint}") from None
+            if len(some) == 1:
+                return np.full((1, 2), np.nan)
+            middle = len(some) // 2  # one point fails them all: find it
+            return np.concatenate([move(some[:middle]), move(some[middle:])])
+        return np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], axis=1)
+
+    with rasterio.Env():  # without it GDAL prints its errors too
+        moved = move(points)
+    moved[~np.isfinite(moved).all(axis=1)] = np.nan
     return moved
 
 
@@ -80,10 +101,12 @@ def metres_per_pixel(crs: str, transform: Affine, width: int, height: int) -> fl
 
 
 def _crs(text: str) -> Any:
+    import rasterio
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
     try:
-        return CRS.from_user_input(text)
+        with rasterio.Env():  # without it GDAL prints its errors too
+            return CRS.from_user_input(text)
     except CRSError:
         raise ResamError(f"unknown coordinate reference system {text[:80]!r}") from None

@@ -75,15 +75,21 @@ def mask_polygons(mask: BoolMask, origin: Origin = (0, 0), tolerance: float = 0.
     downwards, outer rings run clockwise and holes counter-clockwise. Pixels that touch by a corner alone are not
     joined by it, and no ring touches itself; a hole may touch its outer ring at corners. `tolerance` in pixels drops
     vertices (Douglas and Peucker) that lie nearer than that to the simplified line; a ring that would collapse is
-    kept as it is, holes smaller than tolerance squared are dropped. Simplified rings of one polygon may cross where
-    they were nearer to each other than the tolerance; exact ones never do.
+    kept as it is, holes smaller than tolerance squared are dropped if no other part lies in them. Simplified rings may
+    cross where they were nearer to each other than the tolerance; exact ones never do.
     """
     if not mask.any():
         return []
     rings = _trace(mask)
     areas = [ring_area(ring) for ring in rings]
     outers = [rings[i] for i in sorted(range(len(rings)), key=lambda i: -areas[i]) if areas[i] > 0]
-    holes = [ring for ring, area in zip(rings, areas) if area < 0 and -area >= tolerance * tolerance]
+    lows, highs = np.array([ring.min(0) for ring in outers]), np.array([ring.max(0) for ring in outers])
+
+    def stays(hole: Ring, area: float) -> bool:
+        # A small hole around a part of the mask stays: without it one part would lie within another.
+        return -area >= tolerance * tolerance or bool(((lows >= hole.min(0)) & (highs <= hole.max(0))).all(1).any())
+
+    holes = [ring for ring, area in zip(rings, areas) if area < 0 and stays(ring, area)]
     polygons = [[ring] for ring in outers]
     for hole, owner in zip(holes, _hole_owners(holes, outers)):
         polygons[owner].append(hole)

@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resam_runtime.errors import printable
 from resam_runtime.records import Record
 from resam_runtime.run import Observer
 
@@ -61,13 +62,14 @@ class TerminalProgress(Observer):
         for one in record["skipped"]:
             self._print(f"skipped: {record['name']}: instance {one['instance']}: {one['reason']}")
         if self._each:
-            print(f"{record['name']}: {len(record['annotations'])} instances", flush=True)
+            print(printable(f"{record['name']}: {len(record['annotations'])} instances"), flush=True)
 
     def _update(self) -> None:
         elapsed = max(time.monotonic() - self._begin, 1e-3)
         self._progress.update(self._task, rate=f"{self._scenes / elapsed:.2f}/s, {self._points / elapsed:.1f} points/s")
 
     def _print(self, line: str) -> None:
+        line = printable(line)
         if self._progress.live.is_started:
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:

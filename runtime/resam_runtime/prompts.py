@@ -25,10 +25,15 @@ class PromptBatch:
         return len(self.coords)
 
     @property
-    def centroids(self) -> NDArray[np.float64]:
-        """(N, 2): the mean of each instance's positive points and box corners (of all its points if it has none)."""
+    def marking(self) -> NDArray[np.bool_]:
+        """(N, P): the points that say where an instance is: positive ones and box corners; all, if it has none."""
         positive = self.labels >= POSITIVE
-        counted = np.where(positive.any(1, keepdims=True), positive, self.labels != PADDING)[..., None]
+        return np.where(positive.any(1, keepdims=True), positive, self.labels != PADDING)
+
+    @property
+    def centroids(self) -> NDArray[np.float64]:
+        """(N, 2): the mean of the points that mark each instance."""
+        counted = self.marking[..., None]
         return (self.coords * counted).sum(1, dtype=np.float64) / counted.sum(1)
 
     def prompt(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -69,11 +74,11 @@ def prompt_batch(points: Any, labels: Any, boxes: Any, width: int, height: int) 
 def _points(points: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Points and labels of any accepted form -> (N, P, 2) float64 and (N, P) int32, checked for shape only."""
     dense = _dense(points)
-    if dense is not None and dense.size == 0:
-        if labels is not None and len(labels):
-            raise ResamError(f"labels: {len(labels)} given but no points; give as many of each")
+    if dense is not None and dense.ndim and not len(dense):
+        if labels is not None and _dense(labels) is not None and np.size(labels):
+            raise ResamError(f"labels: {np.size(labels)} given but no points; give as many of each")
         return np.empty((0, 1, 2)), np.empty((0, 1), np.int32)
-    if dense is not None and dense.ndim in (2, 3) and dense.shape[-1] == 2:
+    if dense is not None and dense.ndim in (2, 3) and dense.shape[-1] == 2 and dense.size:
         coords = dense.reshape(len(dense), -1, 2)
         if labels is None:
             return coords, np.full(coords.shape[:2], POSITIVE, np.int32)
@@ -87,7 +92,11 @@ def _points(points: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.i
     return _ragged(points, labels)
 
 
-def _ragged(points: Sequence[Any], labels: Any) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+def _ragged(points: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    try:
+        points = list(points)
+    except TypeError:
+        raise ResamError(f"points: expected (N, 2), (N, P, 2) or a list per instance, came {_shape(points)}") from None
     if labels is not None and (not isinstance(labels, Sequence | np.ndarray) or len(labels) != len(points)):
         raise ResamError(f"labels: expected one entry per instance ({len(points)}), came {_shape(labels)}")
     per_instance: list[NDArray[np.float64]] = []

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -35,12 +35,14 @@ class RunFolder:
         self._lock = lock
 
     @classmethod
-    def open(cls, out: str | os.PathLike[str], request: Mapping[str, Any], mode: Mode) -> RunFolder:
+    def open(
+        cls, out: str | os.PathLike[str], request: Mapping[str, Any], mode: Mode, outputs: Iterable[str] = ()
+    ) -> RunFolder:
         """Take an output folder for a run that is asked for `request` (plain JSON data).
 
-        new: the folder must hold no earlier run. resume: an earlier run must have had the same request. overwrite:
-        what an earlier run wrote is removed first. Raises ResamError, one line, when that is not so, when another run
-        holds the folder, and when it cannot be written.
+        new: the folder must hold no earlier run, nor any of the `outputs` (paths inside it) to be written. resume: an
+        earlier run must have had the same request. overwrite: what an earlier run wrote is removed first. Raises
+        ResamError, one line, when that is not so, when another run holds the folder, and when it cannot be written.
         """
         out = Path(out)
         state = out / STATE_FOLDER
@@ -52,7 +54,7 @@ class RunFolder:
                 f"{out}: cannot write there ({error.strerror or error}); choose a folder with -o"
             ) from None
         try:
-            folder._begin(dict(request), mode)
+            folder._begin(dict(request), mode, outputs)
         except OSError as error:
             folder.close()
             raise ResamError(
@@ -99,17 +101,19 @@ class RunFolder:
 
     def _path(self, name: str) -> Path:
         # a name may hold slashes and be longer than a file name may be
-        return self._state / "scenes" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+        return self._state / "scenes" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
 
-    def _begin(self, request: dict[str, Any], mode: Mode) -> None:
+    def _begin(self, request: dict[str, Any], mode: Mode, outputs: Iterable[str]) -> None:
         path = self._state / "run.json"
         earlier = _read(path)
         begun = earlier is not None or any(self.records())
         if begun and mode == "new":
             raise ResamError(f"{self.out}: holds an earlier run; go on with --resume, or start again with --overwrite")
-        if not begun and mode == "new":
-            for name in ("instances.json", "summary.json"):
-                if (self.out / name).exists():
+        if not begun and mode != "overwrite":
+            # What is there may be anyone's. (A run that was killed early leaves outputs of scenes without a record:
+            # hence only a new run looks at those.)
+            for name in ("instances.json", "summary.json", *(outputs if mode == "new" else ())):
+                if os.path.lexists(self.out / name):
                     raise ResamError(f"{self.out / name}: exists; choose another folder with -o, or --overwrite")
         if begun and mode == "resume":
             difference = _difference((earlier or {}).get("request", {}), request)

@@ -14,11 +14,15 @@ from typing import Any
 
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
-from resam_runtime.pipeline import OutputError, RunOptions, ScenePoints, StopRequest, process_scenes, source_of
+from resam_runtime.options import RunOptions
+from resam_runtime.pipeline import process_scenes
 from resam_runtime.points import PointsFile, find_points
+from resam_runtime.read_stage import PointsSource, source_of
 from resam_runtime.records import Mode, Record, RunFolder
-from resam_runtime.scene_files import SceneFile, check_outputs, find_scenes
+from resam_runtime.scene_files import SceneFile, check_outputs, find_scenes, output_names
 from resam_runtime.segmenter import Segmenter
+from resam_runtime.stop import StopRequest
+from resam_runtime.write_stage import OutputError
 from resam_runtime.writers import coco, summary
 
 
@@ -63,7 +67,7 @@ class Run:
     engine: EngineFile
     scenes: Sequence[SceneFile]
     out: Path
-    points: ScenePoints
+    points: PointsSource
     options: RunOptions
     budget: int | None = None
     notes: Sequence[str] = field(default_factory=tuple)
@@ -98,7 +102,7 @@ class Run:
                 f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, .csv or .geojson "
                 "beside the scenes, or let --automatic find instances"
             )
-        run = cls(engine, scenes, out, ScenePoints(file, shared), options, budget, notes)
+        run = cls(engine, scenes, out, PointsSource(file, shared), options, budget, notes)
         if budget is not None and budget < (least := coco.smallest_budget(run.info, run.categories)):
             raise ResamError(f"--budget {budget}: an empty instances.json takes {least} bytes already; give more")
         return run
@@ -129,7 +133,13 @@ class Run:
         file = self.points.file
         points = "beside the scenes" if file is None else file.digest
         request = {"engine": self.engine_digest, "points": points, **self.options.request()}
-        return RunFolder.open(self.out, request, mode)
+        outputs = (
+            name
+            for scene in self.scenes
+            for suffix in (".tif", ".png")
+            for name in output_names(scene.stem, self.options.formats, suffix).values()
+        )
+        return RunFolder.open(self.out, request, mode, outputs)
 
     def is_done(self, scene: SceneFile, folder: RunFolder) -> bool:
         """Whether an earlier run did this scene and its outputs are still there.

@@ -78,21 +78,33 @@ def output_names(stem: str, formats: Collection[str], labels_suffix: str = ".tif
 
 
 def check_outputs(scenes: Sequence[SceneFile], out: Path, formats: Collection[str]) -> None:
-    """Raise ResamError if an output would overwrite a scene."""
-    sources = {os.path.abspath(scene.path) for scene in scenes}
+    """Raise ResamError if an output would overwrite a scene, by whatever path either is reached."""
+    # A scene that is a link is two files: the link, and what it points to.
+    sources = {_place(scene.path) for scene in scenes} | {os.path.realpath(scene.path) for scene in scenes}
     for scene in scenes:
         for suffix in (".tif", ".png"):
             for name in output_names(scene.stem, formats, suffix).values():
-                if os.path.abspath(out / name) in sources:
+                if _place(out / name) in sources:
                     raise ResamError(
                         f"{out / name}: is a scene and would be overwritten; choose another folder with -o"
                     )
 
 
+def _place(path: Path) -> str:
+    """The path without links, but for its last part: what a rename onto it would replace."""
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
 def walk_scenes(folder: Path, out: Path) -> Iterator[Path]:
     """Image files in a folder and its subfolders, without hidden ones and those that runs wrote. Raises ResamError."""
     ours = os.path.abspath(out)
-    for parent, folders, files in os.walk(folder, onerror=_unreadable):
+
+    def unreadable(error: OSError) -> None:
+        # A subfolder that vanished since it was listed held no scene; the folder asked for must be there.
+        if not isinstance(error, FileNotFoundError) or os.fspath(error.filename) == os.fspath(folder):
+            raise ResamError(f"{error.filename}: {error.strerror}")
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(
             name
             for name in folders
@@ -103,10 +115,6 @@ def walk_scenes(folder: Path, out: Path) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SCENE_SUFFIXES:
                 yield Path(parent, name)
-
-
-def _unreadable(error: OSError) -> None:
-    raise ResamError(f"{error.filename}: {error.strerror}")
 
 
 def _unique_names(depths: dict[str, int]) -> dict[str, str]:

@@ -16,9 +16,11 @@ from resam_runtime.backends import load_backend
 from resam_runtime.engine_file import EngineFile, Manifest
 from resam_runtime.errors import ResamError
 from resam_runtime.instance import Instance, make_exclusive
-from resam_runtime.letterbox import scale_to_tile, scene_to_tile, tile_to_scene
-from resam_runtime.prompts import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING, POSITIVE, PromptBatch, prompt_batch
-from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, assign_points, neighbour_batches, plan_tiles
+from resam_runtime.letterbox import scale_to_tile, tile_to_scene
+from resam_runtime.mirrors import MIRRORS, UPRIGHT, extent_in_cells, mean_logits
+from resam_runtime.placement import compact, into_tile, owners
+from resam_runtime.prompts import PADDING, POSITIVE, PromptBatch, prompt_batch
+from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, neighbour_batches, plan_tiles
 from resam_runtime.upsample import grid_boxes, scene_mask
 
 DEFAULT_MAX_POINTS = 32
@@ -50,13 +52,15 @@ class Segmenter:
         overlap: float = DEFAULT_OVERLAP,
         max_points: int = DEFAULT_MAX_POINTS,
         automatic: AutomaticOptions | None = None,
+        mirrors: bool = False,
     ) -> None:
         """Load an engine file (a path or an open `EngineFile`).
 
         device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
         "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
         max_points: instances decoded together at most; the engine's own limit counts too. automatic: how
-        instances are proposed where no points are given. Raises `ResamError` for a file or a device that
+        instances are proposed where no points are given. mirrors: average each mask and score over the tile and its
+        mirror images, four times the work for better masks. Raises `ResamError` for a file or a device that
         will not do.
         """
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
@@ -66,6 +70,7 @@ class Segmenter:
             raise ResamError(f"overlap: expected 0 to 0.9, came {overlap}")
         self.manifest: Manifest = engine.manifest
         self.automatic = automatic or AutomaticOptions()
+        self._ways = MIRRORS if mirrors else UPRIGHT
         self._path = engine.path
         self._overlap = overlap
         self._max_points = min(max_points, engine.manifest.max_points or max_points)
@@ -116,7 +121,7 @@ class Segmenter:
                     f"instance {int(counts.argmax())}: {counts.max()} points (a box counts as 2), but the engine takes "
                     f"{limit} per instance; give fewer or export with a higher limit"
                 )
-            batch = _compact(batch, limit)
+            batch = compact(batch, limit)
         return batch
 
     def tiles(self, width: int, height: int) -> list[Tile]:
@@ -128,7 +133,7 @@ class Segmenter:
         if not len(prompts):
             return []
         tiles = self.tiles(width, height)
-        owner = _owners(tiles, prompts)
+        owner = owners(tiles, prompts)
         return [(tiles[i], np.flatnonzero(owner == i)) for i in np.unique(owner)]
 
     def prepare_tile(self, window: Image, tile: Tile) -> Image:
@@ -153,7 +158,9 @@ class Segmenter:
         the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
         `make_exclusive` compares.
         """
-        return self._prompt_tile(self._encode(tile_image), tile, prompts, indices, scene_size, "loop", keep_logits)
+        return self._prompt_tile(
+            self._encode(tile_image, tile), tile, prompts, indices, scene_size, "loop", keep_logits
+        )
 
     def propose_tile(
         self, tile_image: Image, tile: Tile, scene_size: tuple[int, int], *, keep_logits: bool = False
@@ -162,10 +169,10 @@ class Segmenter:
 
         Follow with `merge_proposals` once all tiles are done: neighbours see the same instances.
         """
-        embedding = self._encode(tile_image)
+        embeddings = self._encode(tile_image, tile)
 
         def decode(coords: NDArray[np.float32]) -> DecodedMasks:
-            masks, scores = self._run("decoder", embedding, coords[:, None], _positive(len(coords)))[:2]
+            masks, scores = self._run("decoder", embeddings[0], coords[:, None], _positive(len(coords)))[:2]
             return DecodedMasks(masks, scores)
 
         tiles = self.tiles(scene_size[1], scene_size[0])
@@ -177,7 +184,7 @@ class Segmenter:
         in_scene = tile_to_scene(points, tile.scale, tile.origin)
         prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
         everyone = np.arange(len(points))
-        return self._prompt_tile(embedding, tile, prompts, everyone, scene_size, "loop", keep_logits)
+        return self._prompt_tile(embeddings, tile, prompts, everyone, scene_size, "loop", keep_logits)
 
     def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
@@ -192,12 +199,21 @@ class Segmenter:
         merged = self.merge_proposals(proposals, (height, width))
         return _in_order(merged, exclusive)
 
-    def _encode(self, tile_image: Image) -> Any:
+    def _encode(self, tile_image: Image, tile: Tile) -> list[Any]:
+        """The embedding of the tile held in each of our ways."""
         size = self.manifest.image_size
         if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
             what = f"{tile_image.shape} {tile_image.dtype}"
             raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, came {what}")
-        return self._backend.run("encoder", {"image": tile_image[None]}, ["embedding"], keep=True)[0]
+        extent = self._extents(tile)[1]
+        images = (way.image(tile_image, extent) for way in self._ways)
+        return [self._backend.run("encoder", {"image": image[None]}, ["embedding"], keep=True)[0] for image in images]
+
+    def _extents(self, tile: Tile) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height of what is mirrored: in cells of the mask grid, and in pixels."""
+        cells, size = self.manifest.mask_size, self.manifest.image_size
+        columns, rows = extent_in_cells(tile, cells, size)
+        return (columns, rows), (columns * size // cells, rows * size // cells)
 
     def _run(
         self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]
@@ -210,9 +226,28 @@ class Segmenter:
         masks, scores, coarse_scores = self._backend.run(graph, inputs, ["masks", "scores", "coarse_scores"])
         return masks, scores, coarse_scores
 
+    def _decode(
+        self,
+        graph: str,
+        embeddings: Sequence[Any],
+        tile: Tile,
+        coords: NDArray[np.float32],
+        labels: NDArray[np.int32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """As `_run`, averaged over the ways in which the tile was encoded."""
+        if len(embeddings) == 1:
+            return self._run(graph, embeddings[0], coords, labels)
+        cells, pixels = self._extents(tile)
+        found = []
+        for way, embedding in zip(self._ways, embeddings):
+            masks, *scores = self._run(graph, embedding, way.coords(coords, pixels), labels)
+            found.append((way.masks(masks, cells), *scores))
+        masks, scores, coarse_scores = zip(*found)
+        return mean_logits(masks), np.mean(scores, axis=0), np.mean(coarse_scores, axis=0)
+
     def _prompt_tile(
         self,
-        embedding: Any,
+        embeddings: Sequence[Any],
         tile: Tile,
         prompts: PromptBatch,
         indices: Sequence[int] | NDArray[np.intp],
@@ -221,14 +256,14 @@ class Segmenter:
         keep_logits: bool,
     ) -> list[Instance]:
         indices = np.asarray(indices, np.intp)
-        coords, labels = _into_tile(prompts, indices, tile)
+        coords, labels = into_tile(prompts, indices, tile)
         found: dict[int, Instance] = {}
         for batch in neighbour_batches(prompts.centroids[indices], self._max_points):
             # Columns that hold nothing but padding in this batch would only cost time.
             used = (labels[batch] != PADDING).any(0)
             batch_coords = np.ascontiguousarray(coords[batch][:, used])
             batch_labels = np.ascontiguousarray(labels[batch][:, used])
-            masks, scores, coarse_scores = self._run(graph, embedding, batch_coords, batch_labels)
+            masks, scores, coarse_scores = self._decode(graph, embeddings, tile, batch_coords, batch_labels)
             cells = grid_boxes(masks)
             for row, place in enumerate(batch):
                 mask, origin, logits = scene_mask(masks[row], cells[row], tile, self.manifest.image_size)
@@ -258,7 +293,7 @@ class Embedding:
         self._segmenter = segmenter
         self._image = image
         self._lock = threading.Lock()
-        self._encoded: dict[Tile, Any] = {}
+        self._encoded: dict[Tile, list[Any]] = {}
         tiles = segmenter.tiles(self.width, self.height)
         if len(tiles) == 1:
             self._encoding(tiles[0])
@@ -282,11 +317,11 @@ class Embedding:
             )
         return _in_order(found, exclusive)
 
-    def _encoding(self, tile: Tile) -> Any:
+    def _encoding(self, tile: Tile) -> list[Any]:
         with self._lock:
             if tile not in self._encoded:
                 tile_image = self._segmenter.prepare_tile(_window(self._image, tile), tile)
-                self._encoded[tile] = self._segmenter._encode(tile_image)
+                self._encoded[tile] = self._segmenter._encode(tile_image, tile)
             return self._encoded[tile]
 
 
@@ -318,48 +353,3 @@ def _in_order(found: Sequence[Instance], exclusive: bool) -> list[Instance]:
     if not exclusive:
         return ordered
     return [dataclasses.replace(instance, logits=None) for instance in make_exclusive(ordered)]
-
-
-def _compact(batch: PromptBatch, limit: int) -> PromptBatch:
-    """Move padding behind the real points, so that instances of at most `limit` points need no more columns."""
-    order = np.argsort(batch.labels == PADDING, axis=1, kind="stable")[:, :limit]
-    coords = np.take_along_axis(batch.coords, order[..., None], 1)
-    return PromptBatch(coords, np.take_along_axis(batch.labels, order, 1))
-
-
-def _owners(tiles: Sequence[Tile], prompts: PromptBatch) -> NDArray[np.intp]:
-    """For each prompt the index of its tile: where its centroid is most central.
-
-    The middle of far-apart points may lie in a tile that holds none of them: then the first positive point decides.
-    """
-    owner = assign_points(tiles, prompts.centroids)
-    if len(tiles) == 1:
-        return owner
-    windows = np.array([(tile.x, tile.y, tile.width, tile.height) for tile in tiles])[owner, None]
-    marking = prompts.labels > 0
-    usable = _inside(prompts.coords, windows[..., :2], windows[..., 2:]) & marking
-    lost = np.flatnonzero(~usable.any(1) & marking.any(1))
-    if len(lost):
-        first = marking[lost].argmax(1)
-        owner[lost] = assign_points(tiles, prompts.coords[lost, first])
-    return owner
-
-
-def _inside(coords: NDArray[np.float32], origin: Any, size: Any) -> NDArray[np.bool_]:
-    """Which points (N, P, 2) lie in the window at `origin` (x, y) of `size` (width, height): (N, P)."""
-    shifted = coords + np.float32(0.5) - np.asarray(origin)
-    return np.asarray(((shifted >= 0) & (shifted <= np.asarray(size))).all(-1))
-
-
-def _into_tile(
-    prompts: PromptBatch, indices: NDArray[np.intp], tile: Tile
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Some prompts in tile pixels. Points outside the window turn into padding, box corners move to its edge."""
-    own = PromptBatch(prompts.coords[indices], prompts.labels[indices])
-    corner = (own.labels == BOX_TOP_LEFT) | (own.labels == BOX_BOTTOM_RIGHT)
-    here = _inside(own.coords, tile.origin, (tile.width, tile.height))
-    labels = np.where(here | corner, own.labels, np.int32(PADDING))
-    low = np.array(tile.origin, np.float32) - 0.5
-    clipped = np.clip(own.coords, low, low + np.array([tile.width, tile.height], np.float32))
-    coords = scene_to_tile(clipped, tile.scale, tile.origin)
-    return np.where(labels[..., None] == PADDING, np.float32(0), coords), labels

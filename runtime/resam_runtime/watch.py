@@ -14,12 +14,15 @@ from pathlib import Path
 
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
-from resam_runtime.pipeline import RunOptions, ScenePoints, StopRequest, process_scenes, source_of
+from resam_runtime.options import RunOptions
+from resam_runtime.pipeline import process_scenes
 from resam_runtime.points import PointsFile, find_points
+from resam_runtime.read_stage import PointsSource, source_of
 from resam_runtime.records import Mode, RunFolder
 from resam_runtime.run import Observer, Run, RunReport
 from resam_runtime.scene_files import SceneFile, output_stems, walk_scenes
 from resam_runtime.segmenter import Segmenter
+from resam_runtime.stop import StopRequest
 
 _BATCH = 64
 _WRITE_EVERY = 60.0  # s between writing instances.json anew while scenes keep coming
@@ -107,13 +110,13 @@ def watch_folder(
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
         raise ResamError(f"{folder}: not a folder that can be watched")
-    if out.absolute() == folder.absolute():
+    if out.resolve() == folder.resolve():
         raise ResamError(f"{out}: outputs cannot go into the watched folder itself; choose another with -o")
     options, observer = options or RunOptions(), observer or Observer()
     file = None if points is None else PointsFile.open(points)
     if file is not None and file.names_no_scene:
         raise ResamError(f"{file.path}: points do not say which scene they belong to; add the scene's file name")
-    run = Run(engine, (), out, ScenePoints(file), replace(options, strict=False), budget)
+    run = Run(engine, (), out, PointsSource(file), replace(options, strict=False), budget)
     begin = time.monotonic()
     with run.take_folder(mode) as taken:
         records = {record["name"]: record["stem"] for record in taken.records()}

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime import AutomaticOptions, Segmenter
+from resam_runtime import AutomaticOptions, ResamError, Segmenter
 from resam_runtime.automatic import DecodedMasks, grid_points, merge_proposals, propose, stability_score, unique
 from resam_runtime.instance import Instance
 from resam_runtime.letterbox import tile_to_scene
@@ -66,6 +66,11 @@ def test_shapes_are_found_at_another_scale(tmp_path: Path) -> None:
     instances = half(image)
     assert len(instances) == len(truths)
     assert min(best_match(truth, instances) for truth in truths) > 0.65
+
+
+def test_a_grid_needs_a_point() -> None:
+    with pytest.raises(ResamError, match="points_per_side: expected at least 1, came 0"):
+        AutomaticOptions(points_per_side=0)
 
 
 def test_an_empty_scene_gives_nothing(segmenter: Segmenter) -> None:

@@ -178,6 +178,21 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
         ("p.csv", "x,y\n1\n", "line 2: expected 2 fields, came 1"),
         ("p.csv", "x,y\n1,2\n1,north\n", "line 3: expected a point"),
         ("p.csv", "x,y,label\n1,2,yes\n", "line 2: expected label 1"),
+        ("p.json", {"instances": [{"points": ["12"]}]}, r"expected a point \[x, y\]"),
+        ("p.json", {"instances": [{"points": [["3", "4"]]}]}, r"expected a point \[x, y\]"),
+        ("p.json", {"instances": [{"points": [[True, False]]}]}, r"expected a point \[x, y\]"),
+        ("p.json", {"instances": [{"points": [{"1": 0, "2": 0}]}]}, r"expected a point \[x, y\]"),
+        ("p.json", '{"scenes": {"a": {"instances": []}, "a": {"instances": []}}}', "member 'a' appears twice"),
+        (
+            "p.json",
+            {"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []},
+            "image id 1 appears twice",
+        ),
+        ("p.json", {"images": [], "categories": [{"id": "ship"}]}, "categories: id: expected a whole number"),
+        ("p.json", {"images": [], "categories": [{"id": None}]}, "categories: id: expected a whole number"),
+        ("p.csv", "x,x,y\n1,2,3\n", "expected the header"),
+        ("p.csv", 'x,y\n"' + "1" * 200_000 + '",2\n', "not CSV"),
+        ("p.csv", "x,y\n1_0,2\n", "line 2: expected a point"),
         ("p.geojson", collection({"type": "Feature", "geometry": {"type": "Polygon"}}), "expected a Point"),
         ("p.geojson", collection(crs=3), "crs member names no"),
     ],
@@ -187,6 +202,51 @@ def test_a_malformed_file_is_one_line_that_names_it(tmp_path: Path, name: str, d
         PointsFile.open(save(tmp_path / name, data))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_spreadsheets_and_qgis_write_is_understood(tmp_path: Path) -> None:
+    table = "instance,x,y,label\r1.0,5,6,1.0\r1,7,8,0.0\r²,1,2,\r--5,3,4,1\r" + "9" * 5000 + ",9,9,1\r"
+    prompts = read_points(save(tmp_path / "p.csv", table))
+    assert [prompt.id for prompt in prompts] == [1, "²", "--5", "9" * 5000]
+    assert prompts[0].labels.tolist() == [1, 0]
+    data = collection(feature(3, 4, label=None, instance=None, scene=None), resam={"coordinates": "pixel"})
+    assert read_points(save(tmp_path / "p.geojson", data), "a.png")[0].labels.tolist() == [1]
+
+
+def test_coco_annotations_need_no_id_and_keep_the_name_that_resam_run_gave(tmp_path: Path) -> None:
+    annotations = [
+        {"image_id": 1, "points": [[1, 2]]},
+        {"id": 9, "image_id": 1, "instance": "tank", "points": [[1, 2]], "category_id": 2.0},
+        {"id": 8, "image_id": 1, "keypoints": [1, 2, 0, 3, 4, 2, 5, 6, -1]},
+    ]
+    data = {"images": [{"id": 1, "file_name": "a.png", "width": 9.0, "height": 9}], "annotations": annotations}
+    first, second, third = read_points(save(tmp_path / "p.json", data), "a.png", width=9, height=9)
+    assert (first.id, second.id, second.category, third.coords.tolist()) == (1, "tank", 2, [[3, 4]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_lie_outside(tmp_path: Path) -> None:
+    data = {"instances": [{"points": [[1e308, 1]]}, {"points": [[1, 1]]}]}
+    kept, skipped = check_prompts(read_points(save(tmp_path / "p.json", data)), 10, 10)
+    assert [prompt.id for prompt in kept] == [2]
+    assert "lies outside the image" in skipped[0].reason
+
+
+def test_map_points_that_have_no_place_in_a_scenes_crs_do_not_spoil_the_others(tmp_path: Path) -> None:
+    warp = pytest.importorskip("rasterio.warp")
+    longitude, latitude = warp.transform("EPSG:32633", "EPSG:4326", [500000 + 61], [5000000 - 81])
+    here = feature(longitude[0], latitude[0], instance="here")
+    for x, y in ((-75.0, -95.0), (-165.0, 0.0)):  # no such latitude; the other side of the earth
+        data = collection(feature(x, y, instance="far"), here)
+        file = PointsFile.open(save(tmp_path / "p.geojson", data))
+        prompts = file.prompts("a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM)
+        assert [prompt.id for prompt in prompts] == ["here"]
+        named = collection(feature(x, y, instance="far", scene="a.tif"), here)
+        both = PointsFile.open(save(tmp_path / "q.geojson", named)).prompts(
+            "a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM
+        )
+        kept, skipped = check_prompts(both, 100, 80)
+        assert ([one.id for one in kept], [one.instance for one in skipped]) == (["here"], ["far"])
 
 
 def test_a_missing_or_binary_file_is_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ from typing import Any
 import cv2
 import pytest
 
-from resam_runtime.pipeline import StopRequest
 from resam_runtime.segmenter import Segmenter
+from resam_runtime.stop import StopRequest
 
 from .run_helpers import draw_scene, make_engine, make_folder, resam_run, start_run, summary_of, write_points
 
@@ -237,6 +239,31 @@ def test_two_runs_do_not_share_an_output_folder(engine: Path, images: Path, tmp_
         result = resam_run("--engine", engine, images, "-o", out, "--resume")
     assert result.code == 2
     assert "another run is writing there" in result.stderr
+
+
+def test_a_stop_request_may_interrupt_another() -> None:
+    """Two signals in a row: the second handler runs inside the first, which must hold no lock."""
+    stop = StopRequest()
+    nested = False
+
+    def interrupt(frame: Any, event: str, argument: Any) -> None:
+        nonlocal nested
+        if not nested:
+            nested = True
+            stop.request()
+            nested = False
+
+    def ask() -> None:
+        sys.setprofile(interrupt)  # at every call and return within the first request
+        stop.request()
+        sys.setprofile(None)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits for a lock that its own thread holds"
+    assert stop.requested
+    assert stop.at_once
 
 
 def test_a_stop_request_wakes_a_sleeper() -> None:

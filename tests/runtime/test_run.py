@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime import pipeline
-from resam_runtime.pipeline import RunOptions
+from resam_runtime import pipeline, read_stage, write_stage
+from resam_runtime.options import RunOptions
 from resam_runtime.scene_files import find_scenes, output_stems
 from resam_runtime.segmenter import Segmenter
 
@@ -357,6 +357,31 @@ def test_a_geotiff_gives_wgs84_polygons_and_labels_with_its_crs(engine: Path, tm
         assert ring[:-1].mean(0) == pytest.approx([longitude[0], latitude[0]], abs=1e-5)
 
 
+def test_a_geotiff_without_a_suffix_is_one_all_the_same(engine: Path, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "scene"
+    place = rasterio.transform.from_origin(500000, 5000000, 1, 1)
+    profile = {"driver": "GTiff", "height": 80, "width": 100, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", crs="EPSG:32633", transform=place, **profile) as out:
+        out.write(np.full((3, 80, 100), 200, np.uint8))
+    write_points(path, [[40, 40]])
+    assert resam_run("--engine", engine, path, "-o", tmp_path / "out", "--format", "labels").code == 0
+    with rasterio.open(tmp_path / "out" / "scene.labels.tif") as labels:
+        assert (labels.crs.to_epsg(), labels.transform) == (32633, place)
+
+
+def test_a_scene_with_more_pixels_than_rle_can_count_is_refused_at_once(engine: Path, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "large.tif"
+    profile = {"driver": "GTiff", "height": 70_000, "width": 70_000, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", sparse_ok=True, tiled=True, blockxsize=16384, blockysize=16384, **profile):
+        pass
+    write_points(path, [[40, 40]])
+    result = resam_run("--engine", engine, path, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "large.tif: 70000 x 70000 px are more than COCO's RLE can count" in result.stderr
+
+
 def test_every_instance_of_a_tiled_scene_is_found_once(engine: Path, tmp_path: Path) -> None:
     centres = make_geotiff(tmp_path / "scene.tif", 600, 500)
     write_points(tmp_path / "scene.tif", centres)
@@ -410,7 +435,7 @@ def test_a_full_disk_stops_with_one_line_and_resumes(
     engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
     formats = ["--format", "coco,geojson,overlay,labels"]
-    real, calls = getattr(pipeline, writer), []
+    real, calls = getattr(write_stage, writer), []
 
     def full(path: Path, *rest: Any) -> None:
         calls.append(path)
@@ -418,7 +443,7 @@ def test_a_full_disk_stops_with_one_line_and_resumes(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         real(path, *rest)
 
-    monkeypatch.setattr(pipeline, writer, full)
+    monkeypatch.setattr(write_stage, writer, full)
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", *formats)
     assert result.code == 3
     assert result.stderr.splitlines() == [
@@ -469,7 +494,7 @@ def test_an_unexpected_error_in_any_stage_fails_the_scene_and_never_hangs(
     elif stage == "_gather":
         monkeypatch.setattr(pipeline, "make_exclusive", broken)
     else:
-        monkeypatch.setattr(pipeline, stage, broken)
+        monkeypatch.setattr(read_stage if stage == "open_scene" else write_stage, stage, broken)
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--exclusive")
     assert result.code == 2
     reasons = [scene["reason"] for scene in summary_of(tmp_path / "out")["scenes"]]

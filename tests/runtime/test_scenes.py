@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime import scenes
+from resam_runtime import pixel_sources
 from resam_runtime.errors import ResamError
 from resam_runtime.image_files import read_header
 from resam_runtime.letterbox import PAD_VALUE
@@ -48,7 +48,7 @@ def test_tiff_is_read_by_opencv_where_rasterio_is_missing(
 ) -> None:
     transform = rasterio.transform.from_origin(500000, 5000000, 2, 2)
     write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0), crs="EPSG:32633", transform=transform)
-    monkeypatch.setattr(scenes, "has_rasterio", lambda: False)
+    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: False)
     with open_scene(tmp_path / "a.tif") as scene:
         np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
         assert not scene.georeferenced
@@ -112,6 +112,32 @@ def test_sixteen_bit_png_is_stretched_too(tmp_path: Path) -> None:
     assert image.min() == 0
     assert image.max() == 255
     assert np.abs(np.median(image) - 127.5) <= 1
+
+
+def test_wide_integers_far_from_zero_keep_their_levels(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(200, dtype=np.uint32), (50, 1)) + 4_000_000_000  # float32 tells only every 256th apart
+    with open_scene(write_tiff(tmp_path / "a.tif", ramp[None])) as scene:
+        levels = scene.read(0, 0, 200, 50)[0, :, 0]
+    expected = np.clip((np.arange(200) - 3.98) / (195.02 - 3.98) * 255, 0, 255)
+    assert np.abs(levels - expected).max() <= 1
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_the_largest_floats_are_stretched_without_a_warning(tmp_path: Path) -> None:
+    extreme = np.where(np.arange(400).reshape(20, 20) % 2, 3e38, -3e38).astype(np.float32)
+    with open_scene(write_tiff(tmp_path / "a.tif", extreme[None])) as scene:
+        assert sorted(np.unique(scene.read(0, 0, 20, 20))) == [0, 255]
+
+
+def test_a_damaged_raster_says_what_is_damaged(tmp_path: Path, rgb: np.ndarray) -> None:
+    path = write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0), compress="deflate")
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = bytes(byte ^ 0x5A for byte in data[middle : middle + 40])
+    path.write_bytes(data)
+    with open_scene(path) as scene, pytest.raises(ResamError, match=r"a\.tif: cannot be read") as caught:
+        scene.read(0, 0, 53, 37)
+    assert "previous exception" not in str(caught.value)
 
 
 def test_a_constant_scene_does_not_divide_by_zero(tmp_path: Path) -> None:
@@ -221,10 +247,10 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(
     tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
-    monkeypatch.setattr(scenes, "DECODE_LIMIT", 1000)
+    monkeypatch.setattr(pixel_sources, "DECODE_LIMIT", 1000)
     with open_scene(tmp_path / "a.png") as scene:  # rasterio reads it by windows
         np.testing.assert_array_equal(scene.read(3, 4, 10, 20), rgb[4:24, 3:13])
-    monkeypatch.setattr(scenes, "has_rasterio", lambda: False)
+    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: False)
     with pytest.raises(ResamError, match="53 x 37 px is too large"):
         open_scene(tmp_path / "a.png")
 

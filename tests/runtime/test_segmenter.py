@@ -233,6 +233,22 @@ def test_other_images_are_refused(segmenter: Segmenter, image: Any) -> None:
         segmenter(image, [(0, 0)])
 
 
+def test_prompts_without_a_point_are_not_dropped_in_silence(segmenter: Segmenter) -> None:
+    for points in ([[]], [[], []]):
+        with pytest.raises(ResamError, match="instance 0: has no points"):
+            segmenter(blank(100, 80), points)
+    with pytest.raises(ResamError, match="points: expected"):
+        segmenter(blank(100, 80), object())
+    [boxed] = segmenter.embed(blank(100, 80)).prompt([[]], boxes=[(30, 30, 50, 50)])
+    assert boxed.labels.tolist() == [2, 3]
+
+
+def test_negative_points_of_far_tiles_are_answered_too(segmenter: Segmenter) -> None:
+    """Their middle lies in a tile that holds neither: no point was left, and the graph refused to run."""
+    [far] = segmenter(blank(400, 300), [[(5, 5), (395, 295)]], [[0, 0]])
+    assert far.empty
+
+
 def test_points_on_the_very_edge_are_inside(segmenter: Segmenter) -> None:
     instances = segmenter(blank(64, 64), [(-0.5, -0.5), (63.5, 63.5)])
     assert not any(item.empty for item in instances)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -16,8 +17,9 @@ from resam_runtime.errors import ResamError
 from resam_runtime.georeference import map_to_pixel, metres_per_pixel, pixel_to_map
 from resam_runtime.instance import Instance
 from resam_runtime.writers import coco
-from resam_runtime.writers.geojson import feature_collection, rings_are_simple, valid_polygons, write_geojson
+from resam_runtime.writers.geojson import feature_collection, write_geojson
 from resam_runtime.writers.labels import write_labels
+from resam_runtime.writers.outlines import meeting, misplaced, valid_polygons
 from resam_runtime.writers.overlay import draw_overlay, nice_length, write_overlay
 from resam_runtime.writers.scene import SceneResult
 
@@ -82,6 +84,15 @@ def test_an_annotation_decodes_to_its_mask() -> None:
         assert item["bbox"] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
         assert item["area"] == mask.sum()
         assert (item["instance"], item["category_id"]) == ("ship-7", 4)
+
+
+def test_a_prompt_comes_back_to_the_last_bit() -> None:
+    """Half a centipixel off is another mask; rounded up at the edge it even lies outside the image."""
+    x, y = np.float32(119.497), np.float32(33.333332)
+    one = dataclasses.replace(instance(0, MASKS[0]), points=np.array([[x, y]], np.float32))
+    [[back_x, back_y]] = json.loads(json.dumps(coco.annotation(one)))["points"]
+    assert (np.float32(back_x), np.float32(back_y)) == (x, y)
+    assert back_x < WIDTH - 0.5
 
 
 def test_instances_json_loads_as_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,6 +204,31 @@ def test_wgs84_is_what_proj_says() -> None:
     assert pixels.min(0).tolist() == pytest.approx([17.5, 17.5], abs=0.02)
 
 
+@pytest.mark.parametrize("pixel", [0.004, 0.05, 0.5, 30.0])
+@pytest.mark.parametrize("choice", ["wgs84", "source"])
+def test_coordinates_have_as_many_digits_as_their_pixels_need(pixel: float, choice: Any) -> None:
+    """Seven decimals of a degree are a centimetre: less than a pixel of a drone's picture."""
+    warp = pytest.importorskip("rasterio.warp")
+    transform = (pixel, 0.0, 500000.0, 0.0, -pixel, 5000000.0)
+    data = feature_collection(scene([instance(0, MASKS[0])], transform=transform, crs=UTM), choice, 0)
+    xs, ys = np.array(polygons(data["features"][0])[0][0]).T
+    if choice == "wgs84":
+        xs, ys = map(np.array, warp.transform("EPSG:4326", UTM, xs, ys))
+    pixels = map_to_pixel(transform, np.stack([xs, ys], 1))
+    assert np.abs(pixels * 2 - np.round(pixels * 2)).max() < 0.2, "within a tenth of a pixel of its edges"
+    text = json.dumps(data["features"][0]["geometry"])
+    assert len(text) < 24 * 2 * len(pixels), "and not as many as a float has"
+
+
+def test_a_crs_without_a_place_on_earth_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    local = 'LOCAL_CS["site",UNIT["metre",1]]'
+    drawn = scene([instance(0, MASKS[0])], transform=TRANSFORM, crs=local)
+    with pytest.raises(ResamError, match=r"no transformation from .* to OGC:CRS84; see --crs source"):
+        feature_collection(drawn)
+    assert feature_collection(drawn, "source")["crs"]["properties"]["name"] == local
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_simplified_polygons_stay_valid(seed: int) -> None:
     for tolerance in (0.5, 1.0, 2.5):
@@ -217,10 +253,44 @@ def simple_the_slow_way(rings: list[list[list[float]]]) -> bool:
 
 def test_a_bow_tie_is_not_simple() -> None:
     square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], float)
-    assert rings_are_simple([square])
-    assert rings_are_simple([square, np.array([[1, 1], [1, 2], [2, 2], [2, 1]], float)])
-    assert not rings_are_simple([square[[0, 2, 1, 3]]])
-    assert not rings_are_simple([square, np.array([[3, 1], [3, 2], [5, 2], [5, 1]], float)])
+    inside = np.array([[1, 1], [1, 2], [2, 2], [2, 1]], float)
+    assert meeting([square], [0]) == set()
+    assert meeting([square, inside], [0, 0]) == set()
+    assert meeting([square + 9, square[[0, 2, 1, 3]]], [0, 1]) == {1}
+    assert meeting([square, inside + np.array([2, 0])], [0, 1]) == {0, 1}
+
+
+def test_rings_that_lie_in_the_wrong_ring_are_misplaced() -> None:
+    square = np.array([[0, 0], [9, 0], [9, 9], [0, 9]], float)
+    hole, island = square / 3 + 3, square / 9 + 4
+    assert misplaced([square, hole, island], [0, 0, 1]) == set()
+    assert misplaced([square, island], [0, 1]) == {0, 1}, "a part within a part"
+    assert misplaced([square, hole + 20], [0, 0]) == {0}, "a hole outside"
+    assert misplaced([square, hole, island], [0, 0, 0]) == {0}, "a hole within a hole"
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 1.0, 2.5, 6.0])
+def test_the_parts_of_a_simplified_mask_share_no_pixel_and_hold_no_others_holes(tolerance: float) -> None:
+    """Each pixel centre of a fine raster lies in at most one polygon, and no polygon's hole lies outside of it."""
+    for seed in range(15):
+        noise = np.random.default_rng(seed).random((40, 44)).astype(np.float32)
+        mask = cv2.GaussianBlur(noise, (0, 0), 0.6 + seed % 3) > np.median(noise)
+        covered = np.zeros((40 * 8, 44 * 8), np.int32)
+        for outer, *holes in valid_polygons(mask, (0, 0), tolerance):
+            filled = [burn(ring, covered.shape) for ring in (outer, *holes)]
+            assert not (~filled[0] & np.any(filled[1:], axis=0)).any() if holes else True
+            covered += filled[0] & ~np.any(filled[1:], axis=0) if holes else filled[0]
+        assert covered.max() <= 1, seed
+
+
+def burn(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Points of a raster of 1/8 px inside a ring; none lies on a line between half-integers by its odd offset."""
+    y, x = ((np.indices(shape) + 0.4137) / 8 - 0.5).reshape(2, -1)
+    crossed = np.zeros(x.shape, bool)
+    for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, 0)):
+        between = (y0 > y) != (y1 > y)
+        crossed[between] ^= x0 + (y[between] - y0) * (x1 - x0) / (y1 - y0) > x[between]
+    return crossed.reshape(shape)
 
 
 def test_geojson_of_no_instances_is_valid(tmp_path: Path) -> None:

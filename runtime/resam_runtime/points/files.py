@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from resam_runtime.errors import ResamError
-from resam_runtime.georeference import Affine, map_to_pixel, reproject
+from resam_runtime.georeference import Affine, map_to_pixel, reproject_some
 from resam_runtime.points.parse import PIXELS, Entry, Malformed, Parsed, parse_csv, parse_json
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
 
+_FAR = 1e30
 SUFFIXES = (".points.json", ".points.csv", ".points.geojson")
 
 
@@ -26,7 +27,8 @@ def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
     """
     scene_path = Path(scene_path)
     for name in (scene_path.name, scene_path.stem):
-        found = [path for suffix in SUFFIXES if (path := scene_path.with_name(name + suffix)).is_file()]
+        # os.path's isfile: Path's raises where the longer name is too long for a file
+        found = [path for suffix in SUFFIXES if os.path.isfile(path := scene_path.with_name(name + suffix))]
         if len(found) > 1:
             raise ResamError(f"{scene_path}: both {found[0].name} and {found[1].name} hold its points; keep one")
         if found:
@@ -52,7 +54,7 @@ class PointsFile:
 
     def __init__(self, path: Path, digest: str, parsed: Parsed) -> None:
         self.path, self.digest = path, digest
-        self.scenes = list(parsed.scenes)
+        self.scenes = list(dict.fromkeys(parsed.scenes))
         self.categories: list[dict[str, Any]] = parsed.categories
         self._crs, self._sizes = parsed.crs, parsed.sizes
         self._entries: dict[str | None, list[Entry]] = {}
@@ -158,7 +160,7 @@ class PointsFile:
                     "(or rasterio is not installed: pip install 'resam[geo]')"
                 )
             try:
-                flat = map_to_pixel(transform, reproject(flat, self._crs, crs))
+                flat = map_to_pixel(transform, reproject_some(flat, self._crs, crs))
             except ResamError as error:
                 raise ResamError(f"{self.path}: {error}") from None
         ends = np.cumsum([len(entry.coords) for entry in entries])
@@ -166,4 +168,7 @@ class PointsFile:
 
 
 def _prompt(entry: Entry, coords: np.ndarray[Any, np.dtype[np.float64]]) -> Prompt:
-    return Prompt(coords.astype(np.float32), np.asarray(entry.labels, np.int32), entry.id, entry.category)
+    # A number that float32 cannot hold lies outside every scene, and still does when it is cut.
+    return Prompt(
+        np.clip(coords, -_FAR, _FAR).astype(np.float32), np.asarray(entry.labels, np.int32), entry.id, entry.category
+    )

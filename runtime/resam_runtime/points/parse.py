@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -46,9 +47,16 @@ class Malformed(ValueError):
 
 def parse_csv(text: str) -> Parsed:
     """Header `scene,instance,x,y,label`; scene, instance (each row its own) and label (1) may be absent."""
-    rows = csv.reader(io.StringIO(text))
+    rows = csv.reader(io.StringIO(text, newline=None))
+    try:
+        return _table(rows)
+    except csv.Error as error:
+        raise Malformed(f"line {rows.line_num}: not CSV ({error})") from None
+
+
+def _table(rows: Any) -> Parsed:
     header = [name.strip().lower() for name in next(rows, [])]
-    if not {"x", "y"} <= set(header):
+    if not {"x", "y"} <= set(header) or len(set(header)) != len(header):
         raise Malformed(f"expected the header scene,instance,x,y,label, came {','.join(header)[:80]!r}")
     groups = _Groups()
     for row in rows:
@@ -60,9 +68,9 @@ def parse_csv(text: str) -> Parsed:
         cells = {name: cell.strip() for name, cell in zip(header, row)}
         name = cells.get("instance", "")
         instance: str | int = name if name else f"line {rows.line_num}"
-        if name.lstrip("-").isdigit():
-            instance = int(name)
-        point = _point((cells["x"], cells["y"]), where)
+        if whole := re.fullmatch(r"(-?[0-9]{1,18})(\.0+)?", name):  # spreadsheets write 1 as 1.0
+            instance = int(whole[1])
+        point = _point([_number(cells["x"]), _number(cells["y"])], where)
         groups.add(_scene(cells.get("scene")), instance, point, _label(cells.get("label") or 1, where))
     return Parsed("csv", groups.entries, scenes=groups.scenes())
 
@@ -70,7 +78,9 @@ def parse_csv(text: str) -> Parsed:
 def parse_json(text: str) -> Parsed:
     """Our own points JSON, GeoJSON or COCO, told apart by their members."""
     try:
-        data = json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except Malformed:
+        raise
     except RecursionError:
         raise Malformed("not JSON: nested too deeply") from None
     except ValueError as error:
@@ -137,11 +147,15 @@ def _coco(data: dict[str, Any]) -> Parsed:
             raise Malformed("an image of images[] has no id or file_name")
         if isinstance(image["id"], list | dict):
             raise Malformed(f"image {name!r}: its id is neither a number nor text")
+        if image["id"] in files:
+            raise Malformed(f"image id {image['id']!r} appears twice")
         files[image["id"]] = name
         parsed.scenes.append(name)
         if "width" in image and "height" in image:
             parsed.sizes[name] = (_whole(image["width"], name), _whole(image["height"], name))
-    parsed.categories = [_object(value, "categories") for value in _list(data.get("categories"), "categories")]
+    for value in _list(data.get("categories"), "categories"):
+        category = _object(value, "categories")
+        parsed.categories.append({**category, "id": _whole(category.get("id"), "categories: id")})
     bare = 0
     for value in _list(data.get("annotations"), "annotations"):
         annotation = _object(value, "annotations")
@@ -157,11 +171,14 @@ def _coco(data: dict[str, Any]) -> Parsed:
             if len(flat) % 3:
                 raise Malformed(f"{where}: keypoints come in threes (x, y, v), came {len(flat)} numbers")
             triples = [flat[at : at + 3] for at in range(0, len(flat), 3)]
-            points, labels = [triple[:2] for triple in triples if triple[2]], None
+            seen = [_is_number(triple[2]) and triple[2] > 0 for triple in triples]
+            points, labels = [triple[:2] for triple, counts in zip(triples, seen) if counts], None
         bare += points is None
-        entry = {"points": points or [], "labels": labels, "id": annotation.get("id"), "category": None}
-        entry["category"] = annotation.get("category_id")
-        parsed.entries.append(_instance(entry, files[annotation["image_id"]], where, len(parsed.entries) + 1))
+        number = len(parsed.entries) + 1
+        entry = {"points": points or [], "labels": labels, "category": annotation.get("category_id")}
+        called = annotation.get("instance")  # resam-run's own files: what the points file before called it
+        entry["id"] = called if isinstance(called, str | int) else annotation.get("id", number)
+        parsed.entries.append(_instance(entry, files[annotation["image_id"]], where, number))
     if parsed.entries and bare == len(parsed.entries):
         raise Malformed(
             "a COCO file whose annotations hold no points, point or keypoints; "
@@ -183,7 +200,8 @@ def _geojson(data: dict[str, Any]) -> Parsed:
         if kind not in ("Point", "MultiPoint"):
             raise Malformed(f"{where}: expected a Point or MultiPoint, came {kind!r}")
         coordinates = _list(geometry.get("coordinates"), f"{where}: coordinates")
-        label = _label(properties.get("label", 1), where)
+        label = properties.get("label")
+        label = 1 if label is None else _label(label, where)  # QGIS writes an empty field as null
         instance = properties.get("instance", feature.get("id"))
         instance = f"feature {number}" if instance is None else _id(instance, where)
         for point in [coordinates] if kind == "Point" else coordinates:
@@ -246,26 +264,49 @@ def _list(value: Any, where: str) -> list[Any]:
     return value
 
 
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):  # Python would keep the last, and drop the points of the first in silence
+        keys = [key for key, _ in pairs]
+        raise Malformed(f"the member {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
+    return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(cell: str) -> float | str:
+    """A cell of a table as a number, or as it is."""
+    try:
+        return cell if "_" in cell else float(cell)
+    except ValueError:
+        return cell
+
+
 def _point(value: Any, where: str) -> tuple[float, float]:
     try:
+        if not isinstance(value, list) or not all(_is_number(number) for number in value):
+            raise ValueError
         x, y = (float(number) for number in value)
-    except (TypeError, ValueError, OverflowError):
-        raise Malformed(f"{where}: expected a point [x, y], came {str(value)[:60]}") from None
+    except (ValueError, OverflowError):
+        raise Malformed(f"{where}: expected a point [x, y], came {' '.join(str(value)[:60].split())}") from None
     if not (math.isfinite(x) and math.isfinite(y)):
         raise Malformed(f"{where}: point {x}, {y} is not finite")
     return x, y
 
 
 def _label(value: Any, where: str) -> int:
-    if str(value) not in ("0", "1"):
+    number = _number(value) if isinstance(value, str) else value
+    if not _is_number(number) or number not in (0, 1):
         raise Malformed(f"{where}: expected label 1 (on the instance) or 0 (off it), came {str(value)[:20]!r}")
-    return int(value)
+    return int(number)
 
 
 def _whole(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not _is_number(value) or value != value // 1:
         raise Malformed(f"{where}: expected a whole number, came {str(value)[:40]!r}")
-    return value
+    return int(value)
 
 
 def _id(value: Any, where: str) -> str | int:

@@ -46,6 +46,8 @@ def check_prompts(prompts: Sequence[Prompt], width: int, height: int) -> tuple[S
         inside = inside_image(prompt.coords, width, height)
         if not len(prompt.coords):
             reason = "has no points"
+        elif np.isnan(prompt.coords).any():
+            reason = "a point has no place in the scene's coordinate reference system"
         elif not inside.all():
             x, y = prompt.coords[int(np.argmin(inside))]
             reason = f"point {x:g}, {y:g} lies outside the image of {width} x {height} px"

@@ -38,7 +38,8 @@ def annotation(instance: Instance, name: str | int | None = None, category: int 
         "iscrowd": 0,
         "score": round(float(instance.score), 5),
         "coarse_score": round(float(instance.coarse_score), 5),
-        "points": [[round(float(x), 2), round(float(y), 2)] for x, y in instance.points],
+        # the shortest numbers that are these float32 again: the next run's prompts are the same, to the last bit
+        "points": [[float(str(x)), float(str(y))] for x, y in instance.points],
         "labels": [int(label) for label in instance.labels],
         "segmentation": instance.rle,
     }

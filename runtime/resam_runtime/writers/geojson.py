@@ -8,7 +8,7 @@ the foreign member `resam` says. Outer rings run counter-clockwise in the plane 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from resam_runtime.files import atomic_write
 from resam_runtime.georeference import WGS84, Coordinates, pixel_to_map, reproject
-from resam_runtime.masks import BoolMask, Origin, Ring, mask_polygons, ring_area
+from resam_runtime.masks import Ring, ring_area
+from resam_runtime.writers.outlines import valid_polygons
 from resam_runtime.writers.scene import SceneResult
 
 CrsChoice = Literal["wgs84", "source"]
@@ -45,12 +46,11 @@ def feature_collection(scene: SceneResult, crs: CrsChoice = "wgs84", simplify: f
         target, digits = None, 2
         document["resam"] = {"coordinates": "pixel", **about}
     elif crs == "wgs84":
-        target, digits = WGS84, 7
+        target, digits = WGS84, max(7, _digits(scene, WGS84) + 1)
         document["resam"] = {"coordinates": "WGS 84", **about}
     else:
         target = scene.crs
-        degrees = abs(scene.transform[0]) + abs(scene.transform[1]) < 1e-2
-        digits = 8 if degrees else 3
+        digits = max(3, _digits(scene, target) + 3)
         name = f"urn:ogc:def:crs:EPSG::{target[5:]}" if target.startswith("EPSG:") else target
         document["crs"] = {"type": "name", "properties": {"name": name}}
         document["resam"] = {"coordinates": "map", **about}
@@ -79,45 +79,14 @@ def feature_collection(scene: SceneResult, crs: CrsChoice = "wgs84", simplify: f
     return document
 
 
-def valid_polygons(mask: BoolMask, origin: Origin, tolerance: float) -> list[list[Ring]]:
-    """`mask_polygons`, where a polygon whose simplified rings touch or cross keeps its pixel edges instead."""
-    polygons = mask_polygons(mask, origin, tolerance)
-    if tolerance <= 0 or all(rings_are_simple(polygon) for polygon in polygons):
-        return polygons
-    exact = mask_polygons(mask, origin)
-    return [near if rings_are_simple(near) else true for near, true in zip(polygons, exact)]
-
-
-def rings_are_simple(rings: Sequence[Ring]) -> bool:
-    """Whether no two segments of these rings meet, but neighbours at their common vertex."""
-    starts = np.concatenate(rings)
-    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
-    following = np.concatenate([np.roll(np.arange(len(ring)), -1) for ring in rings])
-    following += np.repeat(np.cumsum([0, *[len(ring) for ring in rings[:-1]]]), [len(ring) for ring in rings])
-    order = np.argsort(np.minimum(starts[:, 0], ends[:, 0]), kind="stable")
-    left = np.minimum(starts[:, 0], ends[:, 0])[order]
-    reach = np.searchsorted(left, np.maximum(starts[:, 0], ends[:, 0])[order], side="right")
-    for place, segment in enumerate(order):  # sweep along x: only segments whose x ranges meet are compared
-        others = order[place + 1 : reach[place]]
-        others = others[(following[others] != segment) & (following[segment] != others)]
-        if len(others) and _meet(starts[segment], ends[segment], starts[others], ends[others]).any():
-            return False
-    return True
-
-
-def _meet(a: Ring, b: Ring, c: Ring, d: Ring) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which segments c-d (K, 2) share a point with the segment a-b (2,)."""
-
-    def side(p: Ring, q: Ring, r: Ring) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.asarray(
-            np.sign(
-                (q[..., 0] - p[..., 0]) * (r[..., 1] - p[..., 1]) - (q[..., 1] - p[..., 1]) * (r[..., 0] - p[..., 0])
-            )
-        )
-
-    apart = (np.maximum(a, b) < np.minimum(c, d)).any(axis=-1) | (np.minimum(a, b) > np.maximum(c, d)).any(axis=-1)
-    straddles = (side(a, b, c) * side(a, b, d) <= 0) & (side(c, d, a) * side(c, d, b) <= 0)
-    return np.asarray(straddles & ~apart)
+def _digits(scene: SceneResult, target: str) -> int:
+    """The decimals at which numbers in the CRS `target` begin to tell pixels of the scene apart (negative: tens)."""
+    assert scene.transform is not None
+    assert scene.crs is not None
+    x, y = scene.width / 2, scene.height / 2
+    middle, right, below = reproject(pixel_to_map(scene.transform, [(x, y), (x + 1, y), (x, y + 1)]), scene.crs, target)
+    step = min(np.hypot(*(right - middle)), np.hypot(*(below - middle)))
+    return math.ceil(-math.log10(step)) if step > 1e-15 else 15
 
 
 def _ring(ring: Ring, outer: bool, scene: SceneResult, target: str | None, digits: int) -> list[list[float]]:

@@ -1,0 +1,69 @@
+"""What travels through the pipeline: a scene with all that is known of it, and its tiles."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resam_runtime.errors import ResamError
+from resam_runtime.georeference import Affine
+from resam_runtime.instance import Instance
+from resam_runtime.points import Prompt, Skipped
+from resam_runtime.prompts import PromptBatch
+from resam_runtime.scene_files import SceneFile
+from resam_runtime.tiling import Tile
+
+
+@dataclass(eq=False)
+class Job:
+    """One scene on its way. Each stage owns it in turn; the channels hand it over."""
+
+    file: SceneFile
+    width: int = 0
+    height: int = 0
+    transform: Affine | None = None
+    crs: str | None = None
+    raster: bool = False
+    overview: npt.NDArray[np.uint8] | None = None
+    prompts: list[Prompt] = field(default_factory=list)
+    batch: PromptBatch | None = None
+    automatic: bool = False
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)
+    instances: list[Instance] = field(default_factory=list)
+    failure: str | None = None
+    trace: str | None = None
+    dropped: bool = False
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"read": 0.0, "prepare": 0.0, "inference": 0.0, "write": 0.0}
+    )
+
+    def fail(self, error: Exception) -> None:
+        """Remember the first failure. Errors that are no one's fault but ours keep their traceback."""
+        if self.failure is not None:
+            return
+        if isinstance(error, ResamError):
+            self.failure = str(error)
+        elif isinstance(error, OSError):
+            self.failure = f"{error.filename2 or error.filename or self.file.path}: {error.strerror or error}"
+        elif isinstance(error, MemoryError):
+            self.failure = f"{self.file.path}: not enough memory"
+        else:
+            self.failure = f"{self.file.path}: unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.trace = "".join(traceback.format_exception(error))
+        self.instances, self.overview = [], None
+
+
+@dataclass(eq=False)
+class Work:
+    """A tile to be segmented (`image` is prepared, `indices` its prompts), or, without one, the end of its scene."""
+
+    job: Job
+    tile: Tile | None = None
+    image: npt.NDArray[np.uint8] | None = None
+    indices: npt.NDArray[np.intp] | None = None

@@ -1,0 +1,132 @@
+"""The first stage of the pipeline: a scene and its points from disk to prepared tiles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resam_runtime.errors import ResamError
+from resam_runtime.files import sha256_file
+from resam_runtime.jobs import Job, Work
+from resam_runtime.options import RunOptions
+from resam_runtime.pixel_sources import has_rasterio
+from resam_runtime.points import PointsFile, Skipped, check_prompts, find_points
+from resam_runtime.scene_files import SceneFile
+from resam_runtime.scenes import RASTER_SUFFIXES, Scene, open_scene
+from resam_runtime.segmenter import Segmenter
+from resam_runtime.tiling import Tile
+from resam_runtime.writers.overlay import LONGEST
+
+
+class PointsSource:
+    """Where the prompts of scenes come from: one file for all, or a file beside each.
+
+    shared: file names that several scenes of the run have; only their paths can name them.
+    """
+
+    def __init__(self, file: PointsFile | None = None, shared: frozenset[str] = frozenset()) -> None:
+        self.file = file
+        self.shared = shared
+
+    def find(self, scene: SceneFile) -> PointsFile | None:
+        """The points file for a scene, None if it has none. Raises ResamError."""
+        if self.file is not None:
+            return self.file
+        path = find_points(scene.path)
+        return None if path is None else PointsFile.open(path)
+
+
+def source_of(scene: SceneFile, points: PointsSource) -> dict[str, Any]:
+    """What tells whether a scene or the points beside it have changed: the file's size and time, the points' digest."""
+    try:
+        status = scene.path.stat()
+        source: dict[str, Any] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    except OSError:
+        source = {"size": None, "mtime_ns": None}
+    try:
+        beside = None if points.file is not None else find_points(scene.path)
+        source["points"] = None if beside is None else sha256_file(beside)
+    except (ResamError, OSError):
+        source["points"] = "unreadable"
+    return source
+
+
+def read_scene(job: Job, segmenter: Segmenter, points: PointsSource, options: RunOptions) -> Iterator[Work]:
+    """Open a scene, find its prompts, and yield its prepared tiles. Raises ResamError, OSError."""
+    clock = time.perf_counter
+    begin = clock()
+    job.source = source_of(job.file, points)
+    with open_scene(job.file.path, options.bands, name=job.file.name) as scene:
+        _describe(job, scene)
+        _find_prompts(job, scene, segmenter, points, options)
+        if "overlay" in options.formats:
+            job.overview = scene.overview(LONGEST)
+        if job.automatic:
+            plan: list[tuple[Tile, npt.NDArray[np.intp] | None]] = [
+                (tile, None) for tile in segmenter.tiles(scene.width, scene.height)
+            ]
+        else:
+            job.batch = segmenter.prompts(
+                [prompt.coords for prompt in job.prompts],
+                [prompt.labels for prompt in job.prompts],
+                None,
+                scene.width,
+                scene.height,
+            )
+            plan = list[tuple[Tile, npt.NDArray[np.intp] | None]](segmenter.plan(job.batch, scene.width, scene.height))
+        job.seconds["read"] += clock() - begin
+        for tile, indices in plan:
+            begin = clock()
+            window = scene.read(tile.x, tile.y, tile.width, tile.height)
+            middle = clock()
+            image = segmenter.prepare_tile(window, tile)
+            job.seconds["read"] += middle - begin
+            job.seconds["prepare"] += clock() - middle
+            yield Work(job, tile, image, indices)
+
+
+def _describe(job: Job, scene: Scene) -> None:
+    if scene.width * scene.height >= 1 << 32:
+        raise ResamError(
+            f"{scene.path}: {scene.width} x {scene.height} px are more than COCO's RLE can count; cut it into parts"
+        )
+    job.width, job.height = scene.width, scene.height
+    job.transform, job.crs = scene.transform, scene.crs
+    job.raster = scene.georeferenced or (job.file.path.suffix.lower() in RASTER_SUFFIXES and has_rasterio())
+    job.notes += scene.notes
+
+
+def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSource, options: RunOptions) -> None:
+    found = points.find(job.file)
+    if found is None:
+        if options.automatic:
+            job.automatic = True
+        else:
+            job.notes.append("no points file beside it")
+        return
+    name = job.file.name
+    prompts = found.prompts(
+        name,
+        width=scene.width,
+        height=scene.height,
+        transform=scene.transform,
+        crs=scene.crs,
+        shared=points.shared,
+    )
+    if not prompts and points.file is not None:
+        if options.automatic and found.match(name, points.shared) is None:
+            job.automatic = True
+            return
+        job.notes.append(f"no points for it in {found.path.name}")
+    job.prompts, job.skipped = check_prompts(prompts, scene.width, scene.height)
+    limit = segmenter.manifest.max_points_per_instance
+    if limit is not None:
+        for prompt in [prompt for prompt in job.prompts if len(prompt.coords) > limit]:
+            job.skipped.append(
+                Skipped(prompt.id, f"{len(prompt.coords)} points, the engine takes {limit} per instance")
+            )
+        job.prompts = [prompt for prompt in job.prompts if len(prompt.coords) <= limit]
