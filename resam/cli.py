@@ -63,6 +63,8 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--supervised", is_flag=True, default=None, help="Train on the true masks: the upper bound.")
 @click.option("--requery", type=click.Choice(["box", "box+points"]), help="The prompt of Requery.")
 @click.option("--pseudo", type=click.Choice(["coarse", "refined", "final"]), help="Which masks of the loop are taught.")
+@click.option("--mirrors/--no-mirrors", default=None, help="Teach the mean of the masks of the weak view and of its "
+              "mirror images; encodes four times.")  # fmt: skip
 @click.option("--rounds", type=int, help="Rounds of Refine and Requery.")
 @click.option("--tau", type=float, help="Threshold of Refine, 0.25 to 1.")
 @click.option(

@@ -362,7 +362,7 @@ def pretrain(
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns) as progress:
-        for stage in stages:
+        for stage in (stage for stage in stages if stage.steps):
             sam = train_stage(sam, stage, seed, target, bf16, workers, log, progress)
     held_out = make_pool(HELD_OUT_SEED, 64, full.image_size, workers)
     result = evaluate(sam, held_out)

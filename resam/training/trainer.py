@@ -113,7 +113,9 @@ class Trainer:
         tile = to_device(view, self.fabric.device, self.base.architecture.mask_size)
         # Two contexts: autocast remembers weights cast without gradient until its context ends.
         with self._teacher(), self.fabric.autocast():
-            pseudo = pseudo_masks(self.encoder, self.loop, tile, options.pseudo, options.calibrate_negatives)
+            pseudo = pseudo_masks(
+                self.encoder, self.loop, tile, options.pseudo, options.calibrate_negatives, options.mirrors
+            )
         try:
             with self.fabric.autocast():
                 losses = reinforce(
