@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "resam-ablation", 1
 SYNTHETIC = "synthetic"
+TEACHER_AVERAGE = 0.99
 SYNTHETIC_SEED = 7  # that of resam-train: the scenes of its demo
 
 
@@ -164,7 +165,10 @@ def _minutes(seconds: float) -> str:
 def _options(settings: Settings, row: Row) -> TrainOptions:
     from resam.training.options import read_options
 
-    return read_options(settings.preset, **{**settings.changes, **row.changes})
+    changes = {**settings.changes, **row.changes}
+    if changes.get("teacher") == "average" and not read_options(settings.preset, **settings.changes).average:
+        changes["average"] = TEACHER_AVERAGE  # a preset that keeps no average has no teacher either
+    return read_options(settings.preset, **changes)
 
 
 def _measure(
@@ -301,4 +305,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ResamError(f"{path}: not JSON ({error}); remove it to start anew") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise ResamError(f"{path}: not an ablation of this version; remove it to start anew")
+    parts = {"base": dict, "machine": dict, "data": list, "rows": list, "cells": list, "created": str}
+    if damaged := [part for part, kind in parts.items() if not isinstance(data.get(part), kind)]:
+        raise ResamError(f"{path}: damaged (no {damaged[0]}); remove it to start anew")
     return data

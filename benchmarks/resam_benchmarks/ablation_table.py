@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resam_benchmarks.page_style import facts, page, table
+from resam_benchmarks.page_style import facts, page, save_page, table
 from resam_benchmarks.tables import Table
-from resam_runtime.files import atomic_write
 
 COLUMNS = (
     ("coarse", "miou", "mIoU after Coarse"),
@@ -92,5 +91,4 @@ def write_page(found: Mapping[str, Any], path: Path) -> None:
             ("created", found["created"]),
         ]
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(page("Ablation", body), "utf-8")
+    save_page(path, page("Ablation", body))

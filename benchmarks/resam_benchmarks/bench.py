@@ -13,11 +13,11 @@ from resam_benchmarks import dataset, document, report_html, rivals
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.cases import Case, Rival
 from resam_benchmarks.metrics import BOUNDARY_TOLERANCE
+from resam_benchmarks.page_style import save_page
 from resam_benchmarks.random_engine import export_random
 from resam_benchmarks.runner import Progress, run
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class BenchOptions:
 
     data: a COCO data set; None: latency alone, on the synthetic scene with `prompts` prompts. points: numbers of points
     per instance. limit: scenes at most. random: an architecture to measure with random weights in place of engines.
-    base_weights, adapter: where the baselines' weights lie, if not in the package. automatic: scenes for the automatic
-    mode. threads: of every rival (None: its own choice).
+    base_weights, adapter: where the baselines' weights lie, if not in the package. repeats: of every scene; None: 3, and
+    10 of the synthetic scene, which has no other scenes beside it to tell the noise from. automatic: scenes for the
+    automatic mode. threads: of every rival (None: its own choice).
     """
 
     engines: Sequence[Path] = ()
@@ -40,7 +41,7 @@ class BenchOptions:
     base_weights: str | None = None
     adapter: Path | None = None
     limit: int | None = None
-    repeats: int = 3
+    repeats: int | None = None
     automatic: int = 8
     device: str | None = None
     threads: int | None = None
@@ -56,6 +57,7 @@ def benchmark(
     Raises `ResamError` for options that do not go together, and for whatever engines, data or baselines raise.
     """
     _check(options)
+    document.check_folder(folder)
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="resam-bench-")))
         contenders = _rivals(options, work, progress)
@@ -68,11 +70,9 @@ def benchmark(
         data={**about, "boundary_tolerance": options.tolerance},
         seeds={"scene and weights": options.seed, "bootstrap": 0},
     )
-    folder.mkdir(parents=True, exist_ok=True)
     document.write(folder / "bench.json", data)
     data = document.read(folder / "bench.json")
-    with atomic_write(folder / "bench.html") as temporary:
-        temporary.write_text(report_html.bench_page(data), encoding="utf-8")
+    save_page(folder / "bench.html", report_html.bench_page(data))
     return data
 
 
@@ -84,8 +84,7 @@ def _check(options: BenchOptions) -> None:
     numbers = (
         *options.points,
         *options.prompts,
-        options.repeats,
-        *([options.limit] if options.limit is not None else []),
+        *(number for number in (options.repeats, options.limit) if number is not None),
     )
     if not options.points or not options.prompts or min(numbers) < 1:
         raise ResamError("--points, --prompts, --repeats, --limit: expected whole numbers of at least 1")
@@ -100,17 +99,18 @@ def _rivals(options: BenchOptions, work: Path, progress: Progress) -> list[Rival
     made = rivals.engine_rivals(engines, options.device, options.threads)
     if options.baselines:
         progress(0, 1, f"preparing {', '.join(options.baselines)}")
-        settings = rivals.loop_settings(EngineFile.open(engines[0]).manifest)
+        manifest = EngineFile.open(engines[0]).manifest
         weights = weights or rivals.weights_of(engines[0], options.base_weights, options.adapter)
-        made += rivals.baseline_rivals(options.baselines, weights, settings, work, options.device, options.threads)
+        made += rivals.baseline_rivals(options.baselines, weights, manifest, work, options.device, options.threads)
     return made
 
 
 def _cases(options: BenchOptions, contenders: Sequence[Rival], work: Path) -> tuple[list[Case], Mapping[str, Any]]:
+    repeats = options.repeats or (3 if options.data is not None else 10)
     if options.data is None:
         scene, prompts = dataset.latency_scene(work, options.prompts, options.seed)
         cases = [
-            Case(rival, _counted(count, "prompt"), [scene], [prompts[count]], options.repeats, graded=False)
+            Case(rival, _counted(count, "prompt"), [scene], [prompts[count]], repeats, graded=False)
             for count in options.prompts
             for rival in contenders
         ]
@@ -120,7 +120,7 @@ def _cases(options: BenchOptions, contenders: Sequence[Rival], work: Path) -> tu
         return cases, {"name": name}
     data = dataset.load(options.data, options.split, options.points, options.limit)
     cases = [
-        Case(rival, _counted(count, "point"), data.scenes, data.points[count], options.repeats, graded=True)
+        Case(rival, _counted(count, "point"), data.scenes, data.points[count], repeats, graded=True)
         for count in options.points
         for rival in contenders
     ]

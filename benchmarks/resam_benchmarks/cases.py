@@ -68,15 +68,16 @@ class Turn(NamedTuple):
 def schedule(cases: Sequence[Case]) -> Iterator[Turn]:
     """The order of all measurements: repeat by repeat, scene by scene, all cases in turn.
 
-    Every case meets each scene before any meets the next, and the one that goes first changes from turn to turn, so that
-    a machine which warms up, throttles or is shared hurts all alike.
+    Every case meets each scene before any meets the next, and the one that goes first changes from scene to scene, so
+    that a machine which warms up, throttles or is shared hurts all alike. Once each has been the first, they go round
+    the other way, so that none always finds the caches and the heat that the same other one leaves.
     """
     most_repeats = max((case.repeats for case in cases), default=0)
     most_scenes = max((len(case.scenes) for case in cases), default=0)
     for repeat in range(most_repeats):
         for scene in range(most_scenes):
-            first = (repeat * most_scenes + scene) % len(cases)
+            rounds, first = divmod(repeat * most_scenes + scene, len(cases))
             for place in range(len(cases)):
-                index = (first + place) % len(cases)
+                index = (first + (place if rounds % 2 == 0 else -place)) % len(cases)
                 if repeat < cases[index].repeats and scene < len(cases[index].scenes):
                     yield Turn(repeat, scene, index)

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from resam_benchmarks.console import numbers, percent, print_tables, progress_bar
+from resam_benchmarks.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
+from resam_benchmarks.document import check_folder
 from resam_benchmarks.rivals import BASELINES
-from resam_runtime.errors import command_errors
+from resam_runtime.errors import ResamError, command_errors
 
 _PATH = click.Path(path_type=Path)
 ARCHITECTURES = ("tiny", "vit_b", "vit_l", "vit_h")
@@ -55,7 +56,9 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
               "Without it: latency alone, on a synthetic scene of 1024 px.")  # fmt: skip
 @click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
 @click.option("--points", default="1", show_default=True, callback=numbers, help="Points per instance, such as 1,2,3.")
-@click.option("--prompts", default="1,16,64", show_default=True, callback=numbers, help="Prompts, without --data.")
+@click.option(
+    "--prompts", default="1,16,64", show_default=True, callback=numbers, help="Prompts of the synthetic scene."
+)
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(BASELINES), help="A rival with the weights "
               "of the first engine; may be repeated.")  # fmt: skip
 @click.option("--random", type=click.Choice(ARCHITECTURES), help="Random weights of an architecture, in place of engine "
@@ -63,9 +66,10 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--base-weights", help="Checkpoint that the first engine was made from, for baselines; default: tiny.")
 @click.option("--adapter", type=_PATH, help="adapter.safetensors of the first engine, for baselines.")
 @click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
-@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Measurements of every scene.")
-@click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Scenes to run without points.")
-@click.option("--tolerance", default=2.0, show_default=True, help="Of the boundary F-score, px.")
+@click.option("--repeats", type=click.IntRange(1), help="Measurements of every scene; default: 3, without --data 10.")
+@click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Scenes to run "
+              "without points.")  # fmt: skip
+@click.option("--tolerance", default=2.0, show_default=True, callback=not_negative, help="Of the boundary F-score, px.")
 @click.option("-o", "--out", type=_PATH, default=Path("bench"), show_default=True, help="Folder of the results.")
 @_shared
 @command_errors
@@ -76,7 +80,8 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     """
     from resam_benchmarks.bench import BenchOptions, benchmark
 
-    with progress_bar(quiet) as progress:
+    _refuse_idle("prompts" if chosen["data"] is not None else "points", "split", "limit", "tolerance")
+    with ends_cleanly(), progress_bar(quiet) as progress:
         data = benchmark(BenchOptions(**chosen), out, _typed(), progress)
     print_tables(data)
     click.echo(out / "bench.html")
@@ -88,17 +93,27 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
 @click.option(
     "--limit", default="10%", show_default=True, callback=percent, help="Latency, memory, size: worse by this."
 )
-@click.option("--miou-limit", default=0.01, show_default=True, help="mIoU and boundary F: fallen by this.")
+@click.option(
+    "--miou-limit",
+    default=0.01,
+    show_default=True,
+    callback=not_negative,
+    help="mIoU, boundary F, recall: fallen by this.",
+)
+@click.option("--quality-only", is_flag=True, help="Masks alone, as of runs on two machines.")
 @command_errors
-def compare(before: Path, after: Path, limit: float, miou_limit: float) -> None:
-    """Fail (exit code 1) where AFTER is worse than BEFORE by more than a limit and more than the noise."""
+def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_only: bool) -> None:
+    """Fail (exit code 1) where AFTER is worse than BEFORE by more than a limit and more than the noise, or lacks a case.
+
+    Runs on other scenes, and timings of two machines, cannot be compared: exit code 2.
+    """
     from resam_benchmarks import compare as comparing
     from resam_benchmarks import document
     from resam_benchmarks.console import print_comparison
 
-    found = comparing.compare(document.read(before), document.read(after), limit, miou_limit)
+    found = comparing.compare(document.read(before), document.read(after), limit, miou_limit, quality_only)
     print_comparison(found)
-    if found.regressions:
+    if found.failed:
         sys.exit(1)
 
 
@@ -118,12 +133,13 @@ def robustness(
 
     Writes robustness.json and robustness.html.
     """
-    from resam_benchmarks.robustness import measure, table_of, write_results
+    from resam_benchmarks.robustness import measure, tables_of, write_results
 
+    check_folder(out)
     with progress_bar(rest["quiet"]) as progress:
         found = measure(engines, data, split, points, limit, rest["device"], rest["threads"], progress)
     write_results(found, out, _typed())
-    print_tables(None, [table_of(found)])
+    print_tables(None, tables_of(found))
     click.echo(out / "robustness.html")
 
 
@@ -131,7 +147,7 @@ def robustness(
 @click.option("--random", default="tiny", show_default=True, type=click.Choice(ARCHITECTURES), help="Architecture; its "
               "weights are random.")  # fmt: skip
 @click.option("--instances", default="1,16", show_default=True, callback=numbers, help="Instances per image.")
-@click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Measured steps of each case.")
+@click.option("--steps", default=6, show_default=True, type=click.IntRange(1), help="Measured steps of each case.")
 @click.option(
     "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]), help="bf16: autocast."
 )
@@ -145,6 +161,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
     """
     from resam_benchmarks.train_bench import measure_steps, table_of, write_results
 
+    check_folder(out)
     with progress_bar(rest["quiet"]) as progress:
         found = measure_steps(random, instances, steps, rest["device"], rest["threads"], precision, progress)
     write_results(found, out, _typed())
@@ -187,6 +204,7 @@ def ablation(
     from resam_benchmarks.ablation import NAMES, Settings, ablate
     from resam_benchmarks.ablation_table import tables_of, write_page
 
+    check_folder(out)
     changes = {**parse_changes(options), **{k: v for k, v in (("base", base), ("epochs", epochs)) if v is not None}}
     named = tuple(rows.split(",")) if rows else NAMES
     with progress_bar(quiet) as progress:
@@ -195,6 +213,16 @@ def ablation(
     write_page(found, out / "ablation.html")
     print_tables(None, tables_of(found))
     click.echo(out / "ablation.html")
+
+
+def _refuse_idle(*names: str) -> None:
+    """An option that was given and does nothing is a mistake of the person who gave it: better said now."""
+    context = click.get_current_context()
+    with_data = context.params["data"] is not None
+    for name in names[: 1 if with_data else None]:
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            reason = "--data has prompts of its own; see --points" if with_data else "needs --data"
+            raise ResamError(f"--{name}: {reason}")
 
 
 def _typed() -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from resam_benchmarks import statistics
-from resam_benchmarks.statistics import Estimate
-from resam_benchmarks.summary import size
+from resam_benchmarks.statistics import MIN_GROUPS, Estimate
+from resam_benchmarks.summary import STAGES, seconds, size
 from resam_runtime.errors import ResamError
 
 
 class Change(NamedTuple):
-    """One figure in both runs. worse: by which factor (1.2: a fifth worse), or for mIoU by how much it fell.
+    """One figure in both runs. worse: by which factor (1.2: a fifth worse), or, where `share`, by how much a share of 1
+    such as mIoU fell.
 
-    regression: beyond the limit and beyond the noise.
+    noisy: better and worse cannot be told apart. regression: beyond the limit and beyond the noise.
     """
 
     case: str
@@ -23,14 +26,17 @@ class Change(NamedTuple):
     before: str
     after: str
     worse: Estimate
+    share: bool
+    noisy: bool
     regression: bool
 
 
 class Comparison(NamedTuple):
-    """All changes; cases that only one run has; why the runs may not be comparable (one line each)."""
+    """All changes; cases that only the first or only the second run has; what else differs (one line each)."""
 
     changes: list[Change]
-    unmatched: list[str]
+    missing: list[str]
+    added: list[str]
     warnings: list[str]
 
     @property
@@ -38,12 +44,20 @@ class Comparison(NamedTuple):
         """Those beyond limit and noise."""
         return [change for change in self.changes if change.regression]
 
+    @property
+    def failed(self) -> bool:
+        """Whether something became worse, or is no longer measured."""
+        return bool(self.regressions or self.missing)
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any], limit: float, miou_limit: float) -> Comparison:
+
+def compare(
+    before: Mapping[str, Any], after: Mapping[str, Any], limit: float, miou_limit: float, quality_only: bool = False
+) -> Comparison:
     """Compare two `bench.json` by case name.
 
-    limit: relative, for latency, memory and file size (0.1: a tenth); miou_limit: absolute. Raises `ResamError` where no
-    case is in both.
+    limit: relative, for latency, memory and file size (0.1: a tenth); miou_limit: absolute, for mIoU, boundary F-score
+    and recall. quality_only: compare masks alone, which do not depend on the machine. Raises `ResamError` where no case
+    is in both, the scenes are not the same, or timings of two machines would be compared.
     """
     old, new = ({case["name"]: case for case in data["cases"]} for data in (before, after))
     shared = [name for name in old if name in new]
@@ -51,52 +65,124 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], limit: float, m
         raise ResamError(
             f"no case is in both runs; one has {', '.join(old) or 'none'}, the other {', '.join(new) or 'none'}"
         )
+    _check_same(before, after, quality_only)
     changes: list[Change] = []
     for name in shared:
-        changes += _latency(name, old[name], new[name], limit)
+        if not quality_only:
+            changes += _latency(name, old[name], new[name], limit)
         changes += _quality(name, old[name], new[name], miou_limit)
-    changes += _sizes(before, after, limit)
+    changes += _recall(before, after, miou_limit)
+    if not quality_only:
+        changes += _sizes(before, after, limit)
+    was = {rival["name"]: rival["description"] for rival in before["rivals"]}
     warnings = [
-        f"{what} differs: {one} and {other}"
-        for what, one, other in (
-            ("processor", before["machine"]["processor"], after["machine"]["processor"]),
-            ("cores", before["machine"]["cores"], after["machine"]["cores"]),
-            ("devices", before["machine"]["devices"], after["machine"]["devices"]),
-            ("data", before["data"].get("digest"), after["data"].get("digest")),
-            ("seeds", before["seeds"], after["seeds"]),
-        )
-        if one != other
+        f"{rival['name']} ran differently: {was[rival['name']]}; then {rival['description']}"
+        for rival in after["rivals"]
+        if was.get(rival["name"], rival["description"]) != rival["description"]
     ]
-    return Comparison(changes, sorted(old.keys() ^ new.keys()), warnings)
+    missing, added = ([name for name in one if name not in other] for one, other in ((old, new), (new, old)))
+    return Comparison(changes, missing, added, warnings)
+
+
+def _check_same(before: Mapping[str, Any], after: Mapping[str, Any], quality_only: bool) -> None:
+    """`ResamError` for runs whose figures mean different things."""
+    for what in ("digest", "boundary_tolerance", "scenes"):
+        one, other = before["data"].get(what), after["data"].get(what)
+        if one != other:
+            shown = "" if what == "scenes" else f" ({one} and {other})"
+            raise ResamError(
+                f"the two runs measured different things: data, {what} differ{shown}; measure both with the same --data, "
+                "--split, --limit and --tolerance"
+            )
+    if before["seeds"] != after["seeds"]:
+        raise ResamError(f"the two runs differ in their seeds: {before['seeds']} and {after['seeds']}; measure again")
+    for what in () if quality_only else ("processor", "cores", "devices", "board", "power_mode"):
+        one, other = (" ".join(str(data["machine"].get(what)).split()) for data in (before, after))
+        if one != other:
+            raise ResamError(
+                f"timings of two machines cannot be compared: {what} differs ({one} and {other}); measure both on one "
+                "machine, or compare the masks alone with --quality-only"
+            )
 
 
 def _latency(name: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float) -> list[Change]:
     changes = []
-    for stage in ("encoder", "loop", "whole"):
-        one, other = ([s[f"{stage}_s"] for s in case["samples"] if s[f"{stage}_s"] is not None] for case in (old, new))
-        if not one or not other:
+    for stage in STAGES:
+        runs = [_by_scene(case["samples"], f"{stage}_s") for case in (old, new)]
+        scenes = [scene for scene in runs[0] if scene in runs[1]]
+        if not scenes:
             continue
-        ratio = statistics.median_ratio(other, one)
-        texts = [f"{1e3 * statistics.percentile(values, 50).value:.4g} ms" for values in (one, other)]
-        # a single sample has no noise to compare with: the limit alone decides
-        certain = ratio.low > 1 or math.isnan(ratio.low)
-        changes.append(Change(name, f"{stage} p50", *texts, ratio, ratio.value > 1 + limit and certain))
+        ratio, noisy = _slowdown(*([run[scene] for scene in scenes] for run in runs))
+        texts = [seconds(float(np.median(np.concatenate(list(run.values()))))) for run in runs]
+        regression = ratio.value > 1 + limit and not noisy
+        changes.append(Change(name, f"{stage}, median", *texts, ratio, False, noisy, regression))
     return changes
+
+
+def _by_scene(samples: Sequence[Mapping[str, Any]], key: str) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for sample in samples:
+        if sample[key] is not None:
+            found.setdefault(sample["scene"], []).append(sample[key])
+    return found
+
+
+def _slowdown(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> tuple[Estimate, bool]:
+    """How many times the latencies (per scene, its repeats) became, and whether that may be noise.
+
+    Scenes differ more than runs do, so it is the geometric mean of the scenes' own ratios, and scenes are resampled. Of
+    few scenes the repeats are, in both runs. Of few repeats too there is no interval; it may be noise unless every
+    measurement of a scene is slower, or every one faster, than all it had before.
+    """
+    ratios = [float(np.median(b) / np.median(a)) for a, b in zip(before, after)]
+    if len(ratios) >= MIN_GROUPS:
+        found = statistics.paired_ratio(ratios, np.ones(len(ratios)), range(len(ratios)))
+        return found, not found.beyond(1)
+    value = math.exp(float(np.mean(np.log(ratios))))
+    passes = [[math.exp(float(np.mean(np.log(repeat)))) for repeat in zip(*scenes)] for scenes in (before, after)]
+    found = statistics.median_ratio(passes[1], passes[0])
+    if found.known:
+        return Estimate(value, found.low, found.high), not found.beyond(1)
+    slower = all(min(b) > max(a) for a, b in zip(before, after))
+    faster = all(max(b) < min(a) for a, b in zip(before, after))
+    return Estimate(value), not (slower or faster)
 
 
 def _quality(name: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float) -> list[Change]:
     one, other = ({(g["scene"], str(g["id"])): g for g in case["grades"]} for case in (old, new))
     shared = [key for key in one if key in other]
-    if not shared:
-        return []
+    return [
+        _fall(name, figure, *([grades[place][key] for place in shared] for grades in (one, other)),
+              [scene for scene, _ in shared], limit)
+        for figure, key in (("mIoU", "iou"), ("boundary F", "boundary"))
+        if shared
+    ]  # fmt: skip
+
+
+def _recall(before: Mapping[str, Any], after: Mapping[str, Any], limit: float) -> list[Change]:
+    """The automatic mode: which true instances it found, in the scenes that both runs looked at."""
+    old = {rival["name"]: rival["proposals"] for rival in before["rivals"]}
     changes = []
-    for figure, key in (("mIoU", "iou"), ("boundary F", "boundary")):
-        a, b = ([grades[place][key] for place in shared] for grades in (one, other))
-        fall = statistics.paired_difference(a, b, [scene for scene, _ in shared])
-        certain = fall.low > 0 or math.isnan(fall.low)
-        texts = [f"{sum(values) / len(values):.4f}" for values in (a, b)]
-        changes.append(Change(name, figure, *texts, fall, fall.value > limit and certain))
+    for rival in after["rivals"]:
+        one, other = (
+            {(scene["scene"], i): float(hit) for scene in proposals for i, hit in enumerate(scene["found"])}
+            for proposals in (old.get(rival["name"], []), rival["proposals"])
+        )
+        if shared := [key for key in one if key in other]:
+            values = ([found[key] for key in shared] for found in (one, other))
+            changes.append(_fall(rival["name"], "recall", *values, [scene for scene, _ in shared], limit))
     return changes
+
+
+def _fall(
+    case: str, figure: str, before: list[float], after: list[float], scenes: Sequence[int], limit: float
+) -> Change:
+    """A share of 1, instance by instance. The masks of one engine do not vary, the noise is that of the choice of
+    scenes; where that is not known the limit alone decides."""
+    fall = statistics.paired_difference(before, after, scenes)
+    noisy = fall.known and not fall.beyond(0)
+    texts = [f"{sum(values) / len(values):.4f}" for values in (before, after)]
+    return Change(case, figure, *texts, fall, True, noisy, fall.value > limit and not noisy)
 
 
 def _sizes(before: Mapping[str, Any], after: Mapping[str, Any], limit: float) -> list[Change]:
@@ -106,8 +192,6 @@ def _sizes(before: Mapping[str, Any], after: Mapping[str, Any], limit: float) ->
         for figure, key in (("peak memory", "peak_bytes"), ("device memory", "device_bytes"), ("file", "size_bytes")):
             one, other = old.get(rival["name"], {}).get(key), rival[key]
             if one and other:
-                ratio = other / one
-                changes.append(
-                    Change(rival["name"], figure, size(one), size(other), Estimate(ratio), ratio > 1 + limit)
-                )
+                ratio, texts = other / one, (size(one), size(other))
+                changes.append(Change(rival["name"], figure, *texts, Estimate(ratio), False, False, ratio > 1 + limit))
     return changes

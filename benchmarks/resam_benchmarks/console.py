@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,13 @@ def numbers(context: click.Context, parameter: click.Parameter, value: str) -> t
     raise click.BadParameter(f"expected whole numbers from 1, separated by commas, came {value!r}")
 
 
+def not_negative(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """A finite number from 0."""
+    if 0 <= value < float("inf"):
+        return value
+    raise click.BadParameter(f"expected a number from 0, came {value!r}")
+
+
 def percent(context: click.Context, parameter: click.Parameter, value: str) -> float:
     """A share: "10%" or "0.1"."""
     try:
@@ -36,6 +45,16 @@ def percent(context: click.Context, parameter: click.Parameter, value: str) -> f
     except ValueError:
         pass
     raise click.BadParameter(f"expected a share such as 10% or 0.1, came {value!r}")
+
+
+@contextlib.contextmanager
+def ends_cleanly() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: workers end, and temporary graphs, gigabytes of a large model, go."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -49,7 +68,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # file names may hold brackets
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -64,7 +83,7 @@ def print_tables(data: Mapping[str, Any] | None, made: Sequence[Table] = ()) -> 
     """The tables of a `bench.json`, or those given, on stdout; never cut to the terminal's width when piped."""
     from rich.table import Table as RichTable
 
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Console(width=None if Console().is_terminal else 200, emoji=False)
     for table in [*(tables(data) if data is not None else ()), *made]:
         shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for i, name in enumerate(table.head):
@@ -81,17 +100,20 @@ def print_comparison(found: Comparison) -> None:
     """Warnings, every change, and which of them are regressions."""
     for line in found.warnings:
         click.echo(f"warning: {line}", err=True)
-    for name in found.unmatched:
-        click.echo(f"warning: {name}: in one run only", err=True)
+    for name in found.added:
+        click.echo(f"warning: {name}: in the second run only", err=True)
     rows = []
     for change in found.changes:
-        fell = change.figure in ("mIoU", "boundary F")
-        value = f"{-change.worse.value:+.4f}" if fell else f"x {change.worse.value:.3f}"
-        # NaN bounds mean a single sample
-        noisy = not change.worse.beyond(0 if fell else 1) and change.worse.low == change.worse.low
-        verdict = "REGRESSION" if change.regression else "inside the noise" if noisy else "within the limit"
+        worse = change.worse
+        value = f"{-worse.value:+.4f}" if change.share else f"x {worse.value:.3f}"
+        if worse.known:
+            ends = (-worse.high, -worse.low) if change.share else (worse.low, worse.high)
+            value += " [{:+.4f}, {:+.4f}]".format(*ends) if change.share else " [{:.3f}, {:.3f}]".format(*ends)
+        verdict = "REGRESSION" if change.regression else "inside the noise" if change.noisy else "within the limit"
         rows.append([change.case, change.figure, change.before, change.after, value, verdict])
+    rows += [[name, "", "measured", "missing", "", "MISSING"] for name in found.missing]
     head = ["", "figure", "before", "after", "change", ""]
-    print_tables(None, [Table("Compared", head, rows, words=frozenset({0, 1, 5}))])
-    count = len(found.regressions)
-    click.echo(f"{count} regression{'s' * (count != 1)}")
+    note = "Latency: change scene by scene, or of the medians where there are few scenes. In brackets 95 % intervals."
+    print_tables(None, [Table("Compared", head, rows, note, frozenset({0, 1, 5}))])
+    count, lost = len(found.regressions), len(found.missing)
+    click.echo(f"{count} regression{'s' * (count != 1)}" + (f", {lost} missing" if lost else ""))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from resam_benchmarks import machine
 from resam_benchmarks.metrics import Crop
 from resam_runtime.scenes import open_scene
 
@@ -74,13 +75,17 @@ class Contender(Protocol):
 class Timing:
     """Seconds of one scene. encoder + loop = whole; host: what of it is spent outside the graphs.
 
-    Of a scene of several tiles, encoder counts the graph alone, since its host work is spread between the others.
+    Of a scene of several tiles (`tiled`), encoder counts the graph alone, since its host work is spread between the
+    others. peak_bytes: most resident memory of the process meanwhile; where the kernel cannot forget older peaks, since
+    its start.
     """
 
     whole: float
     encoder: float | None = None
     loop: float | None = None
     host: float | None = None
+    tiled: bool = False
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,16 @@ def read_image(path: str) -> Image:
 
 
 def measure_scene(contender: Contender, path: str, points: Points, want_masks: bool) -> tuple[Timing, Answer | None]:
-    """Time one scene, read beforehand; the masks are collected after the clock has stopped."""
+    """Time one scene, read beforehand; the masks are collected after clock and memory have been read."""
     image = read_image(path)
+    machine.reset_peak_memory()
     embedding: Any = None
     encoder: float | None = None
     contender.graph_seconds()
     contender.synchronize()
     start = time.perf_counter()
-    if contender.one_pass(image):
+    tiled = not contender.one_pass(image)
+    if not tiled:
         embedding = contender.encode(image)
         contender.synchronize()
         encoder = time.perf_counter() - start
@@ -115,6 +122,7 @@ def measure_scene(contender: Contender, path: str, points: Points, want_masks: b
         result = contender.segment(image, points)
     contender.synchronize()
     whole = time.perf_counter() - start
+    peak = machine.process_memory()["peak"]
     inside = contender.graph_seconds()
     if encoder is None and inside is not None:
         encoder = inside.get("encoder", 0.0)
@@ -123,12 +131,19 @@ def measure_scene(contender: Contender, path: str, points: Points, want_masks: b
         encoder,
         None if encoder is None else whole - encoder,
         None if inside is None else whole - sum(inside.values()),
+        tiled,
+        peak,
     )
     if not want_masks:
         return timing, None
     if embedding is None:
         embedding = contender.encode(image)
     return timing, Answer(contender.masks(result), contender.coarse(embedding, points))
+
+
+def prepare_scene(contender: Contender, path: str) -> None:
+    """Read a scene, so that no file is read on the clock or on the energy's bill."""
+    read_image(path)
 
 
 def find_masks(contender: Any, path: str) -> list[Crop]:

@@ -58,6 +58,15 @@ CORRUPTIONS: dict[str, Callable[[Image, int, np.random.Generator], NDArray[np.fl
 }
 
 
+SEVERITY_WORDS = {
+    "noise": f"Gaussian, standard deviation {', '.join(f'{v:g}' for v in _NOISE)} of 255",
+    "blur": f"Gaussian, sigma {', '.join(f'{v:g}' for v in _BLUR)} px",
+    "haze": f"transmission {', '.join(f'{v:g}' for v in _HAZE)}, varying over the scene",
+    "brightness": f"plus {', '.join(f'{255 * v:.0f}' for v in _BRIGHTNESS)} of 255",
+    "JPEG": f"quality {', '.join(str(v) for v in _JPEG)}",
+}
+
+
 def corrupt(image: Image, kind: str, severity: int, seed: int = 0) -> Image:
     """The image (H, W, 3) uint8 after a corruption of `CORRUPTIONS` at severity 1 to 5; severity 0 changes nothing.
 

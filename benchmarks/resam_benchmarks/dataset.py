@@ -48,17 +48,26 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
         chosen = [chosen[i] for i in spread(len(chosen), limit)]
     part = CocoData(data.path, data.digest, tuple(data.scenes[number] for number in chosen), data.categories)
     drawn = {number: scene_prompts(part, PointOptions(points=number)) for number in points}
-    scenes = []
+    scenes, kept = [], []
     for place, scene in enumerate(part.scenes):
+        scene.check()  # a file that cannot be read is better found now than in the middle of a measurement
         # an instance without pixels got no prompt
-        prompted = [str(prompt.id) for prompt in drawn[points[0]][place]]
-        own = {str(instance.id): instance for instance in scene.instances}
+        prompted = [prompt.id for prompt in drawn[points[0]][place] if prompt.id is not None]
+        if not prompted:
+            continue
+        own = {instance.id: instance for instance in scene.instances}
         truths = [crop_of(scene.mask(own[name])) for name in prompted]
         scenes.append(BenchScene(scene.name, str(scene.path), scene.width, scene.height, truths, prompted))
+        kept.append(place)
     return BenchData(
         scenes,
-        {number: [_points(prompts) for prompts in per_scene] for number, per_scene in drawn.items()},
-        {"name": f"{folder.resolve().name}, {split} split", "digest": data.digest, "split": split},
+        {number: [_points(per_scene[place]) for place in kept] for number, per_scene in drawn.items()},
+        {
+            "name": folder.resolve().name + (f", {split} split" if folder.is_dir() else ""),
+            "digest": data.digest,
+            "split": split if folder.is_dir() else None,
+            "points": list(points),
+        },
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -73,7 +74,8 @@ def _case(result: CaseResult) -> dict[str, Any]:
                 "encoder_s": sample.timing.encoder,
                 "loop_s": sample.timing.loop,
                 "host_s": sample.timing.host,
-                "peak_bytes": sample.peak_bytes,
+                "tiled": sample.timing.tiled,
+                "peak_bytes": sample.timing.peak_bytes,
                 "joules": sample.joules,
             }
             for sample in result.samples
@@ -88,6 +90,16 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(_plain(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def check_folder(folder: Path) -> None:
+    """`ResamError` where results could not be written to a folder, which need not exist yet: said before the hours of
+    measuring, not after."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ResamError(f"{there}: is a file; results need a folder, choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ResamError(f"{there}: cannot be written to; choose another --out")
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read a `bench.json`; `ResamError` names what is wrong with it."""
     try:
@@ -100,9 +112,37 @@ def read(path: Path) -> dict[str, Any]:
         raise ResamError(f"{path}: not a result of resam-bench; give the bench.json of a run")
     if data.get("version") != VERSION:
         raise ResamError(f"{path}: version {data.get('version')}, expected {VERSION}; measure again with this resam")
-    if not isinstance(data.get("cases"), list) or not isinstance(data.get("rivals"), list):
-        raise ResamError(f"{path}: damaged (no cases or rivals); measure again")
+    if lacking := _lacking(data):
+        raise ResamError(f"{path}: damaged ({lacking}); measure again")
     return data
+
+
+def _lacking(data: Mapping[str, Any]) -> str | None:
+    """What a `bench.json` lacks of what is read from it, None where it is whole."""
+    for part in ("machine", "versions", "data", "seeds"):
+        if not isinstance(data.get(part), dict):
+            return f"no {part}"
+    try:
+        for case in data["cases"]:
+            for sample in case["samples"]:
+                _ = [sample[key] for key in ("repeat", "scene", "prompts", "encoder_s", "loop_s")]
+                if not sample["whole_s"] > 0:
+                    return f"a latency of {sample['whole_s']}"
+            for grade in case["grades"]:
+                _ = [grade[key] + 0.0 for key in ("area", "iou", "coarse_iou", "boundary", "coarse_boundary")]
+                _ = grade["scene"], grade["id"]
+            _ = case["name"] + case["rival"] + case["label"]
+        for rival in data["rivals"]:
+            _ = [rival[key] for key in ("description", "size_bytes", "peak_bytes", "device_bytes", "load_s", "first_s")]
+            _ = rival["name"] + "", [scene["proposed"] + len(scene["found"]) for scene in rival["proposals"]]
+        _ = [scene["instances"] for scene in data["data"]["scenes"]], data["energy_source"]
+        _ = [data["machine"][key] for key in ("processor", "cores", "devices", "system")]
+        _ = data["created"], data["command"], data["commit"]
+    except KeyError as error:
+        return f"no {error.args[0]}"
+    except TypeError:
+        return "a value of another kind"
+    return None
 
 
 def _plain(value: Any) -> Any:

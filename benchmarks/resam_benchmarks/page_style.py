@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 
 from resam_benchmarks.plots import STYLE as PLOT_STYLE
+from resam_runtime.files import atomic_write
 
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fbfaf7;--card:#fff;--ink:#1d2329;--soft:#66707a;--rule:#e3e1da;--accent:#0b6e74;
@@ -20,7 +22,8 @@ p{margin:.4rem 0 .9rem;max-width:46rem} .lead{font-size:1.08rem;color:var(--soft
 .small{font-size:.86rem} a{color:var(--accent)} code{font:.88em/1.4 ui-monospace,Menlo,Consolas,monospace}
 .scroll{overflow-x:auto} table{border-collapse:collapse;font-size:.92rem;margin:.6rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.42rem .95rem .42rem 0;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:top}
-th{font-weight:600;color:var(--soft);font-size:.84rem} th:first-child,td:first-child{text-align:left}
+th{font-weight:600;color:var(--soft);font-size:.84rem;white-space:normal;vertical-align:bottom}
+th:first-child,td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:11rem}
 td.words,th.words{text-align:left} td.good{color:var(--good)} td.bad{color:var(--bad)} td.best{font-weight:650}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.1rem;margin:1rem 0}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:1.1rem 1.2rem;min-width:0}
@@ -38,6 +41,12 @@ def page(title: str, body: str, style: str = "") -> str:
         f"<title>{html.escape(title)}</title><style>{_STYLE}{PLOT_STYLE}{style}</style></head>\n"
         f"<body><main>{body}</main></body></html>\n"
     )
+
+
+def save_page(path: Path, text: str) -> None:
+    """Write a page, whole or not at all; what UTF-8 does not have (a file name's stray bytes) becomes a question mark."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def table(head: list[str], rows: list[list[str]], words: frozenset[int] = frozenset()) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 COLOURS = 8
 _WIDTH, _HEIGHT = 560, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 14, 46
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,24 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows: label, how to write a value, whether it is logarithmic, whether it starts at zero."""
+    """What an axis shows: label, how to write a value, whether it is logarithmic, whether it starts at zero; ticks: in
+    place of round numbers; shows: values that it must reach, such as those of the plot beside it."""
 
     label: str
     write: Callable[[float], str] = field(default=lambda value: f"{value:g}")
     log: bool = False
     zero: bool = False
     ticks: Sequence[float] | None = None
+    shows: Sequence[float] = ()
 
 
-def plot(series: Sequence[Series], x: Axis, y: Axis, width: int = _WIDTH, height: int = _HEIGHT) -> str:
-    """An <svg> of lines and dots. Values that are not finite (or not positive on a log axis) are left out."""
+def plot(
+    series: Sequence[Series], x: Axis, y: Axis, width: int = _WIDTH, height: int = _HEIGHT, apart: float = 0
+) -> str:
+    """An <svg> of lines and dots. Values that are not finite (or not positive on a log axis) are left out.
+
+    apart: pixels between series at the same x, so that their error bars do not hide each other.
+    """
     kept = [
         Series(s.name, [dot for dot in s.dots if _shown(dot.x, x) and _shown(dot.y, y)], s.colour, s.joined)
         for s in series
@@ -57,15 +64,18 @@ def plot(series: Sequence[Series], x: Axis, y: Axis, width: int = _WIDTH, height
     if not dots:
         return _nothing(width, height)
     to_x = _Scale([dot.x for dot in dots], x, _LEFT, width - _RIGHT, pad=0.05)
-    ends = [value for dot in dots for value in (dot.y, dot.low, dot.high) if _shown(value, y)]
+    ends = [value for dot in dots for value in (dot.y, dot.low, dot.high) if _shown(value, y)] + list(y.shows)
     to_y = _Scale(ends, y, height - _BOTTOM, _TOP, pad=0.08)
     parts = [_grid(to_x, to_y, x, y, width, height)]
-    for s in kept:
-        parts.append(f'<g class="c{s.colour % COLOURS}">')
+    for number, s in enumerate(kept):
+        shift = apart * (number - (len(kept) - 1) / 2)
+        moved = f' transform="translate({shift:.1f} 0)"' if shift else ""
+        parts.append(f'<g class="c{s.colour % COLOURS}"{moved}>')
         if s.joined and len(s.dots) > 1:
             path = "L".join(f"{to_x(dot.x):.1f} {to_y(dot.y):.1f}" for dot in s.dots)
             parts.append(f'<path class="line" d="M{path}"/>')
-        parts += [_dot(dot, s, to_x, to_y, y, width) for dot in s.dots]
+        # names of neighbours above and below, so that those of near dots do not cover each other
+        parts += [_dot(dot, s, to_x, to_y, y, width, (-7, 16)[place % 2]) for place, dot in enumerate(s.dots)]
         parts.append("</g>")
     return _svg(width, height, "".join(parts), f"{y.label} against {x.label}")
 
@@ -104,8 +114,8 @@ def legend(series: Sequence[tuple[str, int]]) -> str:
 
 
 STYLE = """
-svg.plot{width:100%;height:auto;display:block;overflow:visible;font:12px/1.2 inherit}
-svg.plot text{fill:var(--soft);font-family:inherit}
+svg.plot{width:100%;height:auto;display:block;overflow:visible;font-size:12px;line-height:1.2}
+svg.plot text{fill:var(--soft)}
 svg.plot text.name{fill:var(--ink);font-size:13px} svg.plot text.value{font-size:12.5px;fill:var(--ink)}
 svg.plot .grid{stroke:var(--rule);stroke-width:1;fill:none} svg.plot .axis{stroke:var(--soft);stroke-width:1}
 svg.plot .line{fill:none;stroke:var(--own);stroke-width:2;stroke-linejoin:round}
@@ -146,7 +156,7 @@ class _Scale:
 
     def _log_ticks(self) -> list[float]:
         wide = self.high - self.low
-        factors: tuple[float, ...] = (1,) if wide > 3 else (1, 2, 5) if wide > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
+        factors: tuple[float, ...] = (1,) if wide > 3 else (1, 2, 5) if wide > 0.6 else (1, 1.5, 2, 3, 5, 7)
         powers = range(math.floor(self.low) - 1, math.ceil(self.high) + 1)
         return [f * 10.0**p for p in powers for f in factors if self.low <= math.log10(f * 10.0**p) <= self.high]
 
@@ -179,7 +189,7 @@ def _grid(to_x: _Scale, to_y: _Scale, x: Axis, y: Axis, width: int, height: int)
     return "".join(parts)
 
 
-def _dot(dot: Dot, series: Series, to_x: _Scale, to_y: _Scale, y: Axis, width: int) -> str:
+def _dot(dot: Dot, series: Series, to_x: _Scale, to_y: _Scale, y: Axis, width: int, below: int) -> str:
     px, py = to_x(dot.x), to_y(dot.y)
     parts = []
     if _shown(dot.low, y) and _shown(dot.high, y):
@@ -189,7 +199,7 @@ def _dot(dot: Dot, series: Series, to_x: _Scale, to_y: _Scale, y: Axis, width: i
     if dot.name:
         anchor, offset = ("end", -9) if px > width * 0.7 else ("start", 9)
         parts.append(
-            f'<text class="name" x="{px + offset:.1f}" y="{py - 7:.1f}" text-anchor="{anchor}">{html.escape(dot.name)}</text>'
+            f'<text class="name" x="{px + offset:.1f}" y="{py + below:.1f}" text-anchor="{anchor}">{html.escape(dot.name)}</text>'
         )
     return "".join(parts)
 

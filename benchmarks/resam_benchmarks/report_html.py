@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,14 +43,15 @@ def _head(data: Mapping[str, Any]) -> str:
 
 def _plots(data: Mapping[str, Any], cases: list[CaseSummary], colours: Mapping[str, int]) -> str:
     names = [rival["name"] for rival in data["rivals"]]
-    cards = [_card("Latency against prompts", plot(_latency_series(cases, data, colours), _PROMPTS, _LATENCY))]
+    # where cases do not differ in their prompts but the scenes do, the first case of each rival is shown
+    one_case = len({case.prompts for case in cases}) == 1 and len({case.label for case in cases}) > 1
+    title = "Latency against prompts" + (f" of {cases[0].label}" if one_case else "")
+    cards = [_card(title, plot(_latency_series(cases, data, colours), _PROMPTS, _LATENCY))]
     graded = [case for case in cases if case.quality]
     if graded:
         cards.append(_card("Latency against mIoU", plot(_trade(graded, colours), _LATENCY, _MIOU)))
         if len({case.label for case in graded}) > 1:
-            cards.append(
-                _card("mIoU against points per instance", plot(_points_series(graded, colours), _POINTS, _MIOU))
-            )
+            cards.append(_card("mIoU against points per instance", _points_plot(graded, colours)))
     rows = [(rival["name"], rival["peak_bytes"], colours[rival["name"]]) for rival in data["rivals"]]
     cards.append(_card("Peak host memory, loading included", bars(rows, size, "peak host memory")))
     return legend([(name, colours[name]) for name in names]) + f'<div class="cards">{"".join(cards)}</div>'
@@ -66,7 +68,6 @@ def _whole(value: float) -> str:
 _PROMPTS = Axis("prompts in the scene", _whole, log=True)
 _LATENCY = Axis("latency, whole (median)", seconds, log=True)
 _MIOU = Axis("mIoU, final masks", lambda value: f"{value:.2f}")
-_POINTS = Axis("points per instance", _whole)
 
 
 def _latency_series(cases: list[CaseSummary], data: Mapping[str, Any], colours: Mapping[str, int]) -> list[Series]:
@@ -82,29 +83,29 @@ def _latency_series(cases: list[CaseSummary], data: Mapping[str, Any], colours: 
             by_count: dict[int, list[float]] = {}
             for sample in raw["samples"]:
                 by_count.setdefault(sample["prompts"], []).append(sample["whole_s"])
-            dots = [Dot(count, sorted(v)[len(v) // 2]) for count, v in sorted(by_count.items())]
+            dots = [Dot(count, statistics.median(v)) for count, v in sorted(by_count.items())]
             series.append(Series(rival, dots, colours[rival], joined=False))
     return series
 
 
 def _latency_dot(x: float, case: CaseSummary) -> Dot:
-    median = case.latency["whole"][50]
+    median = case.median
     return Dot(x, median.value, median.low, median.high, hint=f"{case.name}: {seconds(median.value)}")
 
 
 def _trade(cases: list[CaseSummary], colours: Mapping[str, int]) -> list[Series]:
-    series = []
+    series, several = [], len({case.label for case in cases}) > 1
     for rival in colours:
         dots = []
         for case in (case for case in cases if case.rival == rival):
-            miou, latency = case.quality["miou"], case.latency["whole"][50].value
+            miou, latency = case.quality["miou"], case.median.value
             hint = f"{case.name}: mIoU {miou.value:.3f}, {seconds(latency)}"
-            dots.append(Dot(latency, miou.value, miou.low, miou.high, case.label.split()[0], hint))
+            dots.append(Dot(latency, miou.value, miou.low, miou.high, case.label.split()[0] if several else "", hint))
         series.append(Series(rival, dots, colours[rival], joined=False))
     return series
 
 
-def _points_series(cases: list[CaseSummary], colours: Mapping[str, int]) -> list[Series]:
+def _points_plot(cases: list[CaseSummary], colours: Mapping[str, int]) -> str:
     series = []
     for rival in colours:
         dots = []
@@ -113,7 +114,8 @@ def _points_series(cases: list[CaseSummary], colours: Mapping[str, int]) -> list
             hint = f"{case.name}: {miou.value:.3f}"
             dots.append(Dot(int(case.label.split()[0]), miou.value, miou.low, miou.high, hint=hint))
         series.append(Series(rival, dots, colours[rival]))
-    return series
+    counts = sorted({dot.x for one in series for dot in one.dots})
+    return plot(series, Axis("points per instance", _whole, ticks=counts), _MIOU, apart=6)
 
 
 def _conditions(data: Mapping[str, Any]) -> str:

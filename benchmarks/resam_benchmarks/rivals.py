@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
 from resam_benchmarks.baselines.weights import Weights
@@ -18,12 +18,13 @@ BASELINES = ("segment-anything", "onnx-per-prompt", "torch")
 
 
 def engine_rivals(paths: Sequence[Path], device: str | None = None, threads: int | None = None) -> list[Rival]:
-    """One rival per engine file, named by the file (and its folder where two have the same name)."""
-    counts = Counter(path.stem for path in paths)
+    """One rival per engine file, named by the file, and by as many of its folders as tell it from the others."""
+    for place, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:place]]:
+            raise ResamError(f"{path}: the same engine file is given twice; give each once")
     rivals = []
-    for path in paths:
+    for path, name in zip(paths, _names(paths)):
         manifest = EngineFile.open(path).manifest
-        name = path.stem if counts[path.stem] == 1 else f"{path.parent.name}/{path.name}"
         about = {
             "kind": "engine",
             "backend": manifest.backend,
@@ -35,9 +36,19 @@ def engine_rivals(paths: Sequence[Path], device: str | None = None, threads: int
         options = {"path": str(path), "device": device, "threads": threads}
         factory = "resam_benchmarks.engine_contender:EngineContender"
         rivals.append(Rival(name, factory, options, path.stat().st_size, about))
-    if len({rival.name for rival in rivals}) < len(rivals):
-        raise ResamError(f"{paths[0]}: the same engine file is given twice; give each once")
     return rivals
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Names that differ, and are no baseline's: the files' stems, else their names, else names with folders."""
+    parts = [path.absolute().parts for path in paths]
+    tried = [[path.stem for path in paths]]
+    tried += [["/".join(own[-depth:]) for own in parts] for depth in range(1, max(map(len, parts), default=0) + 1)]
+    names = next(
+        names for names in tried if len(set(names)) == len(names) and not set(names) & set(BASELINES)
+    ) if paths else []  # fmt: skip
+    # a name with bytes that are no UTF-8 could be neither printed nor written
+    return [name.encode("utf-8", "replace").decode() for name in names]
 
 
 def loop_settings(manifest: Manifest) -> LoopSettings:
@@ -81,27 +92,36 @@ def _check_digest(path: Path, wanted: object, problem: str) -> None:
 def baseline_rivals(
     names: Sequence[str],
     weights: Weights,
-    settings: LoopSettings,
+    manifest: Manifest,
     folder: Path,
     device: str | None = None,
     threads: int | None = None,
 ) -> list[Rival]:
-    """Baselines by name, all with the same weights and loop. folder: for files that they need while they run."""
-    shared = {"settings": settings, "device": device, "threads": threads}
+    """Baselines by name, all with the same weights, and the loop and the tiles of the engine with this manifest.
+
+    folder: for files that they need while they run.
+    """
+    shared = {"settings": loop_settings(manifest), "device": device, "threads": threads}
+    framed = {"size": manifest.image_size, "framing": manifest.framing}
+
+    def rival(name: str, factory: str, options: dict[str, Any], size_bytes: int | None) -> Rival:
+        about = {"kind": "baseline", "precision": "fp32", **weights.describe()}
+        tiled = {"factory": factory, "options": {**options, **shared}, **framed}
+        return Rival(name, "resam_benchmarks.baselines.tiled:Tiled", tiled, size_bytes, about)
+
     torch_baselines = {
         "segment-anything": "resam_benchmarks.baselines.segment_anything:SegmentAnything",
         "torch": "resam_benchmarks.baselines.torch_modules:TorchModules",
     }
     rivals = []
     for name in dict.fromkeys(names):
-        about = {"kind": "baseline", "precision": "fp32", **weights.describe()}
         if name in torch_baselines:
-            rivals.append(Rival(name, torch_baselines[name], {"weights": weights, **shared}, None, about))
+            rivals.append(rival(name, torch_baselines[name], {"weights": weights}, None))
         elif name == "onnx-per-prompt":
             size, graphs = _published_graphs(weights, folder)
             factory = "resam_benchmarks.baselines.onnx_per_prompt:OnnxPerPrompt"
             bytes_on_disk = sum(file.stat().st_size for file in graphs.iterdir())
-            rivals.append(Rival(name, factory, {"folder": str(graphs), "size": size, **shared}, bytes_on_disk, about))
+            rivals.append(rival(name, factory, {"folder": str(graphs), "size": size}, bytes_on_disk))
         else:
             raise ResamError(f"--baseline {name}: expected one of {', '.join(BASELINES)}")
     return rivals

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import datetime
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resam_benchmarks import dataset, document, machine, statistics
 from resam_benchmarks.contender import read_image
-from resam_benchmarks.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from resam_benchmarks.corruptions import CORRUPTIONS, SEVERITIES, SEVERITY_WORDS, corrupt
 from resam_benchmarks.metrics import Crop, iou
-from resam_benchmarks.page_style import page, table
+from resam_benchmarks.page_style import facts, page, save_page, table
 from resam_benchmarks.plots import Axis, Dot, Series, legend, plot
 from resam_benchmarks.rivals import engine_rivals
 from resam_benchmarks.runner import Progress
 from resam_benchmarks.statistics import Estimate
-from resam_benchmarks.summary import with_noise
+from resam_benchmarks.summary import gain_in_words, with_noise
 from resam_benchmarks.tables import Table
 from resam_runtime import Segmenter
-from resam_runtime.files import atomic_write
+
+SEED = 0  # of the first scene's corruptions; each scene has its own
 
 
 def measure(
@@ -34,7 +40,8 @@ def measure(
 ) -> dict[str, Any]:
     """Segment every scene clean and under each corruption and severity.
 
-    Returns plain data: {"engines": {name: {corruption: [per severity 0..5: [[scene, IoU] per instance]]}}, ...}.
+    Returns plain data: {"engines": {name: {corruption: [per severity 0..5: [[scene, IoU] per instance]]}}, ...}, the
+    instances always in the same order.
     """
     data = dataset.load(data_folder, split, [points], limit)
     rivals = engine_rivals(engines, device, threads)
@@ -47,7 +54,7 @@ def measure(
         clean, prompts = read_image(scene.path), data.points[points][number]
         for place, (kind, severity) in enumerate(looks):
             progress(number * len(looks) + place, len(data.scenes) * len(looks), f"{kind or 'clean'} {severity or ''}")
-            image = corrupt(clean, kind, severity, seed=number) if severity else clean
+            image = corrupt(clean, kind, severity, seed=SEED + number) if severity else clean
             for name, segmenter in segmenters.items():
                 found = segmenter(image, prompts.coords, prompts.labels)
                 scores = [
@@ -59,7 +66,10 @@ def measure(
     return {
         "format": "resam-robustness",
         "version": 1,
-        "data": {**data.about, "scenes": len(data.scenes), "points": points},
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "data": {**data.about, "scenes": [scene.name for scene in data.scenes], "points": points},
+        "seeds": {"corruptions": SEED},
+        "descriptions": {name: segmenter.describe() for name, segmenter in segmenters.items()},
         "machine": machine.describe(),
         "versions": machine.versions(),
         "commit": machine.commit(),
@@ -72,51 +82,95 @@ def curve(scores: Sequence[Sequence[Sequence[float]]]) -> list[Estimate]:
     return [statistics.mean([row[1] for row in rows], [row[0] for row in rows]) for rows in scores]
 
 
-def table_of(found: Mapping[str, Any]) -> Table:
-    """mIoU of every engine: clean, and under each corruption averaged over the severities."""
-    rows = []
-    for name, kinds in found["engines"].items():
-        clean = next(iter(kinds.values()))[0]
-        cells = [with_noise(statistics.mean([row[1] for row in clean], [row[0] for row in clean]))]
-        for levels in kinds.values():
-            hurt = [row for rows_of_level in levels[1:] for row in rows_of_level]
-            cells.append(with_noise(statistics.mean([row[1] for row in hurt], [row[0] for row in hurt])))
-        rows.append([name, *cells])
+def tables_of(found: Mapping[str, Any]) -> list[Table]:
+    """mIoU of every engine, clean and under each corruption (mean over the severities); what that is below clean; and
+    whether an engine loses more than the first one does."""
     head = ["", "clean", *(f"{kind}, mean of 5" for kind in CORRUPTIONS)]
-    return Table("mIoU under corruption", head, rows, "± half of the 95 % interval, images resampled.")
+    levels, losses, more = [], [], []
+    lost = {name: {kind: _lost(kinds[kind]) for kind in CORRUPTIONS} for name, kinds in found["engines"].items()}
+    first = next(iter(lost))
+    for name, kinds in found["engines"].items():
+        clean, *_ = kinds["noise"]
+        scenes = [scene for scene, _ in clean]
+        ious = [np.array([iou for _, iou in clean]), *(_hurt(kinds[kind]) for kind in CORRUPTIONS)]
+        levels.append([name, *(with_noise(statistics.mean(values, scenes)) for values in ious)])
+        losses.append([name, *(with_noise(statistics.mean(lost[name][kind], scenes)) for kind in CORRUPTIONS)])
+        if name != first:
+            apart = (statistics.paired_difference(lost[name][k], lost[first][k], scenes) for k in CORRUPTIONS)
+            more.append([name, *(gain_in_words(difference) for difference in apart)])
+    note = f"± half of the 95 % interval, by resampling images; none for fewer than {statistics.MIN_GROUPS}."
+    made = [
+        Table("mIoU under corruption", head, levels, note),
+        Table("Lost against clean", ["", *head[2:]], losses, "mIoU clean less mIoU corrupted, instance by instance."),
+        Table(
+            f"Lost more than {first}",
+            ["", *head[2:]],
+            more,
+            f"What an engine loses less what {first} loses, paired by instance: above zero, it is more fragile.",
+            frozenset(range(len(head))),
+        ),
+    ]
+    return [made_table for made_table in made if made_table.rows]
+
+
+def _hurt(levels: Sequence[Sequence[Sequence[float]]]) -> NDArray[np.float64]:
+    """IoU of each instance, mean over the severities 1 to 5, (N,)."""
+    return np.mean([[iou for _, iou in rows] for rows in levels[1:]], axis=0)
+
+
+def _lost(levels: Sequence[Sequence[Sequence[float]]]) -> NDArray[np.float64]:
+    """What each instance's IoU is lower by than clean, mean over the severities, (N,)."""
+    return np.array([iou for _, iou in levels[0]]) - _hurt(levels)
 
 
 def write_results(found: Mapping[str, Any], folder: Path, command: str) -> None:
     """Write robustness.json and robustness.html to a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     document.write(folder / "robustness.json", {**found, "command": command})
-    with atomic_write(folder / "robustness.html") as temporary:
-        temporary.write_text(robustness_page(found), encoding="utf-8")
+    save_page(folder / "robustness.html", robustness_page({**found, "command": command}))
 
 
 def robustness_page(found: Mapping[str, Any]) -> str:
     """The page: a card per corruption, and the table."""
     names = list(found["engines"])
     x = Axis("severity", lambda value: "clean" if value == 0 else f"{value:g}", ticks=range(len(SEVERITIES) + 1))
-    y = Axis("mIoU", lambda value: f"{value:.2f}")
+    curves = {(kind, name): curve(found["engines"][name][kind]) for kind in CORRUPTIONS for name in names}
+    ends = [v for values in curves.values() for e in values for v in (e.value, e.low, e.high) if math.isfinite(v)]
+    y = Axis("mIoU", lambda value: f"{value:.2f}", shows=ends)  # one scale: the cards are compared
     cards = []
     for kind in CORRUPTIONS:
         series = []
         for colour, name in enumerate(names):
-            values = curve(found["engines"][name][kind])
+            values = curves[kind, name]
             dots = [
                 Dot(level, value.value, value.low, value.high, hint=f"{name}, {kind} {level}: {value.value:.3f}")
                 for level, value in enumerate(values)
             ]
             series.append(Series(name, dots, colour))
-        cards.append(f'<div class="card"><h3>{html.escape(kind)}</h3>{plot(series, x, y, height=300)}</div>')
-    shown = table_of(found)
-    data = found["data"]
+        cards.append(
+            f'<div class="card"><h3>{html.escape(kind[0].upper() + kind[1:])}</h3>'
+            f"{plot(series, x, y, height=300, apart=6)}</div>"
+        )
+    data, where, scenes = found["data"], found["machine"], len(found["data"]["scenes"])
+    lead = f"{scenes} scene{'s' * (scenes != 1)}, {data['points']} point{'s' * (data['points'] != 1)} per instance, the same"
     body = (
         f"<h1>Robustness: {html.escape(data['name'])}</h1>"
-        f'<p class="lead">{data["scenes"]} scenes, {data["points"]} point{"s" * (data["points"] != 1)} per instance, the same '
-        "corrupted pictures for every engine. Bars: 95 % intervals.</p>"
+        f'<p class="lead">{lead} corrupted pictures and points for every engine. Bars: 95 % intervals, from {statistics.MIN_GROUPS} scenes on.</p>'
         f'{legend([(name, colour) for colour, name in enumerate(names)])}<div class="cards">{"".join(cards)}</div>'
-        f"<h2>{shown.title}</h2>{table(shown.head, shown.rows, shown.words)}"
+    )
+    for made in tables_of(found):
+        body += f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows, made.words)}"
+        body += f'<p class="small soft">{html.escape(made.note)}</p>'
+    body += "<h2>Conditions</h2>" + facts(
+        [
+            *((f"Severity 1 to 5, {kind}", what) for kind, what in SEVERITY_WORDS.items()),
+            ("Machine", f"{where['processor']}, {where['cores']} cores"),
+            ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+            ("Commit", found["commit"] or ""),
+            ("Data", f"sha256 {data['digest'][:16]}..."),
+            ("Seeds", ", ".join(f"{name} {value}" for name, value in found["seeds"].items())),
+            ("Measured", found["created"]),
+            ("Command", found["command"]),
+            *found["descriptions"].items(),
+        ]
     )
     return page(f"resam-bench robustness: {data['name']}", body)

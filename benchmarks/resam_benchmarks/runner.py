@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from resam.data.spread import spread
 from resam_benchmarks import metrics
 from resam_benchmarks.cases import BenchScene, Case, Rival, Turn, schedule
-from resam_benchmarks.contender import Answer, Timing, describe_contender, find_masks, measure_scene
-from resam_benchmarks.machine import EnergyMeter
+from resam_benchmarks.contender import Answer, Timing, describe_contender, find_masks, measure_scene, prepare_scene
+from resam_benchmarks.energy import EnergyMeter
 from resam_benchmarks.metrics import Crop
 from resam_benchmarks.worker import Worker
 
@@ -20,13 +20,12 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement: when, where, how long (seconds), with how many prompts, peak bytes meanwhile, joules."""
+    """One measurement: when, where, how long (seconds) and with how much memory, with how many prompts, joules."""
 
     repeat: int
     scene: int
     timing: Timing
     prompts: int
-    peak_bytes: int | None = None
     joules: float | None = None
 
 
@@ -48,6 +47,8 @@ class Grade:
 class RivalResult:
     """What was found out about a rival as a whole; bytes and seconds.
 
+    peak_bytes: most resident memory of its process, over loading and all turns. device_bytes: most that its process held
+    of the device. before_bytes: resident before anything was loaded.
     proposals: per scene of the automatic mode (scene, how many were proposed, for each true instance whether one fits).
     """
 
@@ -89,8 +90,8 @@ def run(
     """Measure all cases in the order of `schedule`.
 
     Before it, every case runs once unmeasured on its first scene (the first of a rival is its cold start). The automatic
-    mode of the rivals that have one runs after it, on the first `automatic_scenes` scenes. Raises `ResamError` where a
-    rival cannot be loaded or dies.
+    mode of the rivals that have one runs after it, on `automatic_scenes` scenes, evenly chosen. Raises `ResamError`
+    where a rival cannot be loaded or dies.
     """
     rivals = list({case.rival.name: case.rival for case in cases}.values())
     turns = list(schedule(cases))
@@ -102,55 +103,66 @@ def run(
         for rival in rivals:
             progress(0, len(turns), f"loading {rival.name}")
             workers[rival.name] = stack.enter_context(Worker(rival.factory, rival.options, threads))
+            _note_loading(workers[rival.name], results[rival.name])
         for case in cases:
             progress(0, len(turns), f"warming up {case.name}")
             _warm_up(case, workers[case.rival.name], results[case.rival.name])
         for done, turn in enumerate(turns):
             case = cases[turn.case]
             progress(done, len(turns), case.name)
-            measured = _measure(turn, case, workers[case.rival.name], meter)
-            case_results[turn.case].samples.append(measured[0])
-            if measured[1] is not None:
-                case_results[turn.case].grades += grade(turn.scene, case.scenes[turn.scene], measured[1], tolerance)
+            sample, answer = _measure(turn, case, workers[case.rival.name], meter)
+            case_results[turn.case].samples.append(sample)
+            _note_memory(results[case.rival.name], sample.timing, workers[case.rival.name])
+            if answer is not None:
+                case_results[turn.case].grades += grade(turn.scene, case.scenes[turn.scene], answer, tolerance)
         for rival in rivals:
-            result, worker = results[rival.name], workers[rival.name]
-            _note_memory(result, worker.memory())
             if rival.about.get("automatic"):
                 scenes = next(case.scenes for case in cases if case.rival.name == rival.name)
-                for index, scene in enumerate(scenes[:automatic_scenes]):
-                    progress(len(turns), len(turns), f"{rival.name} without points, scene {index + 1}")
-                    found = worker.call(find_masks, scene.path)
-                    result.proposals.append((index, len(found), metrics.recall_at(found, scene.truths)))
+                for index in spread(len(scenes), automatic_scenes):
+                    progress(len(turns), len(turns), f"{rival.name} without points: {scenes[index].name}")
+                    found = workers[rival.name].call(find_masks, scenes[index].path)
+                    recall = metrics.recall_at(found, scenes[index].truths)
+                    results[rival.name].proposals.append((index, len(found), recall))
     return RunResult(list(results.values()), case_results, meter.source)
+
+
+def _note_loading(worker: Worker, result: RivalResult) -> None:
+    memory = worker.memory()
+    result.load_s = worker.created_s
+    result.peak_bytes, result.before_bytes, result.device_bytes = memory["peak"], memory["before"], memory["device"]
 
 
 def _warm_up(case: Case, worker: Worker, result: RivalResult) -> None:
     timing, _ = worker.call(measure_scene, case.scenes[0].path, case.points[0], False)
     if not result.description:
         result.description = worker.call(describe_contender)
-        result.load_s, result.first_s = worker.created_s, timing.whole
-        _note_memory(result, worker.memory())
+        result.first_s = timing.whole
+    _note_memory(result, timing, worker)
 
 
-def _note_memory(result: RivalResult, memory: dict[str, Any]) -> None:
-    result.peak_bytes = max(result.peak_bytes or 0, memory["peak"])
-    result.before_bytes = memory["before"]
-    if memory["device"] is not None:
-        result.device_bytes = max(result.device_bytes or 0, memory["device"])
+def _note_memory(result: RivalResult, timing: Timing, worker: Worker) -> None:
+    """Keep the largest peaks: of the last turn alone they would be those of the smallest case as well as not."""
+    result.peak_bytes = max(result.peak_bytes or 0, timing.peak_bytes or 0)
+    device = worker.memory()["device"]
+    if device is not None:
+        result.device_bytes = max(result.device_bytes or 0, device)
 
 
 def _measure(turn: Turn, case: Case, worker: Worker, meter: EnergyMeter) -> tuple[Sample, Answer | None]:
-    points = case.points[turn.scene]
+    points, path = case.points[turn.scene], case.scenes[turn.scene].path
     wanted = case.graded and turn.repeat == 0
-    path = case.scenes[turn.scene].path
-    worker.reset_peak()
+    worker.call(prepare_scene, path)
+    if meter.sampled:
+        timing, answer = worker.call(measure_scene, path, points, wanted)
+        meter.start()
+        worker.call(measure_scene, path, points, False)
+        return Sample(turn.repeat, turn.scene, timing, len(points), meter.stop()), answer
     meter.start()
     timing, answer = worker.call(measure_scene, path, points, wanted and meter.source is None)
     joules = meter.stop()
-    peak = worker.memory()["peak"]
     if wanted and answer is None:  # the masks would have been collected on the energy's bill
         _, answer = worker.call(measure_scene, path, points, True)
-    return Sample(turn.repeat, turn.scene, timing, len(points), peak, joules), answer
+    return Sample(turn.repeat, turn.scene, timing, len(points), joules), answer
 
 
 def grade(index: int, scene: BenchScene, answer: Answer, tolerance: float) -> list[Grade]:

@@ -17,16 +17,21 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True)
 class CaseSummary:
-    """One case. latency: per stage and percentile, seconds; quality figures 0 to 1, absent where nothing was graded.
+    """One case. latency: per stage the `PERCENTILES` of all samples, seconds, NaN where there are too few for one;
+    median: of the whole, with its noise; quality figures 0 to 1, absent where nothing was graded.
 
-    host_share: of the whole, spent outside the graphs. sizes: mIoU per COCO size that occurs.
+    samples: how many measurements; tiled: of how many scenes that needed several tiles. host_share: of the whole, spent
+    outside the graphs. joules: per scene. sizes: mIoU per COCO size that occurs.
     """
 
     name: str
     rival: str
     label: str
     prompts: float
-    latency: dict[str, dict[int, Estimate]]
+    samples: int
+    tiled: int
+    latency: dict[str, dict[int, float]]
+    median: Estimate
     scenes_per_s: float
     prompts_per_s: float
     host_share: float | None
@@ -68,7 +73,7 @@ def _case(case: Mapping[str, Any]) -> CaseSummary:
     prompts = [sample["prompts"] for sample in samples]
     host, joules = _known(samples, "host_s"), _known(samples, "joules")
     peaks = _known(samples, "peak_bytes")
-    groups = [grade["scene"] for grade in grades]
+    groups, drawn = [grade["scene"] for grade in grades], timing_groups(samples)
     quality, sizes, counts = {}, {}, {}
     if grades:
         for key, field_name in (
@@ -87,16 +92,28 @@ def _case(case: Mapping[str, Any]) -> CaseSummary:
         rival=case["rival"],
         label=case["label"],
         prompts=sum(prompts) / len(prompts),
+        samples=len(samples),
+        tiled=len({sample["scene"] for sample in samples if sample.get("tiled")}),
         latency=latency,
+        median=statistics.median(whole, drawn),
         scenes_per_s=len(whole) / sum(whole),
         prompts_per_s=sum(prompts) / sum(whole),
         host_share=sum(host) / sum(whole) if len(host) == len(whole) else None,
         peak_bytes=int(max(peaks)) if peaks else None,
-        joules=statistics.mean(joules, range(len(joules))) if joules else None,
+        joules=statistics.mean(joules, drawn) if len(joules) == len(samples) else None,
         quality=quality,
         sizes=sizes,
         size_counts=counts,
     )
+
+
+def timing_groups(samples: Sequence[Mapping[str, Any]]) -> list[int]:
+    """What timings are resampled by: their scene, or, of few scenes, the repeat they belong to. In the second case an
+    interval speaks of these scenes alone."""
+    scenes = [sample["scene"] for sample in samples]
+    if len(set(scenes)) >= statistics.MIN_GROUPS:
+        return scenes
+    return [sample["repeat"] for sample in samples]
 
 
 def differences(data: Mapping[str, Any]) -> list[Difference]:
@@ -116,7 +133,11 @@ def differences(data: Mapping[str, Any]) -> list[Difference]:
 def _difference(case: Mapping[str, Any], reference: Mapping[str, Any]) -> Difference:
     own, other = _by(case["samples"], "repeat", "scene"), _by(reference["samples"], "repeat", "scene")
     shared = [key for key in own if key in other]
-    ratio = statistics.paired_ratio([own[key]["whole_s"] for key in shared], [other[key]["whole_s"] for key in shared])
+    ratio = statistics.paired_ratio(
+        [own[key]["whole_s"] for key in shared],
+        [other[key]["whole_s"] for key in shared],
+        timing_groups([own[key] for key in shared]),
+    )
     miou = boundary = None
     graded, other_graded = _by(case["grades"], "scene", "id"), _by(reference["grades"], "scene", "id")
     both = [key for key in graded if key in other_graded]
@@ -130,14 +151,14 @@ def _difference(case: Mapping[str, Any], reference: Mapping[str, Any]) -> Differ
     return Difference(case["label"], case["rival"], reference["rival"], ratio, miou, boundary)
 
 
-def proposal_recall(rival: Mapping[str, Any]) -> tuple[Estimate, float] | None:
-    """Recall of the automatic mode at IoU 0.5 and proposals per scene; None where it was not measured."""
+def proposal_recall(rival: Mapping[str, Any]) -> tuple[Estimate, float, int] | None:
+    """Recall of the automatic mode at IoU 0.5, proposals per scene, true instances; None where it was not measured."""
     proposals = rival["proposals"]
     found = [hit for scene in proposals for hit in scene["found"]]
     if not found:
         return None
     groups = [scene["scene"] for scene in proposals for _ in scene["found"]]
-    return statistics.mean(found, groups), sum(scene["proposed"] for scene in proposals) / len(proposals)
+    return statistics.mean(found, groups), sum(scene["proposed"] for scene in proposals) / len(proposals), len(found)
 
 
 def _known(rows: Iterable[Mapping[str, Any]], key: str) -> list[float]:
@@ -158,6 +179,20 @@ def seconds(value: float) -> str:
     return f"{value * 1e3:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
 
 
+def percentiles(values: Sequence[float]) -> str:
+    """Durations in the unit of the first: 12.3 / 14.0 / – ms."""
+    if not math.isfinite(values[0]):
+        return "–"
+    factor, unit = (1e3, "ms") if values[0] < 0.9995 else (1.0, "s")
+    shown = (f"{value * factor:.{digits_of(value * factor)}f}" if math.isfinite(value) else "–" for value in values)
+    return f"{' / '.join(shown)} {unit}"
+
+
+def digits_of(value: float) -> int:
+    """Decimals that give three significant digits, or none where there are more before the point."""
+    return max(0, 2 - math.floor(math.log10(value))) if value > 0 else 2
+
+
 def size(value: float | None) -> str:
     """Bytes in MB (10^6), three digits; a dash for None."""
     return "–" if value is None else f"{value / 1e6:,.0f} MB" if value >= 99.5e6 else f"{value / 1e6:.3g} MB"
@@ -167,19 +202,22 @@ def with_noise(estimate: Estimate | None, digits: int = 3) -> str:
     """value ± half of its interval; the value alone where there is no interval, a dash for None."""
     if estimate is None or not math.isfinite(estimate.value):
         return "–"
-    text = f"{estimate.value:.{digits}f}"
-    return text if math.isnan(estimate.low) else f"{text} ± {(estimate.high - estimate.low) / 2:.{digits}f}"
+    text = f"{round(estimate.value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.000"
+    return f"{text} ± {(estimate.high - estimate.low) / 2:.{digits}f}" if estimate.known else text
 
 
 def gain_in_words(estimate: Estimate | None) -> str:
     """A difference, or that it lies inside the noise."""
     if estimate is None or not math.isfinite(estimate.value):
         return "–"
-    if math.isnan(estimate.low):
-        return f"{estimate.value:+.3f} (noise unknown)"
+    value, low, high = (round(end, 3) + 0.0 for end in (estimate.value, estimate.low, estimate.high))
+    if not estimate.known:
+        return f"{value:+.3f} (noise unknown)"
     if not estimate.beyond(0):
-        return f"{estimate.value:+.3f}, inside the noise"
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+        return f"{value:+.3f}, inside the noise"
+    if value == low == high == 0:
+        return "less than 0.001 apart"  # beyond the noise, and of no interest
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def speed_in_words(estimate: Estimate) -> str:
@@ -191,6 +229,6 @@ def speed_in_words(estimate: Estimate) -> str:
     if not slower:
         low, high = high, low
     words = f"{factor:.2f} x {'slower' if slower else 'faster'}"
-    if math.isnan(estimate.low):
+    if not estimate.known:
         return f"{words} (noise unknown)"
     return f"{words} [{low:.2f}, {high:.2f}]" if estimate.beyond(1) else f"{words}, inside the noise"

@@ -9,7 +9,6 @@ from typing import Any
 from resam_benchmarks import document, machine, statistics
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.runner import Progress
-from resam_benchmarks.statistics import Estimate
 from resam_benchmarks.summary import seconds, size, speed_in_words
 from resam_benchmarks.tables import Table
 from resam_benchmarks.worker import Worker
@@ -23,7 +22,7 @@ RIVALS = {
 def measure_steps(
     architecture: str,
     instances: Sequence[int],
-    steps: int = 3,
+    steps: int = statistics.MIN_GROUPS,
     device: str | None = None,
     threads: int | None = None,
     precision: str = "fp32",
@@ -36,12 +35,11 @@ def measure_steps(
     "loaded_bytes", "device_bytes"}], ...}; both rivals of a case run in processes of their own, one idle while the
     other works.
     """
-    import torch
-
     from resam.model.sam import ARCHITECTURES
+    from resam_benchmarks.baselines.torch_device import torch_device
     from resam_benchmarks.train_steps import StepInput, StepSettings, timed_step
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device(device)
     options = {
         "weights": Weights(random=architecture, seed=seed),
         "settings": StepSettings(device, precision, threads=threads),
@@ -68,7 +66,7 @@ def measure_steps(
                     done += 1
                     row = rows[name]
                     row["peak_bytes"] = max(row["peak_bytes"], workers[name].memory()["peak"] or 0)
-                    row["device_bytes"] = on_device
+                    row["device_bytes"] = max(filter(None, (row["device_bytes"], on_device)), default=None)
                     if number:
                         row["seconds"].append(spent)
                         row["losses"].append(loss)
@@ -93,12 +91,13 @@ def measure_steps(
 def table_of(found: Mapping[str, Any]) -> Table:
     """Seconds per image and peak memory of both, and their ratios."""
     rows = []
+    steps = f"{len(found['cases'][0]['seconds'])} step{'s' * (len(found['cases'][0]['seconds']) != 1)}"
     by_count: dict[int, dict[str, Mapping[str, Any]]] = {}
     for case in found["cases"]:
         by_count.setdefault(case["instances"], {})[case["rival"]] = case
     for count, pair in by_count.items():
         ours, theirs = pair["resam"], pair["reference"]
-        ratio = statistics.paired_ratio(ours["seconds"], theirs["seconds"])
+        ratio = statistics.paired_ratio(ours["seconds"], theirs["seconds"], range(len(ours["seconds"])))
         # where a device has memory of its own, that is the memory that counts
         key = "device_bytes" if ours["device_bytes"] else "peak_bytes"
         rows.append(
@@ -116,18 +115,17 @@ def table_of(found: Mapping[str, Any]) -> Table:
         "One training step",
         ["", "resam, s/image", "reference, s/image", "resam is", "resam, peak", "reference, peak", "memory ratio"],
         rows,
-        f"{found['device']}, {found['precision']}, random weights, medians; memory of the whole process (on CUDA: of the "
-        "device).",
+        f"{found['device']}, {found['precision']}, random weights, medians of {steps}; ratio of speeds: geometric mean, "
+        "paired by image. Memory: most that the process held during a step (on CUDA: of the device). The reference's step "
+        "is written anew and plainly: it encodes the weak view twice, has the package's attention and masks of full size.",
         frozenset({0, 3}),
     )
 
 
 def _median(case: Mapping[str, Any]) -> str:
-    estimate: Estimate = statistics.percentile(case["seconds"], 50)
-    return seconds(estimate.value)
+    return seconds(statistics.percentile(case["seconds"], 50))
 
 
 def write_results(found: Mapping[str, Any], folder: Path, command: str) -> None:
     """Write train.json to a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     document.write(folder / "train.json", {**found, "command": command})

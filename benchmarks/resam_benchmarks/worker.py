@@ -39,7 +39,8 @@ class Worker:
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         if threads is not None:
             environment |= {
-                name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+                name: str(threads)
+                for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
             }
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         self._process = subprocess.Popen(

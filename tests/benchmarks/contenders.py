@@ -14,11 +14,24 @@ from resam_runtime.errors import ResamError
 
 
 class Squares:
-    """Answers each prompt with a square of `side` px around its first point, and sleeps `seconds` in the loop."""
+    """Answers each prompt with a square of `side` px around its first point, and sleeps `seconds` in the loop.
 
-    def __init__(self, side: int = 9, seconds: float = 0.0, ballast_mb: int = 0) -> None:
-        self.side, self.seconds = side, seconds
+    Memory: `ballast_mb` as long as it lives, `loading_mb` while it is made, `prompt_mb` for each prompt while it answers,
+    `coarse_mb` while its coarse masks are asked for.
+    """
+
+    def __init__(
+        self,
+        side: int = 9,
+        seconds: float = 0.0,
+        ballast_mb: int = 0,
+        loading_mb: int = 0,
+        prompt_mb: int = 0,
+        coarse_mb: int = 0,
+    ) -> None:
+        self.side, self.seconds, self.prompt_mb, self.coarse_mb = side, seconds, prompt_mb, coarse_mb
         self.ballast = np.ones(ballast_mb << 17)
+        np.ones(loading_mb << 17)
 
     def one_pass(self, image: Any) -> bool:
         return True
@@ -27,6 +40,7 @@ class Squares:
         return image.shape
 
     def loop(self, embedding: Any, points: Points) -> list[tuple[Crop, float]]:
+        np.ones((self.prompt_mb * len(points)) << 17)
         time.sleep(self.seconds)
         return [(self._square(coords[0], self.side), 0.5) for coords in points.coords]
 
@@ -37,6 +51,7 @@ class Squares:
         return result
 
     def coarse(self, embedding: Any, points: Points) -> list[Crop]:
+        np.ones(self.coarse_mb << 17)
         return [self._square(coords[0], self.side + 2) for coords in points.coords]
 
     def automatic(self, image: Any) -> list[Crop]:
@@ -79,6 +94,12 @@ def chatter(held: Any) -> str:
     print("a library prints this")
     os.system("echo and its children that")
     return "heard"
+
+
+def threads(held: Any) -> int:
+    import cv2
+
+    return cv2.getNumThreads()
 
 
 def touch(held: Any, megabytes: int) -> int:

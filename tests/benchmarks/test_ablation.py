@@ -16,7 +16,7 @@ from resam.data.coco import CocoData
 from resam.model.bases import random_base
 from resam.training.options import options_from
 from resam.training.run import RunData, run
-from resam_benchmarks.ablation import ROWS, Settings, ablate
+from resam_benchmarks.ablation import ROWS, Settings, _options, ablate, read
 from resam_benchmarks.ablation_table import tables_of
 from resam_benchmarks.cli import bench
 from resam_runtime.errors import ResamError
@@ -100,6 +100,19 @@ def test_a_cell_is_what_an_ordinary_run_gives_and_the_table_says_so(
     assert line[3] == text
 
 
+@pytest.mark.parametrize("preset", ["tiny", "paper", "nwpu"])
+def test_every_row_can_be_trained_and_the_averaged_teacher_has_an_average(preset: str) -> None:
+    by_name = {row.name: _options(Settings(preset=preset), row) for row in ROWS}
+    plain = by_name["ssa-128"]
+    assert by_name["teacher"].average == (plain.average or 0.99)
+    changed = {key for key, value in by_name["teacher"].to_dict().items() if value != plain.to_dict()[key]}
+    assert changed <= {"teacher", "average"}
+    kept = _options(
+        Settings(preset=preset, changes={"average": 0.9}), next(row for row in ROWS if row.name == "teacher")
+    )
+    assert kept.average == 0.9
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
@@ -116,6 +129,17 @@ def test_bad_input_is_one_line(arguments: list[str], cause: str, scenes_folder: 
     assert result.exit_code == 2, result.output
     assert cause in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": "resam-ablation"}', '{"format": "resam-ablation", "version": 1}']
+)
+def test_a_damaged_ablation_is_an_error_of_one_line(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "ablation.json"
+    path.write_text(content)
+    with pytest.raises(ResamError, match="remove it") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_command_writes_table_and_page(settings: Settings, tmp_path: Path) -> None:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +19,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resam_benchmarks.cli import bench
+from resam_benchmarks.dataset import load
+from resam_benchmarks.rivals import engine_rivals
 from resam_runtime.masks import encode_rle
 
 from ..runtime.engines import write_engine
@@ -59,6 +68,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _masks_gone(content: Any, images: Path) -> None:
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+
+
+def _masks_empty(content: Any, images: Path) -> None:
+    content["annotations"] = []
+
+
+# what may be wrong with a data set: it is changed, or its images are
+DAMAGE: dict[str, Callable[[Any, Path], object]] = {
+    "noimages": lambda content, images: content.update(images=[], annotations=[]),
+    "boxes": _masks_gone,
+    "absent": lambda content, images: (images / "s1.png").unlink(),
+    "resized": lambda content, images: cv2.imwrite(str(images / "s2.png"), np.zeros((9, 9, 3), np.uint8)),
+    "unpointed": _masks_empty,
+}
+
+
 def resam_bench(*arguments: object) -> Result:
     """A traceback fails the test."""
     result = CliRunner().invoke(bench, [str(argument) for argument in arguments])
@@ -68,7 +96,12 @@ def resam_bench(*arguments: object) -> Result:
 
 
 def read(path: Path) -> Any:
-    return json.loads(path.read_text())
+    """JSON as other programs read it: without NaN and Infinity."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    return json.loads(path.read_text(), parse_constant=refuse)
 
 
 def test_run_measures_an_engine_on_a_data_set(engine: Path, data: Path, tmp_path: Path) -> None:
@@ -134,23 +167,129 @@ def test_robustness_draws_a_falling_curve(engine: Path, data: Path, tmp_path: Pa
         (["run", "{engine}", "--data", "{empty}"], "holds no test.json"),
         (["run", "{engine}", "--random", "tiny"], "leave out engine files"),
         (["run", "{engine}", "--baseline", "torch"], "--base-weights"),
-        (["run", "{engine}", "--points", "0"], "whole numbers from 1"),
+        (["run", "{engine}", "--points", "0", "--data", "{data}"], "whole numbers from 1"),
+        (["run", "{engine}", "--repeats", "0"], "--repeats"),
+        (["run", "{engine}", "--tolerance", "nan", "--data", "{data}"], "expected a number from 0"),
+        (["run", "{engine}", "--points", "2"], "--points: needs --data"),
+        (["run", "{engine}", "--limit", "2"], "--limit: needs --data"),
+        (["run", "{engine}", "--data", "{data}", "--prompts", "2"], "--prompts: --data has prompts of its own"),
+        (["run", "{engine}", "{link}"], "given twice"),
+        (["run", "{cut}", "--data", "{data}"], "cut.resam"),
+        (["run", "{empty}"], "empty"),
+        (["run", "{engine}", "--device", "tensor"], "tensor"),
+        (["run", "{engine}", "--data", "{empty}/none.json"], "none.json"),
+        (["run", "{engine}", "--data", "{noimages}"], "lists no images"),
+        (["run", "{engine}", "--data", "{boxes}"], "annotation 1"),
+        (["run", "{engine}", "--data", "{absent}"], "s1.png"),
+        (["run", "{engine}", "--data", "{resized}"], "s2.png"),
+        (["run", "{engine}", "--data", "{unpointed}"], "not one instance"),
         (["compare", "{empty}/a.json", "{empty}/b.json"], "a.json"),
         (["compare", "{junk}", "{junk}"], "junk.json"),
         (["compare", "{junk}", "{junk}", "--limit", "much"], "expected a share"),
         (["robustness", "{engine}", "--data", "{empty}"], "holds no test.json"),
+        (["robustness", "{cut}", "--data", "{data}"], "cut.resam"),
+        (["robustness", "{engine}", "{engine}", "--data", "{data}"], "given twice"),
+        (["robustness", "{engine}", "--data", "{boxes}"], "annotation 1"),
+        (["train", "--device", "gpu"], "--device gpu: expected cpu"),
+        (["train", "--device", "cuda:77"], "finds"),
+        (["train", "--steps", "0"], "--steps"),
         (["train", "--instances", "x"], "whole numbers from 1"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(engine: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_mistakes_are_one_line_and_exit_code_2(
+    engine: Path, data: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk.json").write_text("{}")
-    known = {"engine": engine, "empty": tmp_path / "empty", "junk": tmp_path / "junk.json"}
+    (tmp_path / "link.resam").symlink_to(engine)
+    (tmp_path / "cut.resam").write_bytes(engine.read_bytes()[: engine.stat().st_size // 2])
+    known = {"engine": engine, "data": data, **{name: tmp_path / name for name in ("empty", *DAMAGE)}}
+    known |= {"junk": tmp_path / "junk.json", "link": tmp_path / "link.resam", "cut": tmp_path / "cut.resam"}
+    for name, damage in DAMAGE.items():
+        if f"{{{name}}}" in arguments:
+            shutil.copytree(data, tmp_path / name)
+            content = read(data / "test.json")
+            damage(content, tmp_path / name / "images")
+            (tmp_path / name / "test.json").write_text(json.dumps(content))
     out = [] if arguments[0] == "compare" else ["-o", tmp_path / "out"]
     result = resam_bench(*(argument.format(**known) for argument in arguments), *out)
     assert result.exit_code == 2
     assert said in result.stderr.splitlines()[-1]
+    if result.stderr.startswith("error: "):  # else the two lines of usage before it
+        assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "robustness", "train"])
+def test_a_place_that_cannot_hold_results_is_refused_before_anything_is_measured(
+    engine: Path, data: Path, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    arguments = [] if command == "train" else [engine, "--data", data]
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        result = resam_bench(command, *arguments, "-o", out)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert "is a file" in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_engines_of_one_name_are_told_apart_and_from_baselines(engine: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("x/a/m.resam", "y/a/m.resam", "y/b/n.resam", "torch.resam")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(engine, path)
+
+    def names(*chosen: int) -> list[str]:
+        return [rival.name for rival in engine_rivals([paths[i] for i in chosen])]
+
+    assert names(0, 2) == ["m", "n"]
+    assert names(0, 1) == ["x/a/m.resam", "y/a/m.resam"]
+    assert names(2, 3) == ["n.resam", "torch.resam"]
+    stray = tmp_path / os.fsdecode(b"stray\xff.resam")
+    shutil.copy(engine, stray)
+    assert [rival.name for rival in engine_rivals([stray])] == ["stray?"]
+
+
+def test_scenes_without_a_prompt_are_left_out_and_numbers_stay_numbers(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "some")
+    content = read(data / "test.json")
+    for annotation in content["annotations"][2:4]:
+        annotation["segmentation"]["counts"] = encode_rle(np.zeros((1, 1), bool), (0, 0), (SIDE, SIDE))["counts"]
+    (tmp_path / "some" / "test.json").write_text(json.dumps(content))
+    loaded = load(tmp_path / "some", "test", [1, 2])
+    assert [scene.name for scene in loaded.scenes] == ["s0.png", "s2.png"]
+    assert [list(scene.ids) for scene in loaded.scenes] == [[1, 2], [5, 6]]
+    assert all(len(points) == 2 for per_scene in loaded.points.values() for points in per_scene)
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_a_stopped_run_leaves_nothing_behind(engine: Path, data: Path, tmp_path: Path, how: str) -> None:
+    words = [sys.executable, "-m", "resam_benchmarks.cli", engine, "--data", data, "--repeats", "100000", "-o", "out"]
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    group = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (workers := children(group.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1.0)
+        if how == "SIGTERM":
+            group.terminate()
+        else:
+            os.killpg(group.pid, signal.SIGINT)  # as a terminal does it: the workers get it too
+        _, errors = group.communicate(timeout=30)
+    finally:
+        if group.poll() is None:
+            group.kill()
+    assert group.returncode != 0
+    assert b"Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+    assert not list((tmp_path / "tmp").glob("resam*"))
+    assert not [worker for worker in workers if Path("/proc", worker).exists()]
+
+
+def children(parent: int) -> list[str]:
+    return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["robustness"], ["train"]])

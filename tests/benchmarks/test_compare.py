@@ -43,15 +43,58 @@ def test_faster_passes(compare: Any) -> None:
     assert compare(make_document(seed=1, slow=1.5), make_document(seed=2)).exit_code == 0
 
 
-def test_slower_inside_the_noise_passes(compare: Any) -> None:
-    before, after = make_document(samples=2), make_document(samples=2)
-    for place, case in enumerate(after["cases"]):
-        for sample, factor in zip(case["samples"], (0.4, 2.6, 0.9, 1.9)):
-            sample["whole_s"] = before["cases"][place]["samples"][0]["whole_s"] * factor
-            sample["encoder_s"] = sample["loop_s"] = None
-    result = compare(before, after)
-    assert result.exit_code == 0, result.output
-    assert "inside the noise" in result.output
+@pytest.mark.parametrize(
+    ("before", "after", "regression"),
+    [
+        ([1.0], [1.3], True),  # one measurement each: the limit alone decides
+        ([1.0, 1.2, 1.1], [1.3, 1.4, 1.35], True),
+        ([1.0, 1.2, 1.1], [1.4, 1.15, 1.6], False),  # they overlap, and are too few for an interval
+        ([1.0, 1.1] * 5, [1.3, 1.4] * 5, True),
+        ([0.5, 1.0, 2.0, 4.0, 0.7, 1.3, 3.0], [0.6, 1.2, 2.4, 5.0, 0.8, 1.5, 3.3], False),
+    ],
+)
+def test_repeats_of_one_scene_must_be_slower_beyond_their_noise(
+    compare: Any, before: list[float], after: list[float], regression: bool
+) -> None:
+    documents = [make_document(samples=1), make_document(samples=1)]
+    for document, seconds in zip(documents, (before, after)):
+        for case in document["cases"]:
+            sample = {**case["samples"][0], "encoder_s": None, "loop_s": None}
+            case["samples"] = [{**sample, "repeat": r, "whole_s": value} for r, value in enumerate(seconds)]
+    result = compare(*documents)
+    assert result.exit_code == int(regression), result.output
+    assert ("REGRESSION" in result.output) == regression
+    assert ("inside the noise" in result.output) != regression
+
+
+def test_scenes_of_very_different_cost_do_not_hide_a_regression(compare: Any) -> None:
+    """Scene by scene all are slower by a fifth; the medians of both runs have intervals far wider than that."""
+    documents = [make_document(seed=1, samples=8), make_document(seed=2, samples=8, slow=1.2)]
+    for document in documents:
+        for case in document["cases"]:
+            for sample in case["samples"]:
+                for stage in ("whole_s", "encoder_s", "loop_s"):
+                    sample[stage] *= 3.0 ** sample["scene"]
+    assert compare(*documents).exit_code == 1
+
+
+def test_a_case_that_is_no_longer_measured_fails_and_a_new_one_does_not(compare: Any) -> None:
+    less = make_document()
+    less["cases"] = less["cases"][:3]
+    result = compare(make_document(), less)
+    assert (result.exit_code, "1 missing" in result.output) == (1, True)
+    assert "adapted · 2 points" in result.output
+    result = compare(less, make_document())
+    assert result.exit_code == 0
+    assert "adapted · 2 points: in the second run only" in result.stderr
+
+
+def test_objects_that_the_automatic_mode_no_longer_finds_fail(compare: Any) -> None:
+    worse = make_document()
+    for rival in worse["rivals"]:
+        rival["proposals"][0]["found"] = [True, False, False]
+    result = compare(make_document(), worse)
+    assert (result.exit_code, "recall" in result.output) == (1, True)
 
 
 def test_worse_masks_fail(compare: Any) -> None:
@@ -65,12 +108,79 @@ def test_more_memory_fails(compare: Any) -> None:
     assert "peak memory" in result.output
 
 
-def test_another_machine_is_a_warning(compare: Any) -> None:
-    other = make_document()
+def test_timings_of_another_machine_are_refused_but_masks_can_be_compared(compare: Any) -> None:
+    other = make_document(slow=5)
     other["machine"]["processor"] = "another"
     result = compare(make_document(), other)
+    assert result.exit_code == 2
+    assert "processor differs" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert compare(make_document(), other, "--quality-only").exit_code == 0
+    other = make_document(fall=0.05)
+    other["machine"]["power_mode"] = "NV Power Mode: 15W\n2"
+    assert "power_mode differs" in compare(make_document(), other).stderr
+    assert compare(make_document(), other).stderr.count("\n") == 1
+    assert compare(make_document(), other, "--quality-only").exit_code == 1
+
+
+def test_runs_on_other_scenes_are_refused(compare: Any) -> None:
+    fewer = make_document(samples=29)  # as with another --limit: number 3 is another scene
+    assert "scenes differ" in compare(make_document(), fewer).stderr
+    for key, value in (("digest", "1"), ("boundary_tolerance", 5)):
+        other = make_document()
+        other["data"][key] = value
+        result = compare(make_document(), other)
+        assert (result.exit_code, f"{key} differ" in result.stderr) == (2, True)
+    other = make_document()
+    other["seeds"] = {"bootstrap": 1}
+    assert compare(make_document(), other).exit_code == 2
+
+
+def test_another_number_of_threads_is_a_warning(compare: Any) -> None:
+    other = make_document()
+    other["rivals"][0]["description"] = "elsewhere, 1 threads"
+    result = compare(make_document(), other)
     assert result.exit_code == 0
-    assert "processor differs" in result.output
+    assert "somewhere; then elsewhere, 1 threads" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data.pop("machine"),
+        lambda data: data.pop("rivals"),
+        lambda data: data["cases"][0].pop("grades"),
+        lambda data: data["cases"][0]["samples"][0].pop("whole_s"),
+        lambda data: data["cases"][0]["samples"][0].update(whole_s=0),
+        lambda data: data["cases"][0]["grades"][0].update(iou=None),
+        lambda data: data["cases"].append(3),
+        lambda data: data["rivals"][0].pop("proposals"),
+        lambda data: data["data"].pop("scenes"),
+    ],
+)
+def test_a_damaged_result_is_an_error_of_one_line(compare: Any, damage: Any) -> None:
+    data = make_document()
+    damage(data)
+    for pair in ((make_document(), data), (data, make_document())):
+        result = compare(*pair)
+        assert result.exit_code == 2
+        assert "damaged" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("limit", ["-0.1", "nan", "inf"])
+def test_a_limit_that_nothing_could_exceed_is_refused(compare: Any, limit: str) -> None:
+    assert compare(make_document(), make_document(fall=0.2), "--miou-limit", limit).exit_code == 2
+    assert compare(make_document(), make_document(slow=2), "--limit", limit).exit_code == 2
+
+
+def test_a_file_cut_short_is_an_error_of_one_line(tmp_path: Path) -> None:
+    text = json.dumps(make_document())
+    (tmp_path / "good.json").write_text(text, encoding="utf-8")
+    (tmp_path / "cut.json").write_text(text[: len(text) // 2], encoding="utf-8")
+    result = CliRunner().invoke(bench, ["compare", str(tmp_path / "good.json"), str(tmp_path / "cut.json")])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "cut.json: not JSON" in result.stderr
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": "resam-bench", "version": 9}', '{"format": "x"}'])

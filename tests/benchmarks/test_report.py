@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resam_benchmarks import plots
+from resam_benchmarks.console import print_tables
+from resam_benchmarks.page_style import save_page
 from resam_benchmarks.plots import Axis, Dot, Series
 from resam_benchmarks.report_html import bench_page
 from resam_benchmarks.statistics import Estimate
@@ -68,12 +71,13 @@ def test_figures_are_those_of_the_samples() -> None:
     assert case.sizes["small"].value == pytest.approx(sum(own) / len(own))
     assert case.size_counts == {"small": 30, "medium": 60}
     whole = sorted(s["whole_s"] for s in data["cases"][0]["samples"])
-    assert case.latency["whole"][50].value == pytest.approx((whole[29] + whole[30]) / 2)
+    assert case.median.value == case.latency["whole"][50] == pytest.approx((whole[29] + whole[30]) / 2)
+    assert case.median.low < case.median.value < case.median.high
     assert case.host_share == pytest.approx(0.04)
     assert case.prompts_per_s == pytest.approx(3 * case.scenes_per_s)
     recall = proposal_recall(data["rivals"][0])
     assert recall is not None
-    assert (recall[0].value, recall[1]) == (pytest.approx(2 / 3), 7)
+    assert (recall[0].value, *recall[1:]) == (pytest.approx(2 / 3), 7, 3)
 
 
 def test_a_difference_is_called_noise_only_where_it_is_noise() -> None:
@@ -90,18 +94,109 @@ def test_a_difference_is_called_noise_only_where_it_is_noise() -> None:
     assert "slower [" in speed_in_words(worse.latency)
     assert gain_in_words(Estimate(0.01, -0.02, 0.04)) == "+0.010, inside the noise"
     assert gain_in_words(Estimate(-0.05, -0.06, -0.04)) == "-0.050 [-0.060, -0.040]"
+    assert gain_in_words(Estimate(-2e-5, -3e-5, -1e-5)) == "less than 0.001 apart"
+    assert gain_in_words(Estimate(-2e-5, -3e-4, 1e-4)) == "+0.000, inside the noise"
     assert speed_in_words(Estimate(0.5, 0.4, 0.625)) == "2.00 x faster [1.60, 2.50]"
 
 
 def test_tables_have_a_row_per_case_and_no_ragged_rows() -> None:
     made = {table.title: table for table in tables(make_document())}
     assert set(made) == {
-        "Quality", "mIoU by true size", "Without points", "Latency", "Memory, size, cold start, energy", "Against base <1>",
+        "Quality", "mIoU by true size", "Without points", "Latency", "Memory, size, cold start", "Against base <1>",
     }  # fmt: skip
     for table in made.values():
         assert {len(row) for row in table.rows} == {len(table.head)}
     assert len(made["Quality"].rows) == 4
-    assert "no sensor" in made["Memory, size, cold start, energy"].note
+    assert "no sensor" in made["Memory, size, cold start"].note
+
+
+def latency_alone(repeats: int, scenes: int = 1) -> dict[str, Any]:
+    """A run with so many measurements of each of so many scenes, and no truth; the second rival twice as slow."""
+    data = make_document(slow=2.0, samples=scenes)
+    for case in data["cases"]:
+        first = [sample for sample in case["samples"] if sample["repeat"] == 0]
+        case["samples"] = [
+            {**sample, "repeat": r, "whole_s": sample["whole_s"] * (1 + r / 100)}
+            for r in range(repeats)
+            for sample in first
+        ]
+        case["grades"] = []
+    return data
+
+
+def row_of(title: str, data: dict[str, Any], name: str) -> dict[str, str]:
+    """A table's row under its column heads."""
+    table = next(table for table in tables(data) if table.title == title)
+    return dict(zip(table.head, next(row for row in table.rows if row[0] == name)))
+
+
+@pytest.mark.parametrize(
+    ("repeats", "scenes", "expected"),
+    [
+        (2, 1, "noise unknown"),
+        (2, 3, "noise unknown"),
+        (6, 1, "x slower ["),
+        (6, 3, "x slower ["),
+        (1, 6, "x slower ["),
+    ],
+)
+def test_two_repeats_are_no_measure_of_noise(repeats: int, scenes: int, expected: str) -> None:
+    found = row_of("Against base <1>", latency_alone(repeats, scenes), "adapted · 1 point")
+    assert expected in found["latency (whole)"]
+
+
+def test_the_tail_of_a_few_measurements_is_not_shown() -> None:
+    name = "adapted · 1 point"
+    shown = [
+        row_of("Latency", latency_alone(repeats), name)["whole"].removesuffix(" ms").split(" / ")
+        for repeats in (6, 10, 100)
+    ]
+    assert [[part == "–" for part in row] for row in shown] == [[False, True, True], [False, False, True], [False] * 3]
+
+
+def test_instances_of_one_image_say_nothing_about_other_images() -> None:
+    data = make_document(samples=1)
+    for case in data["cases"]:
+        case["grades"] = [{**case["grades"][0], "id": i, "iou": i / 40} for i in range(40)]
+    assert "±" not in row_of("Quality", data, "adapted · 1 point")["mIoU coarse"]
+    assert "noise unknown" in row_of("Against base <1>", data, "adapted · 1 point")["mIoU"]
+
+
+def test_energy_is_shown_for_each_case_and_memory_is_the_most_of_all() -> None:
+    data = make_document()
+    data["energy_source"] = "a rail"
+    for place, case in enumerate(data["cases"]):
+        for sample in case["samples"]:
+            sample["joules"], sample["peak_bytes"] = 1.0 + place, 100_000_000 * (2 - place)
+    row = row_of("Memory, size, cold start, energy", data, "base <1>")
+    assert row["energy per scene"] == "1 J (1 point), 2 J (2 points)"
+    assert row["peak while running"] == "200 MB"
+
+
+def test_both_ways_of_averaging_are_shown_before_and_after_the_loop() -> None:
+    data = make_document()
+    table = next(table for table in tables(data) if table.title == "Quality")
+    assert table.head[1:5] == ["mIoU coarse", "final", "over images, coarse", "final"]
+    grades = data["cases"][0]["grades"]
+    assert float(table.rows[0][3].split()[0]) == pytest.approx(
+        sum(g["coarse_iou"] for g in grades) / len(grades), abs=1e-3
+    )
+
+
+def test_names_with_markup_quotes_and_stray_bytes_are_shown_as_they_are(tmp_path: Path, capsys: Any) -> None:
+    data = make_document()
+    nasty = "a\"b'<script>[/red]:car:\udcff"
+    for part in (*data["rivals"], *data["cases"]):
+        for key in ("name", "rival"):
+            if key in part:
+                part[key] = part[key].replace("adapted", nasty)
+    save_page(tmp_path / "page.html", bench_page(data))
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<script" not in page
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ET.fromstring(svg)
+    print_tables({**data, "rivals": [], "cases": [{**c, "rival": "r", "name": "x[/red]:car:"} for c in data["cases"]]})
+    assert "x[/red]:car:" in capsys.readouterr().out
 
 
 def test_a_run_without_truth_has_latency_and_no_quality() -> None:
@@ -111,7 +206,7 @@ def test_a_run_without_truth_has_latency_and_no_quality() -> None:
     for rival in data["rivals"]:
         rival["proposals"] = []
     titles = [table.title for table in tables(data)]
-    assert titles == ["Latency", "Memory, size, cold start, energy", "Against base <1>"]
+    assert titles == ["Latency", "Memory, size, cold start", "Against base <1>"]
     assert "against mIoU" not in bench_page(data)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from resam_benchmarks import runner
 from resam_benchmarks.cases import BenchScene, Case, Rival, Turn, schedule
-from resam_benchmarks.contender import Points
+from resam_benchmarks.contender import Points, measure_scene
 from resam_benchmarks.metrics import Crop
 from resam_benchmarks.runner import run
 from resam_benchmarks.worker import Worker
@@ -45,6 +48,15 @@ def test_every_case_meets_a_scene_before_any_meets_the_next() -> None:
         assert len({(turn.repeat, turn.scene) for turn in block}) == 1
         assert {turn.case for turn in block} == {0, 1, 2}
     assert {turns[start].case for start in range(0, 18, 3)} == {0, 1, 2}, "the same case always goes first"
+
+
+def test_no_case_always_follows_the_same_other_one() -> None:
+    turns = list(schedule([bare_case(8, 3) for _ in range(4)]))
+    blocks = [[turn.case for turn in turns[start : start + 4]] for start in range(0, len(turns), 4)]
+    before = [(one, other) for block in blocks for one, other in itertools.pairwise(block)]
+    for one in range(4):
+        ahead, behind = (before.count(pair) for pair in ((one, (one + 1) % 4), ((one + 1) % 4, one)))
+        assert ahead == behind > 0
 
 
 def test_cases_of_different_length_each_get_all_their_turns() -> None:
@@ -92,6 +104,90 @@ def test_a_run_brings_home_samples_grades_and_memory(tmp_path: Path) -> None:
     assert first.load_s > 0
     assert first.first_s > 0
     assert any("exact" in what for what in seen)
+
+
+def many(count: int) -> list[tuple[int, int]]:
+    return [(8 + 6 * i, 20) for i in range(count)]
+
+
+def test_peak_memory_is_the_most_of_all_turns_and_of_that_rival_alone(tmp_path: Path) -> None:
+    """Warm-up and last turn are the cheapest here, and the expensive rival's memory is not its neighbour's."""
+    scenes = [scene(tmp_path, number, many(count)) for number, count in enumerate((1, 6, 1))]
+    with Worker(SQUARES) as worker:
+        if not forgets_peaks(worker):
+            pytest.skip("this kernel cannot forget a peak")
+    result = run([case("greedy", scenes, prompt_mb=30), case("modest", scenes)], threads=1)
+    greedy, modest = result.rivals
+    peaks = {(s.repeat, s.scene): s.timing.peak_bytes or 0 for s in result.cases[0].samples}
+    for repeat in (0, 1):
+        assert peaks[repeat, 1] - max(peaks[repeat, 0], peaks[repeat, 2]) > 120e6, "each turn has a peak of its own"
+    assert greedy.peak_bytes is not None
+    assert modest.peak_bytes is not None
+    assert greedy.peak_bytes >= max(peaks.values())
+    assert greedy.peak_bytes - modest.peak_bytes > 150e6
+
+
+def test_peak_memory_counts_loading_but_not_what_grading_takes(tmp_path: Path) -> None:
+    scenes = [scene(tmp_path, 0, many(2))]
+    result = run([case("loads", scenes, loading_mb=200), case("graded", scenes, coarse_mb=200)], threads=1)
+    loads, graded = (rival.peak_bytes for rival in result.rivals)
+    assert loads is not None
+    assert graded is not None
+    assert loads - graded > 150e6
+
+
+def test_the_automatic_mode_looks_at_scenes_from_the_whole_split(tmp_path: Path) -> None:
+    scenes = [scene(tmp_path, number, [(20, 20)]) for number in range(9)]
+    result = run([case("r", scenes, repeats=1)], automatic_scenes=3)
+    assert [index for index, _, _ in result.rivals[0].proposals] == [0, 4, 8]
+
+
+def test_a_number_of_threads_holds_for_opencv_too() -> None:
+    with Worker(SQUARES, threads=1) as worker:
+        assert worker.call(contenders.threads) == 1
+
+
+class Meter:
+    """Stands for a sensor that a thread must look at; counts what it is asked."""
+
+    sampled, source = True, "made up"
+
+    def __init__(self) -> None:
+        self.running, self.stopped = False, 0
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> float:
+        self.running, self.stopped = False, self.stopped + 1
+        return 2.5
+
+
+def test_a_sensor_is_not_looked_at_while_the_clock_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter, busy = Meter(), []
+    original = Worker.call
+
+    def call(self: Worker, function: Any, *arguments: Any) -> Any:
+        found = original(self, function, *arguments)
+        if function is measure_scene:
+            busy.append((found[0], meter.running))
+        return found
+
+    monkeypatch.setattr(runner, "EnergyMeter", lambda: meter)
+    monkeypatch.setattr(Worker, "call", call)
+    result = run([case("r", [scene(tmp_path, 0, [(20, 20)])], repeats=3)])
+    samples = result.cases[0].samples
+    assert [sample.joules for sample in samples] == [2.5] * 3
+    timed = [timing for timing, running in busy if not running]
+    assert all(sample.timing in timed for sample in samples)
+    assert len(result.cases[0].grades) == 1
+
+
+def forgets_peaks(worker: Worker) -> bool:
+    worker.call(contenders.touch, 80)
+    before = worker.memory()["peak"]
+    worker.reset_peak()
+    return worker.memory()["peak"] != before
 
 
 def test_what_a_worker_prints_does_not_disturb_it_and_errors_come_through() -> None:

@@ -6,7 +6,6 @@ package's script exports it; the encoder is the package's image encoder, exporte
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
 from resam_benchmarks.contender import Image
+from resam_runtime.backends.onnx import physical_cores
+from resam_runtime.errors import ResamError
 from resam_runtime.letterbox import PIXEL_MEAN, PIXEL_STD
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
@@ -28,17 +29,21 @@ class OnnxPerPrompt(PromptByPrompt):
     ) -> None:
         import onnxruntime
 
+        threads = threads or physical_cores()  # as the engines' own choice
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        if threads:
-            options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads
         cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and device != "cpu"
-        providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
+        number = (device or "").partition(":")[2] or "0"
+        providers: list[Any] = [("CUDAExecutionProvider", {"device_id": number})] * cuda + ["CPUExecutionProvider"]
         self._encoder, self._decoder = (
             onnxruntime.InferenceSession(str(Path(folder) / name), options, providers=providers)
             for name in (ENCODER, DECODER)
         )
-        self._version, self._threads = onnxruntime.__version__, threads or os.cpu_count()
+        self._where = self._encoder.get_providers()[0].removesuffix("ExecutionProvider")
+        if device not in (None, "cpu") and self._where == "CPU":  # nobody should read a CPU's time as a GPU's
+            raise ResamError(f"onnx-per-prompt: device {device!r} did not start in ONNX Runtime; use --device cpu")
+        self._version, self._threads = onnxruntime.__version__, threads
         self._size, self.settings = size, settings
         grid = self._encoder.get_outputs()[0].shape[-1]
         self._no_mask = np.zeros((1, 1, 4 * grid, 4 * grid), np.float32)
@@ -83,8 +88,8 @@ class OnnxPerPrompt(PromptByPrompt):
 
     def describe(self) -> str:
         """See `Contender`."""
-        where = self._encoder.get_providers()[0].removesuffix("ExecutionProvider")
-        return f"SAM's ONNX decoder, ONNX Runtime {self._version}, {where}, {self._threads} threads, fp32"
+        threads = f", {self._threads} threads" if self._where == "CPU" else ""
+        return f"SAM's ONNX decoder, ONNX Runtime {self._version}, {self._where}{threads}, fp32"
 
     def _scaled(self, height: int, width: int) -> tuple[int, int]:
         scale = self._size / max(height, width)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from segment_anything import SamPredictor
 
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
+from resam_benchmarks.baselines.torch_device import torch_device
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.contender import Image
 
@@ -21,7 +22,7 @@ class SegmentAnything(PromptByPrompt):
         if threads:
             torch.set_num_threads(threads)
         self.settings = settings
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch_device(device)
         self._predictor = SamPredictor(weights.load().sam.to(self._device))
 
     def encode(self, image: Image) -> SamPredictor:

@@ -11,6 +11,7 @@ from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
+from resam_benchmarks.baselines.torch_device import torch_device
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.contender import Image, Points
 from resam_benchmarks.metrics import Crop
@@ -27,7 +28,7 @@ class TorchModules:
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch_device(device)
         sam = weights.load().sam
         self._size = int(sam.image_encoder.img_size)
         self._encoder = ImageEncoder(sam).to(self._device).eval()

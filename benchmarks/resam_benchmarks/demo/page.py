@@ -73,7 +73,7 @@ def _head(demo: DemoPage) -> str:
     found = next(d for d in differences(demo.bench) if d.rival == ADAPTED)
     scenes = demo.bench["data"]["scenes"]
     instances = sum(scene["instances"] for scene in scenes)
-    whole = cases[ADAPTED].latency["whole"][50].value
+    whole = cases[ADAPTED].median.value
     gain = found.miou
     assert gain is not None
     inside = "" if gain.beyond(0) else " <b>This difference is inside the noise.</b>"
@@ -162,7 +162,7 @@ def _precisions(demo: DemoPage) -> str:
         rival = rivals[case.rival]
         name = PRECISION_NAMES[rival["about"]["precision"]]
         rows.append([name, *_precision_row(case, rival, against.get(case.rival))])
-        lengths.append((name, case.latency["whole"][50].value, number))
+        lengths.append((name, case.median.value, number))
     rows += [[PRECISION_NAMES[precision], *["–"] * 4, "not made", "see below"] for precision in demo.missing]
     reasons = "".join(
         f'<p class="small">{PRECISION_NAMES[precision]} was not made: {html.escape(reason)}.</p>'
@@ -184,13 +184,19 @@ def _precisions(demo: DemoPage) -> str:
 
 
 def _precision_row(case: CaseSummary, rival: Mapping[str, Any], found: Difference | None) -> list[str]:
-    encoder = seconds(case.latency["encoder"][50].value) if "encoder" in case.latency else "–"
-    whole = case.latency["whole"]
+    encoder = seconds(case.latency["encoder"][50]) if "encoder" in case.latency else "–"
     speed = "1" if found is None else speed_in_words(found.latency)
     quality = f"{case.quality['miou'].value:.3f}"
     if found is not None:
         quality = gain_in_words(found.miou)
-    return [size(rival["size_bytes"]), encoder, seconds(whole[50].value), seconds(whole[90].value), speed, quality]
+    return [
+        size(rival["size_bytes"]),
+        encoder,
+        seconds(case.median.value),
+        seconds(case.latency["whole"][90]),
+        speed,
+        quality,
+    ]
 
 
 def _files(demo: DemoPage) -> str:

@@ -1,0 +1,81 @@
+"""`resam-bench train`: the reference's step is what its description says, and peaks are those of all steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resam_benchmarks import train_bench
+from resam_benchmarks.baselines import reference_step
+from resam_benchmarks.baselines.reference_step import ReferenceStep
+from resam_benchmarks.baselines.weights import Weights
+from resam_benchmarks.train_bench import measure_steps, table_of
+from resam_benchmarks.train_steps import OurStep, StepInput, StepSettings
+
+WEIGHTS = Weights(random="tiny", seed=1)
+
+
+def count_calls(module: Any, seen: list[Any]) -> None:
+    module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+
+
+def test_the_reference_encodes_the_weak_view_twice_and_masks_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, encoded, boxed = ReferenceStep(WEIGHTS, StepSettings()), [], []
+    count_calls(step._sam.image_encoder, encoded)
+    original = reference_step.refined_boxes
+    monkeypatch.setattr(
+        reference_step, "refined_boxes", lambda logits, truth: boxed.append(logits) or original(logits, truth)
+    )
+    loss = step.step(StepInput.make(256, 3, 0))
+    assert np.isfinite(loss)
+    assert [out.requires_grad for out in encoded] == [False, False, True]
+    assert np.array_equal(encoded[0].numpy(), encoded[1].numpy())
+    assert boxed[0].shape == (3, 256, 256)
+
+
+def test_ours_encodes_it_once_and_both_steps_learn_as_many_weights() -> None:
+    data = StepInput.make(256, 3, 0)
+    ours, reference = OurStep(WEIGHTS, StepSettings()), ReferenceStep(WEIGHTS, StepSettings())
+    encoded: list[Any] = []
+    count_calls(ours._encoder, encoded)
+    learned = []
+    for held in (ours, reference):
+        parameters = held._optimizer.param_groups[0]["params"]
+        before = [parameter.detach().clone() for parameter in parameters]
+        assert np.isfinite(held.step(data))
+        assert any(not old.equal(new) for old, new in zip(before, parameters))
+        learned.append(sum(parameter.numel() for parameter in parameters))
+    assert learned[0] == learned[1]
+    assert [out.requires_grad for out in encoded] == [False, True]
+
+
+class ScriptedWorker:
+    """Each step takes and holds what the script says, the first (warming up) the most."""
+
+    def __init__(self, factory: str, options: Any, threads: int | None) -> None:
+        self.slow = 2.0 if "reference" in factory else 1.0
+        self.peaks = iter([900, 100, 700, 200])
+        self.peak = 0
+
+    def memory(self) -> dict[str, int]:
+        return {"current": 10, "peak": self.peak}
+
+    def reset_peak(self) -> None:
+        self.peak = 0
+
+    def call(self, function: Any, image: Any) -> tuple[float, float, int]:
+        self.peak = next(self.peaks)
+        return self.slow, 0.5, 10 * self.peak
+
+    def close(self) -> None:
+        pass
+
+
+def test_peaks_are_those_of_the_heaviest_step_and_two_steps_tell_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_bench, "Worker", ScriptedWorker)
+    found = measure_steps("tiny", [1], steps=3, device="cpu")
+    assert [(case["peak_bytes"], case["device_bytes"]) for case in found["cases"]] == [(900, 9000)] * 2
+    (row,) = table_of(found).rows
+    assert row[3] == "2.00 x faster (noise unknown)"
