@@ -6,9 +6,11 @@ Neither torch nor onnx is imported here: with a .resam file this command runs on
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -128,9 +130,13 @@ def export(ctx: click.Context, **given: Any) -> None:
 def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> None:
     if output.suffix not in (".resam", ".plan"):
         raise ResamError(f"{output}: expected a name ending in .resam (any machine) or .plan (TensorRT, this GPU)")
-    folder = next(folder for folder in output.absolute().parents if folder.exists())
-    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ResamError(f"{output}: cannot be written (no permission, or not a place for a file); choose another name")
+    folder = next(folder for folder in output.absolute().parents if os.path.exists(folder))
+    try:  # now, not after minutes of work
+        if os.path.isdir(output):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.NamedTemporaryFile(prefix=f".{output.stem}.", suffix=output.suffix, dir=folder).close()
+    except OSError as error:
+        raise ResamError(f"{output}: cannot be written ({error.strerror}); choose another name") from None
     if source is None:
         return
     if source.suffix == ".plan":
@@ -162,7 +168,7 @@ def write_engine(
         from resam.model.bases import load_base
         from resam.training.checkpoints import load_adapted
 
-        from .engine import export_engine
+        from .engine import LimitError, export_engine
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("resam", "resam_export", "resam_runtime"):
             raise  # ours: a defect, not something to install
@@ -175,16 +181,23 @@ def write_engine(
         loaded, adapter = load_adapted(source, base)
     else:
         loaded = load_base(base or "tiny")
-    with _progress() as show:
-        report = export_engine(
-            loaded,
-            adapter,
-            output,
-            lambda step: show(step, None, ""),
-            precision=precision,
-            images=images,
-            keep_anyway=keep_anyway,
-        )
+    if precision == "int8" and images is None:
+        note = "note    INT8 is calibrated on procedural pictures; pass --images with a folder of your own"
+        console.print(note, markup=False, highlight=False)
+    try:
+        with _progress() as show:
+            report = export_engine(
+                loaded,
+                adapter,
+                output,
+                lambda step: show(step, None, ""),
+                precision=precision,
+                images=images,
+                keep_anyway=keep_anyway,
+            )
+    except LimitError as error:  # what was measured, before the one line that says what is missed
+        print_verification(error.report, console)
+        raise
     print_verification(report, console)
     _written(output, console)
 
@@ -217,8 +230,11 @@ def write_plan(source: Path, output: Path, given: dict[str, Any], set_here: list
             f"{output}: not built: {missing}; copy {source} to the device that is to run it "
             f"(TensorRT 10.3 or later) and run there: {command}"
         ) from None
-    with _progress() as show:
-        built = build_plan(engine, output, options, toolchain, show)
+    try:
+        with _progress() as show:
+            built = build_plan(engine, output, options, toolchain, show)
+    except OSError as error:
+        raise ResamError(f"{output}: not written ({error.strerror or error}); choose another place") from None
     for name, graph in built.items():
         console.print(f"  {_graph_line(name, graph)}", markup=False, highlight=False)
     _written(output, console)

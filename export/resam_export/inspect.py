@@ -25,7 +25,7 @@ def print_engine(engine: EngineFile, console: Console) -> None:
     for name, spec in manifest.graphs.items():
         size = _megabytes(engine.graph(name).nbytes)
         cells = (name, spec.file, size, spec.sha256[:16], _tensors(spec.inputs), _tensors(spec.outputs))
-        graphs.add_row(*map(Text, cells))  # plain text: a name in square brackets is no markup
+        graphs.add_row(*map(_cell, cells))
     console.print(graphs)
     data = manifest.to_json()
     _print_fields("model", {key: data[key] for key in data if key not in _SEPARATE}, console)
@@ -37,8 +37,8 @@ def print_engine(engine: EngineFile, console: Console) -> None:
 def print_verification(verification: Mapping[str, Any], console: Console) -> None:
     """Print what an export was checked for: a table for what is measured several times, fields for the rest.
 
-    Parts whose values are all mappings (tensor -> {inputs: error}) are tables; a file of another version may have
-    others, and is printed all the same.
+    Parts whose values are all mappings (tensor -> {inputs: error}) are tables, but for `precision`, whose mappings
+    have nothing in common; a file of another version may have others, and is printed all the same.
     """
     rest: dict[str, Any] = {}
     tables = [(key, part) for key, part in verification.items() if key != "plan"]
@@ -47,14 +47,15 @@ def print_verification(verification: Mapping[str, Any], console: Console) -> Non
         tables.append(("plan", plan.get("graphs")))
         rest["plan.source"] = plan.get("source")
     for key, part in tables:
-        if not isinstance(part, dict) or not part or not all(isinstance(row, dict) for row in part.values()):
+        rows = part.values() if isinstance(part, dict) and key != "precision" else ()
+        if not rows or not all(isinstance(row, dict) for row in rows):
             rest[key] = part
             continue
         columns = list(dict.fromkeys(column for row in part.values() for column in row))
         table = _table(f"verification: {key}", "", *columns)
         for name, row in part.items():
             cells = (_value(row[column]) if row.get(column) is not None else "" for column in columns)
-            table.add_row(*map(Text, (str(name), *cells)))
+            table.add_row(*map(_cell, (str(name), *cells)))
         console.print(table)
     _print_fields("verification", rest, console)
 
@@ -64,7 +65,7 @@ def _print_fields(title: str, data: Any, console: Console) -> None:
     if rows:
         table = _table(title, "field", "value")
         for field, value in rows:
-            table.add_row(Text(field), Text(value))
+            table.add_row(_cell(field), _cell(value))
         console.print(table)
 
 
@@ -99,8 +100,13 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
+def _cell(text: str) -> Text:
+    """Plain text: a name in square brackets is no markup, and what a foreign file holds moves no cursor."""
+    return Text("".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text))
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(_cell(column), overflow="fold")
     return table

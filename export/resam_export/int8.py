@@ -77,7 +77,6 @@ def quantise(
             "left": {str(p.node.name): round(p.error, 4) for p in products if p not in chosen},
             "sensitivity_limit": sensitive,
             "largest_sensitivity": round(max((p.error for p in chosen), default=0.0), 4),
-            "images": len(inputs),
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,14 +34,19 @@ def to_bytes(model: ir.Model) -> bytes:
     return bytes(ir.to_proto(model).SerializeToString())
 
 
-def open_session(model: ir.Model | bytes, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU. A model too large for one protobuf goes through a temporary folder."""
+def open_session(model: ir.Model | bytes, threads: int | None = None, in_order: bool = False) -> Any:
+    """An ONNX Runtime session on the CPU. A model too large for one protobuf goes through a temporary folder.
+
+    in_order: run nodes in the order of the graph, which bounds memory where that order lets go of tensors early.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.enable_mem_pattern = False
     options.intra_op_num_threads = threads or 0
+    if in_order:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.force_spinning_stop", "1")
     providers = ["CPUExecutionProvider"]
     if isinstance(model, bytes):
@@ -77,6 +83,20 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     return value.const_value.numpy()
+
+
+def merge_equal(graph: ir.Graph) -> None:
+    """Store equal initializers once. (onnx_ir's own pass for this fails on arrays that are not contiguous.)"""
+    seen: dict[tuple[Any, ...], ir.Value] = {}
+    for name, value in list(graph.initializers.items()):
+        array = constant(value)
+        if array is None or value.is_graph_output():
+            continue
+        digest = hashlib.sha256(array.tobytes()).digest()
+        first = seen.setdefault((value.dtype, array.shape, digest), value)
+        if first is not value:
+            value.replace_all_uses_with(first)
+            del graph.initializers[name]
 
 
 def drop_unused(graph: ir.Graph) -> None:

@@ -26,7 +26,7 @@ from onnxscript.optimizer import optimize_ir
 from resam_runtime.engine_file import TensorSpec
 
 from .graphs import Graph
-from .models import add_constant, drop_unused
+from .models import add_constant, drop_unused, merge_equal
 
 OPSET = 18
 IR_VERSION = 8
@@ -69,9 +69,10 @@ def export_graph(graph: Graph) -> ir.Model:
     _fold_fills(model.graph)
     optimize_ir(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     passes: Sequence[Callable[[ir.Model], Any]] = (
-        common.CommonSubexpressionEliminationPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.DeduplicateInitializersPass(),
+        # before equal expressions are looked for: the two passes of the loop read weights that were folded twice
+        lambda model: merge_equal(model.graph),
+        common.CommonSubexpressionEliminationPass(),
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),

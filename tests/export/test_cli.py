@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resam_export import cli
+from resam_export.engine import LimitError
 from resam_export.tensorrt import device
 from resam_export.tensorrt.device import NotHereError, find_gpu
 from resam_runtime.engine_file import EngineFile, TensorRTTarget
@@ -91,6 +93,19 @@ def test_without_tensorrt_a_plan_ends_with_the_command_to_run_elsewhere(model: P
     assert model.read_bytes() == before
 
 
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError"])
+def test_a_tensorrt_without_its_libraries_is_missing_too(
+    error: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site" / "tensorrt").mkdir(parents=True)
+    (tmp_path / "site" / "tensorrt" / "__init__.py").write_text(f"raise {error}('libnvinfer.so.10: no such file')")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    said = one_line(run(model, "-o", model.with_name("m.plan")))
+    assert "TensorRT cannot be imported (libnvinfer.so.10" in said
+    assert "run there: resam-export model.resam" in said
+
+
 def test_without_a_gpu_a_plan_says_so(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise OSError(name)
@@ -135,6 +150,52 @@ def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, m
     assert asked == [{"precision": "fp16", "images": None, "keep_anyway": False}]
 
 
+def test_a_refusal_prints_what_was_measured_and_then_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise LimitError("x.resam: not written", {"relative_error": {"encoder.embedding": {"random": 0.25}}})
+
+    monkeypatch.setattr("resam_export.engine.export_engine", refuse)
+    result = run("--base", "tiny", "-o", tmp_path / "x.resam")
+    assert one_line(result) == "error: x.resam: not written"
+    assert any("encoder.embedding" in line and "0.25" in line for line in result.stdout.splitlines())
+    assert result.output.index("encoder.embedding") < result.output.index("error: ")
+
+
+def test_an_export_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tiny.resam"
+    path.write_bytes(b"the engine of yesterday")
+
+    def quick_export(base: Any, adapter: Any, path: Path, *arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(zipfile.ZipFile, "writestr", stop)
+        write_engine(path)
+
+    def stop(*arguments: Any) -> None:
+        assert len(list(tmp_path.iterdir())) == 2  # half of the new one lies beside it
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("resam_export.engine.export_engine", quick_export)
+    result = run("--base", "tiny", "-o", path)
+    assert result.exit_code == 1
+    assert "Aborted" in result.output
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the engine of yesterday"]
+
+
+@pytest.mark.parametrize(("flags", "said"), [(["--int8"], True), (["--int8", "--images", "."], False), ([], False)])
+def test_int8_without_images_says_what_stands_in_for_them(
+    flags: list[str], said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quick_export(base: Any, adapter: Any, path: Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        write_engine(path)
+        return {}
+
+    monkeypatch.setattr("resam_export.engine.export_engine", quick_export)
+    result = run("--base", "tiny", "-o", tmp_path / "x.resam", *flags)
+    assert result.exit_code == 0
+    notes = [line for line in result.stdout.splitlines() if "procedural pictures" in line]
+    assert len(notes) == said
+    assert all("--images" in line for line in notes)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -147,7 +208,9 @@ def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, m
         (["--base", "tiny", "-o", "y.resam", "--batch", "2"], "--batch is for plans"),
         (["--inspect", "model.resam", "-o", "y.plan"], "only prints"),
         (["none.resam"], "none.resam: no such engine file"),
-        (["model.resam", "-o", "model.resam/x.plan"], "cannot be written"),
+        (["model.resam", "-o", "model.resam/x.plan"], "cannot be written (Not a directory)"),
+        (["model.resam", "-o", f"{'x' * 300}.plan"], "cannot be written (File name too long)"),
+        (["--base", "tiny", "-o", "/proc/x.resam"], "cannot be written"),
         (["none.safetensors", "-o", "y.resam"], "none.safetensors: no such adapter"),
         ([], "run resam-train"),
     ],
@@ -206,6 +269,13 @@ def test_inspect_prints_what_is_inside(model: Path) -> None:
         assert any(field in line and value in line for line in text.splitlines()), field
     assert "[bold][1].c" in text
     assert "x" * 121 not in text
+
+
+def test_inspect_prints_no_control_signs_of_a_foreign_file(model: Path) -> None:
+    write_engine(model, base={"name": "x\x1b[2Jy"}, verification={"a": {"b\x1b": {"c": "\x07"}}})
+    text = run("--inspect", model).stdout
+    assert "x\ufffd[2Jy" in text
+    assert not {"\x1b", "\x07"} & set(text)
 
 
 def test_inspect_prints_what_a_plan_was_built_for(tmp_path: Path) -> None:

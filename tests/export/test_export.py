@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import resam_export.engine as engine_module
 import resam_export.models as models_module
 from resam.model.bases import Base, load_base
 from resam.model.sam import ARCHITECTURES, build_sam
-from resam_export.engine import check_size, export_engine
-from resam_export.models import add_constant, open_session, run_session
+from resam_export.engine import LimitError, check_size, export_engine
+from resam_export.models import add_constant, constant, open_session, run_session
 from resam_export.verify import mask_iou, relative_error, verify
 from resam_runtime import Segmenter
 from resam_runtime.engine_file import EngineFile
@@ -79,6 +81,26 @@ def test_every_graph_equals_torch_on_random_inputs(traced: Traced) -> None:
     assert max(errors.values()) <= 1e-5
 
 
+@pytest.mark.parametrize("sizes", [{"B": 1, "N": 1, "P": 1}, {"B": 3, "N": 1, "P": 4}, {"B": 1, "N": 70, "P": 9}])
+def test_every_batch_equals_torch(traced: Traced, sizes: dict[str, int]) -> None:
+    rng = np.random.default_rng(1)
+    for name, graph in traced.graphs.items():
+        shapes = {spec.name: [sizes[n] if isinstance(n, str) else n for n in spec.shape] for spec in graph.inputs}
+        feeds: dict[str, Any] = {
+            "image": lambda shape: rng.integers(0, 256, shape, dtype=np.uint8),
+            "embedding": lambda shape: rng.standard_normal(shape, np.float32),
+            "point_coords": lambda shape: rng.uniform(0, 256, shape).astype(np.float32),
+            "point_labels": lambda shape: rng.integers(-1, 4, shape).astype(np.int32),
+        }
+        feeds = {key: feeds[key](shape) for key, shape in shapes.items()}
+        found = run_session(open_session(traced.models[name]), feeds)
+        with torch.no_grad():
+            wanted = graph.reference(*(torch.from_numpy(feeds[spec.name]) for spec in graph.inputs))
+        for spec, value in zip(graph.outputs, wanted if isinstance(wanted, tuple) else [wanted], strict=True):
+            assert found[spec.name].shape == value.shape
+            assert relative_error(found[spec.name], value.numpy()) <= 1e-5, (name, spec.name)
+
+
 def test_graphs_are_clean(traced: Traced) -> None:
     depth = traced.base.architecture.encoder_depth
     bounds = {"encoder": 48 * depth + 20, "decoder": 320, "loop": 740}
@@ -96,6 +118,28 @@ def test_graphs_are_clean(traced: Traced) -> None:
         assert model.opset_imports == {"": 18}
 
 
+@pytest.mark.parametrize("name", ["decoder", "loop"])
+def test_what_only_the_image_decides_is_computed_once(traced: Traced, name: str) -> None:
+    graph = traced.models[name].graph
+    constants = set(graph.initializers.values())
+    from_image = {value for value in graph.inputs if value.name == "embedding"}
+    products = []
+    for node in graph:
+        inputs = {value for value in node.inputs if value is not None}
+        if inputs & from_image and inputs <= from_image | constants:
+            from_image |= set(node.outputs)
+            products += [node] * (node.op_type == "MatMul")
+    # keys and values of the tokens' attention, queries of the image's: for all prompts and both passes
+    assert len(products) == 3
+
+
+def test_no_constant_is_stored_twice(traced: Traced) -> None:
+    for model in traced.models.values():
+        arrays = [constant(value) for value in model.graph.initializers.values()]
+        keys = [(a.dtype.str, a.shape, a.tobytes()) for a in arrays if a is not None]
+        assert len(set(keys)) == len(keys) == len(arrays)
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_graph_that_differs_is_not_written(
     tmp_path: Path, traced: Traced, no_tracing: dict[str, ir.Model], keep: bool
@@ -103,9 +147,11 @@ def test_a_graph_that_differs_is_not_written(
     no_tracing["encoder"] = damage(no_tracing["encoder"])
     path = tmp_path / "tiny.resam"
     if not keep:
-        with pytest.raises(ResamError, match=r"not written: graph encoder: embedding differs from torch by .*limit"):
+        words = r"not written: graph encoder: embedding differs from torch by .*limit 1e-05 .*report it, or --keep"
+        with pytest.raises(LimitError, match=words) as refusal:
             export_engine(traced.base, None, path, scenes=1)
         assert list(tmp_path.iterdir()) == []
+        assert refusal.value.report["relative_error"]["encoder.embedding"]["stored"] > 1e-5
         return
     report = export_engine(traced.base, None, path, scenes=1, keep_anyway=True)
     kept = EngineFile.open(path).manifest.verification
@@ -114,17 +160,38 @@ def test_a_graph_that_differs_is_not_written(
     assert "graph encoder: embedding" in kept["misses"][0]
 
 
+def test_numbers_that_are_not_finite_are_kept_as_valid_json(
+    tmp_path: Path, traced: Traced, no_tracing: dict[str, ir.Model]
+) -> None:
+    no_tracing["encoder"] = damage(no_tracing["encoder"], np.inf)
+    path = tmp_path / "tiny.resam"
+    report = export_engine(traced.base, None, path, scenes=1, keep_anyway=True)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    with zipfile.ZipFile(path) as archive:
+        written = json.loads(archive.read("manifest.json"), parse_constant=refuse)
+    assert written["verification"] == report
+    assert written["verification"]["relative_error"]["encoder.embedding"]["stored"] == "inf"
+    assert written["verification"]["masks"]["stored"]["score_error"] == "nan"
+    assert EngineFile.open(path).manifest.verification == report
+
+
 def test_images_of_the_user_are_used_and_recorded(
     tmp_path: Path, traced: Traced, no_tracing: dict[str, ir.Model]
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
     report = export_engine(traced.base, None, tmp_path / "a.resam", images=[image], scenes=0)
-    assert (report["images"], report["images_with_truth"]) == (1, 0)
-    assert report["instances"] == 16
+    assert (report["images"], report["images_with_truth"]) == (2, 0)  # 300 x 200 px: two tiles of 256
+    assert report["instances"] == 32
     assert "miou" not in report["masks"]["stored"]
 
 
-def test_an_empty_folder_of_images_is_an_error(tmp_path: Path, traced: Traced, no_tracing: dict[str, ir.Model]) -> None:
+def test_an_empty_folder_of_images_is_said_before_the_work_starts(
+    tmp_path: Path, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(engine_module, "export_graphs")
     (tmp_path / "none").mkdir()
     with pytest.raises(ResamError, match="no image"):
         export_engine(traced.base, None, tmp_path / "a.resam", images=tmp_path / "none", scenes=1)

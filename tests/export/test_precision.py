@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import islice
 from typing import Any
 
@@ -16,24 +18,25 @@ from resam.model.bases import load_base
 from resam_export.engine import calibration, set_precision
 from resam_export.graphs import build_graphs
 from resam_export.int8 import quantise
-from resam_export.models import open_session, run_session, to_bytes
+from resam_export.models import add_constant, constant, open_session, run_session, to_bytes
 from resam_export.onnx_export import export_graph
 from resam_export.precision import to_fp16
 from resam_export.ranges import measure_ranges, too_large
 from resam_export.rounding import rounded
 from resam_export.samples import Sample, synthetic_samples
 from resam_export.verify import LIMITS, Verification, verify
+from resam_runtime.tiling import Framing
 
 from .conftest import Traced
 
 
 def few(count: int = 3) -> list[Sample]:
-    return list(islice(calibration(256, None), count))
+    return list(islice(calibration(256, Framing(256)), count))
 
 
 @pytest.fixture(scope="module")
 def fp16(traced: Traced) -> dict[str, ir.Model]:
-    return set_precision(traced.graphs, traced.models, "fp16", lambda: iter(few()))[0]
+    return set_precision(traced.models, "fp16", few())[0]
 
 
 def proto_types(model: ir.Model) -> dict[str, int]:
@@ -76,12 +79,21 @@ def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, 
 
 
 def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
-    models, made = set_precision(traced.graphs, traced.models, "int8", lambda: iter(few(6)))
+    models, made = set_precision(traced.models, "int8", few(6))
     assert made["int8"]["products"] >= 6 * traced.base.architecture.encoder_depth
     found = verify(traced.graphs, models, "int8", synthetic_samples(256, 10))
     masks = found.report["masks"]["rounded"]
     assert masks["iou"] >= LIMITS["int8"].iou
     assert masks["miou_torch"] - masks["miou"] <= 0.01
+    # Its decoder is no INT8, and has fp16's limit.
+    decoder = models["decoder"].clone()
+    norm = [node for node in decoder.graph if node.op_type == "LayerNormalization"][-1]
+    weight = constant(norm.inputs[1])
+    assert weight is not None
+    norm.replace_input_with(1, add_constant(decoder.graph, "scaled", weight * np.float32(1.05)))
+    (miss, *_) = verify(traced.graphs, {**models, "decoder": decoder}, "int8", []).misses
+    assert "graph decoder" in miss
+    assert miss.endswith("limit 0.01")
 
 
 def test_int8_pairs_are_what_tensorrt_accepts(traced: Traced) -> None:
@@ -137,7 +149,7 @@ def large(traced: Traced) -> tuple[Traced, Any]:
 
 def test_activations_that_fp16_cannot_hold_become_islands(large: tuple[Traced, Any]) -> None:
     it, samples = large
-    models, made = set_precision(it.graphs, it.models, "fp16", lambda: iter(samples))
+    models, made = set_precision(it.models, "fp16", samples)
     assert any("blocks.5" in name for name in made["measured_islands"]["encoder"])
     found = _verify_large(it, models)
     assert found.misses == []
@@ -163,6 +175,28 @@ def test_ranges_are_those_of_numpy() -> None:
     both = np.concatenate((x @ w, 2 * x @ w))
     assert ranges["a"] == pytest.approx((both.min(), both.max()), rel=1e-5)
     assert too_large(ranges) == {"a", "y"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of its memory from /proc")
+def test_ranges_keep_no_tensors() -> None:
+    code = """
+import numpy as np, onnx_ir as ir
+from onnx import parser
+from resam_export.ranges import measure_ranges
+steps = "".join(f"s{i} = Sin (x{i}) x{i + 1} = Add (x{i}, s{i}) " for i in range(25))
+text = '<ir_version: 8, opset_import: ["" : 18]> g (float[4000000] x0) => (float[4000000] x25) {' + steps + "}"
+model = ir.from_proto(parser.parse_model(text))
+for node in model.graph:
+    node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([4000000])
+inputs = [{"x0": np.linspace(0, 1, 4000000, dtype=np.float32)}]
+def peak():  # KiB; getrusage would count the parent's, too
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+before = peak()
+assert len(measure_ranges(model, inputs)) == 50
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300_000, "all 50 tensors are 800 MB"
 
 
 def test_rounding_overflows_and_rounds_as_fp16_does() -> None:

@@ -7,17 +7,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 
 from resam.model.bases import random_base
 from resam.model.sam import ARCHITECTURES
+from resam_export.engine import Precision, set_precision
 from resam_export.graphs import build_graphs
-from resam_export.int8 import quantise
 from resam_export.models import to_bytes
 from resam_export.onnx_export import export_graph, export_graphs
-from resam_export.precision import to_fp16
+from resam_export.samples import synthetic_samples
 from resam_runtime.engine_file import EngineFile, GraphSpec, write_engine_file
 
 from ..runtime.engines import engine_manifest
@@ -25,7 +24,7 @@ from .conftest import Traced
 from .trt_cpu.command import resam_export
 
 LIMITS = ("--max-points", "32", "--points-per-instance", "4", "--batch", "2")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 def compiled(engine: Path, folder: Path) -> EngineFile:
@@ -61,17 +60,12 @@ def compile_every_precision(traced: Traced, folder: Path) -> None:
     assert sizes["int8"] < 0.85 * sizes["fp32"]
 
 
-def in_precision(traced: Traced, precision: str) -> Mapping[str, ir.Model]:
-    """The graphs as an export writes them, but for what it measures on images: that would take minutes, and is
-    the matter of the other tests. So no node is an island for its values, and the scales of INT8 are those of noise.
-    """
-    if precision == "fp16":
-        return {name: to_fp16(model) for name, model in traced.models.items()}
-    if precision == "int8":
-        size = traced.base.architecture.image_size
-        noise = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-        return {**traced.models, "encoder": quantise(traced.models["encoder"], [{"image": noise}]).model}
-    return {**traced.models, "encoder": export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])}
+def in_precision(traced: Traced, precision: Precision) -> Mapping[str, ir.Model]:
+    """The graphs as an export writes them, calibrated on one tile instead of many."""
+    if precision == "fp32":
+        return {**traced.models, "encoder": export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])}
+    sample = next(synthetic_samples(traced.base.architecture.image_size, 1, prompts=2))
+    return set_precision(traced.models, precision, [sample])[0]
 
 
 @pytest.mark.slow

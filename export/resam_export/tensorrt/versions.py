@@ -20,7 +20,7 @@ def import_tensorrt() -> Any:
     """The `tensorrt` module. `NotHereError` where it is absent, broken or too old."""
     try:
         import tensorrt
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # absent, or its libraries are; versions differ in the type
         line = " ".join(str(error).split())[:160]
         raise NotHereError(
             f"TensorRT cannot be imported ({line}; JetPack: apt install python3-libnvinfer, elsewhere: "

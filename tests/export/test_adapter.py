@@ -1,0 +1,102 @@
+"""What a run chose reaches its engine: the adapter's weights, tau, requery, rounds and how scenes are framed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from resam.model.bases import load_base, random_base
+from resam.model.decoder import PromptDecoder
+from resam.model.encoder import ImageEncoder
+from resam.model.lora import add_lora, lora_state
+from resam.model.refine_requery import RefineRequery, Requery
+from resam.training.checkpoints import Adapter, apply_adapter, describe_base, write_adapter
+from resam.training.options import TrainOptions
+from resam_export.cli import export
+from resam_export.models import open_session, run_session
+from resam_runtime import Segmenter
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.tiling import Framing
+
+from ..resam.conftest import TOY
+
+OPTIONS = TrainOptions(tau=0.4, requery="box", rounds=2, fit_within=100, scale=0.5)
+FIELDS = ("masks", "scores", "boxes", "coarse_masks", "coarse_scores")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder with a base of toy size, `toy.pth`, and an adapter for it whose weights are not zero."""
+    sam = random_base(TOY).sam
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in sam.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)  # logits beyond the threshold
+        torch.save(sam.state_dict(), tmp_path / "toy.pth")
+        base = load_base(tmp_path / "toy.pth")
+        add_lora(base.sam.image_encoder, rank=2)
+        fresh = lora_state(base.sam.image_encoder)  # half of it zeros
+        state = {name: value + 0.3 * torch.randn_like(value) for name, value in fresh.items()}
+    options = OPTIONS.to_dict() | {"base": str(tmp_path / "toy.pth")}
+    write_adapter(tmp_path / "adapter.safetensors", state, {"base": describe_base(base), "options": options})
+    return tmp_path
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"tau": 0.1}, "option tau"), ({"scale": 0.0}, "option scale")])
+def test_an_option_out_of_range_is_said_before_the_work_starts(
+    changes: dict[str, float], words: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("resam_export.engine.export_graphs")
+    adapter = Adapter.open(run)
+    options = {**adapter.provenance["options"], **changes}
+    write_adapter(run / "adapter.safetensors", adapter.state, {**adapter.provenance, "options": options})
+    result = CliRunner().invoke(export, [str(run), "-o", str(run / "model.resam")])
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def torch_loop(folder: Path, tau: float, requery: Requery, rounds: int, *inputs: torch.Tensor) -> dict[str, np.ndarray]:
+    """The loop in torch, LoRA beside the weights instead of merged into them."""
+    base = apply_adapter(load_base(folder / "toy.pth"), Adapter.open(folder), merge=False)
+    image, coords, labels = inputs
+    with torch.no_grad():
+        embedding = ImageEncoder(base.sam)(image)
+        output = RefineRequery(PromptDecoder(base.sam), tau, requery, rounds).eval()(embedding, coords, labels)
+    return {name: getattr(output, name).numpy() for name in FIELDS}
+
+
+def test_an_engine_is_what_its_run_trained(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resam_export.engine.default_count", lambda *about: 2)  # scenes of 64 px hold little
+    path = run / "model.resam"
+    result = CliRunner().invoke(export, [str(run), "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    engine = EngineFile.open(path)
+    manifest = engine.manifest
+    assert (manifest.refine_threshold, manifest.requery, manifest.rounds) == (0.4, "box", 2)
+    assert manifest.framing == Framing(100, 0.5)
+    assert manifest.base["sha256"] == load_base(run / "toy.pth").sha256
+    assert manifest.adapter == {"sha256": Adapter.open(run).sha256}
+    assert manifest.training is not None
+    assert manifest.training["options"]["requery"] == "box"
+    # A scene larger than fit_within is cut into windows of 64 / 0.5 px.
+    assert {(tile.width, tile.scale) for tile in Segmenter(path).tiles(300, 128)} == {(128, 0.5)}
+
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    coords = np.array([[[12, 9]], [[50, 20]], [[30, 44]]], np.float32)
+    labels = np.ones((3, 1), np.int32)
+    tensors = [torch.from_numpy(array) for array in (image, coords, labels)]
+    embedding = run_session(open_session(bytes(engine.graph("encoder"))), {"image": image})
+    prompts = {"point_coords": coords, "point_labels": labels}
+    found = run_session(open_session(bytes(engine.graph("loop"))), {**embedding, **prompts})
+    wanted = torch_loop(run, 0.4, "box", 2, *tensors)
+    for name in FIELDS:
+        assert np.linalg.norm(found[name] - wanted[name]) <= 1e-4 * np.linalg.norm(wanted[name]), name
+    # Each of the three choices shows in these masks, so that losing one could not pass.
+    for other in ((0.3, "box", 2), (0.4, "box+points", 2), (0.4, "box", 1)):
+        masks = torch_loop(run, *other, *tensors)["masks"]
+        assert np.linalg.norm(found["masks"] - masks) > 1e-2 * np.linalg.norm(masks), other
