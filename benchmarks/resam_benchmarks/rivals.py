@@ -17,8 +17,13 @@ from resam_runtime.files import sha256_file
 BASELINES = ("segment-anything", "onnx-per-prompt", "torch")
 
 
-def engine_rivals(paths: Sequence[Path], device: str | None = None, threads: int | None = None) -> list[Rival]:
-    """One rival per engine file, named by the file, and by as many of its folders as tell it from the others."""
+def engine_rivals(
+    paths: Sequence[Path], device: str | None = None, threads: int | None = None, mirrors: bool = False
+) -> list[Rival]:
+    """One rival per engine file, named by the file, and by as many of its folders as tell it from the others.
+
+    mirrors: each engine a second time, its masks averaged over the mirror images of a tile.
+    """
     for place, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:place]]:
             raise ResamError(f"{path}: the same engine file is given twice; give each once")
@@ -36,6 +41,10 @@ def engine_rivals(paths: Sequence[Path], device: str | None = None, threads: int
         options = {"path": str(path), "device": device, "threads": threads}
         factory = "resam_benchmarks.engine_contender:EngineContender"
         rivals.append(Rival(name, factory, options, path.stat().st_size, about))
+        if mirrors:
+            options = {**options, "mirrors": True}
+            about = {**about, "mirrors": True}
+            rivals.append(Rival(f"{name}, mirrors", factory, options, path.stat().st_size, about))
     return rivals
 
 

@@ -42,10 +42,13 @@ class Adapter:
             raise ResamError(f"{path}: no such adapter; resam-train writes one")
         try:
             with safe_open(path, framework="pt") as file:
-                provenance = json.loads((file.metadata() or {})["resam"])
+                provenance = json.loads((file.metadata() or {}).get("resam", "null"))
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, ValueError) as error:
             raise ResamError(f"{path}: not an adapter of resam-train ({error})") from None
+        said = provenance if isinstance(provenance, dict) else {}
+        if not all(isinstance(said.get(name), dict) for name in ("base", "options")):
+            raise ResamError(f"{path}: not an adapter of resam-train (its metadata say not how it was made)")
         return cls(state, provenance, sha256_file(path))
 
 

@@ -100,6 +100,13 @@ def test_an_adapter_goes_only_on_its_own_base(toy: Base, base_file: Path, scenes
         Adapter.open(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("said", [None, [1], {"base": [], "options": {}}, {"base": {}}])
+def test_an_adapter_that_does_not_say_how_it_was_made_is_none(said: Any, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "a.safetensors", {"blocks.0.query_down": torch.zeros(2, 3)}, said)
+    with pytest.raises(ResamError, match="not an adapter of resam-train"):
+        Adapter.open(tmp_path / "a.safetensors")
+
+
 def test_supervised_training_learns(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
     options = TrainOptions(
         epochs=6, base=str(base_file), rank=8, learning_rate=0.02, warmup=2, supervised=True, ssa="off", strength=0.0

@@ -153,7 +153,7 @@ def suburb(chance: Chance, size: int, limit: int) -> Stage:
     tone = chance.colour(*TILE_COLOURS)
     # Every front gets its share of the houses, so that none stays bare.
     fronts = [(v, side) for v in rows for side in (-1, 1) if abs(v + side * (road + deep) / 2) < 0.62 * size]
-    room = max(3, int(0.85 * limit / len(fronts)))
+    room = max(3, int(0.85 * limit / max(1, len(fronts))))
     for v, side in chance.shuffled(fronts):
         _front(stage, town.at(0, v), side, (road, deep, size * 0.62), room, tone if terrace else None)
     for v in rows:
