@@ -65,6 +65,8 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--pseudo", type=click.Choice(["coarse", "refined", "final"]), help="Which masks of the loop are taught.")
 @click.option("--mirrors/--no-mirrors", default=None, help="Teach the mean of the masks of the weak view and of its "
               "mirror images; encodes four times.")  # fmt: skip
+@click.option("--teach-requery/--no-teach-requery", default=None, help="The loss is on Requery's masks too, not on "
+              "those of the points alone.")  # fmt: skip
 @click.option("--rounds", type=int, help="Rounds of Refine and Requery.")
 @click.option("--tau", type=float, help="Threshold of Refine, 0.25 to 1.")
 @click.option(

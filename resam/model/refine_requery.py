@@ -138,16 +138,20 @@ class RefineRequery(nn.Module):
         cell = self.decoder.image_size / masks.shape[-1]
         for _ in range(self.rounds):
             boxes, found = tight_boxes(refine(masks, self.threshold), self.threshold, cell)
-            coords = torch.cat((point_coords, boxes.reshape(-1, 2, 2)), dim=1)
-            labels = self._labels(point_labels, found)
-            masks, scores = self.decoder(embedding, coords, labels)
+            masks, scores = self.decoder(embedding, *self.prompts(boxes, found, point_coords, point_labels))
         return LoopOutput(masks, scores, boxes, coarse_masks, coarse_scores)
 
-    def _labels(self, point_labels: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        """Labels of the points and the two box corners, (N, P + 2)."""
+    def prompts(
+        self, boxes: torch.Tensor, found: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What Requery asks with: coords (N, P + 2, 2) and labels (N, P + 2) of the points and the two box corners.
+
+        boxes: (N, 4) in tile pixels; found: (N,) bool, instances without a box are asked for by their points.
+        """
+        coords = torch.cat((point_coords, boxes.reshape(-1, 2, 2)), dim=1)
         has_box = found.to(point_labels.dtype).unsqueeze(1)  # (N, 1)
         corners = torch.tensor([[2, 3]], dtype=point_labels.dtype, device=point_labels.device)
         corners = (corners + 1) * has_box - 1  # 2, 3 or -1, -1
         if self.requery == "box":
             point_labels = (point_labels + 1) * (1 - has_box) - 1  # the points give way to the box
-        return torch.cat((point_labels, corners), dim=1)
+        return coords, torch.cat((point_labels, corners), dim=1)

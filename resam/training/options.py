@@ -41,6 +41,7 @@ class TrainOptions:
     rounds: int = 1
     pseudo: PseudoKind = "final"  # which of the loop's masks are taught
     mirrors: bool = False  # teach the mean of the final masks of the weak view and of its mirror images
+    teach_requery: bool = False  # the loss is on the masks of Requery too, not on those of the points alone
     supervised: bool = False  # true masks instead of pseudo-masks: the upper bound
     fit_within: int = 0  # px; 0: the base's own
     scale: float = 1.0  # tile pixels for each pixel of a larger scene

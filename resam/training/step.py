@@ -185,11 +185,14 @@ def reinforce(
     detach: bool = False,
     chunk: int = 64,
     scale: float = 1.0,
+    requery: RefineRequery | None = None,
 ) -> StepLosses:
     """Walk the loss of one tile back into the encoder's parameters (gradients are added, times `scale`).
 
-    queue: (K, C). beta: weight of SSA, 0 for none. detach: SSA without gradient, as the reference code has it. Raises
-    `FloatingPointError` for a loss that is not finite; the gradients are then worthless.
+    queue: (K, C). beta: weight of SSA, 0 for none. detach: SSA without gradient, as the reference code has it. requery:
+    the loss is the mean of two, of the masks decoded from the points and of those that this loop's Requery asks for
+    with the pseudo-labels' boxes; else the encoder moves and Requery is not asked. Raises `FloatingPointError` for a
+    loss that is not finite; the gradients are then worthless.
     """
     known = torch.nonzero(pseudo.known)[:, 0]
     sums = torch.zeros(4, dtype=torch.float64)
@@ -199,11 +202,15 @@ def reinforce(
         leaf = embedding.detach().requires_grad_()
         height, width = tile.extent
         for part in known.split(chunk):
-            logits, scores = decoder(leaf, tile.coords[part], tile.labels[part])
-            target = pseudo.target[part, :height, :width]
-            losses = mask_losses(logits[:, :height, :width], target, scores)
-            (losses.total.sum() * (scale / len(known))).backward()
-            sums[:3] += torch.stack([loss.detach().sum() for loss in losses]).double().cpu() / len(known)
+            prompts = [(tile.coords[part], tile.labels[part])]
+            if requery is not None:
+                prompts.append(requery.prompts(pseudo.boxes[part], pseudo.known[part], *prompts[0]))
+            target, share = pseudo.target[part, :height, :width], 1 / (len(known) * len(prompts))
+            for coords, labels in prompts:
+                logits, scores = decoder(leaf, coords, labels)
+                losses = mask_losses(logits[:, :height, :width], target, scores)
+                (losses.total.sum() * (scale * share)).backward()
+                sums[:3] += torch.stack([loss.detach().sum() for loss in losses]).double().cpu() * share
         if beta > 0:
             seen = leaf.detach() if detach else leaf
             strong = box_embeddings(seen, pseudo.boxes[known], decoder.image_size)

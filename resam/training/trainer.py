@@ -128,6 +128,7 @@ class Trainer:
                     detach=options.ssa == "detached",
                     chunk=options.chunk,
                     scale=scale,
+                    requery=self.loop if options.teach_requery else None,
                 )
         except FloatingPointError as error:
             where = f"epoch {self.epoch + 1}, step {self.step + 1}, tile {number} ({view.name})"

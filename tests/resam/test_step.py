@@ -158,6 +158,36 @@ def test_gradients_do_not_depend_on_the_chunk(toy: Base) -> None:
             assert torch.allclose(p.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["box", "box+points"])
+def test_teaching_requery_is_the_mean_of_two_losses(toy: Base, kind: str) -> None:
+    encoder, decoder, loop = _models(toy)
+    loop = RefineRequery(loop.decoder, requery=kind)  # type: ignore[arg-type]
+    tile = _tile(4)
+    pseudo = pseudo_masks(encoder, loop, tile)
+    target = (torch.rand(pseudo.target.shape, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+    known, boxes = torch.tensor([True, False, True, True]), torch.tensor([[4.0, 4.0, 40.0, 30.0]] * 4)
+    pseudo = Pseudo(target, known, boxes, pseudo.embeddings, pseudo.output)
+
+    encoder.zero_grad(set_to_none=True)
+    embedding, total = encoder(tile.strong), torch.zeros(())
+    corners = torch.tensor([[[4.0, 4.0], [40.0, 30.0]]] * 3)
+    asked = {
+        "points": (tile.coords[known], torch.ones(3, 2)),
+        "box": (corners, torch.tensor([[2, 3]] * 3)),
+        "box+points": (torch.cat((tile.coords[known], corners), 1), torch.tensor([[1, 1, 2, 3]] * 3)),
+    }
+    for coords, labels in (asked["points"], asked[kind]):
+        logits, scores = decoder(embedding, coords, labels)
+        total = total + mask_losses(logits[:, :32, :24], target[known, :32, :24], scores).total.mean() / 2
+    total.backward()
+    expected = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+    encoder.zero_grad(set_to_none=True)
+    losses = reinforce(encoder, decoder, tile, pseudo, torch.zeros(0, 32), 0.0, chunk=2, requery=loop)
+    found = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+    assert losses.total == pytest.approx(float(total.detach()), rel=1e-4)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
 class _Drawn(nn.Module):
     """Stands for a decoder: logits as given, whatever the prompt; it remembers what it was asked."""
 
