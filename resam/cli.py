@@ -76,7 +76,7 @@ EXISTING = click.Path(path_type=Path)
 )
 @click.option("--queue", type=int, help="Length of its queue.")
 @click.option("--beta", type=float, help="Its weight at the end of the ramp.")
-@click.option("--teacher", type=click.Choice(["student", "average"]), help="Whose weights see the weak view.")
+@click.option("--teacher", type=click.Choice(["student", "average", "base"]), help="Whose weights see the weak view.")
 @click.option("--average", type=float, help="Decay of the weights' exponential average, which is what a run keeps; "
               "0: the last weights.")  # fmt: skip
 @click.option("--rank", type=int, help="Rank of LoRA.")

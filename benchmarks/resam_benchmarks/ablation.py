@@ -47,9 +47,10 @@ class Row:
 
 _BOX = {
     "requery": "box", "pseudo": "final", "ssa": "off", "resample_points": False, "supervised": False,
-    "choose_scale": False, "scale": 1.0,
+    "choose_scale": False, "scale": 1.0, "mirrors": False, "teach_requery": False,
 }  # fmt: skip
 _SSA = {**_BOX, "ssa": "gradient", "queue": 128}
+_TAUGHT = {**_SSA, "requery": "box+points", "teach_requery": True}
 
 ROWS = (
     Row("base", "base", _BOX, trained=False),
@@ -64,13 +65,17 @@ ROWS = (
     Row("ssa-128", "+ SSA, queue 128", _SSA),
     Row("points", "+ Requery by box+points, no SSA", {**_BOX, "requery": "box+points"}),
     Row("points-ssa", "+ SSA, queue 128, Requery by box+points", {**_SSA, "requery": "box+points"}),
-    Row(
-        "scaled", "+ scale chosen, SSA, Requery by box+points", {**_SSA, "requery": "box+points", "choose_scale": True}
-    ),
+    Row("taught", "+ SSA, Requery by box+points and taught", _TAUGHT),
+    Row("mirrors", "the same, mirrored views averaged", {**_TAUGHT, "mirrors": True}),
+    Row("scaled", "the same, scale chosen: the preset tiny", {**_TAUGHT, "mirrors": True, "choose_scale": True}),
     Row("resampled", "+ SSA, queue 128, points drawn anew each epoch", {**_SSA, "resample_points": True}),
     Row("teacher", "+ SSA, queue 128, averaged teacher", {**_SSA, "teacher": "average"}),
     Row("supervised", "true masks (upper bound)", {**_BOX, "supervised": True}),
-    Row("supervised-scaled", "true masks, scale chosen", {**_BOX, "supervised": True, "choose_scale": True}),
+    Row(
+        "supervised-scaled",
+        "true masks, as the preset tiny",
+        {**_TAUGHT, "supervised": True, "choose_scale": True},
+    ),
 )
 NAMES = tuple(row.name for row in ROWS)
 

@@ -61,7 +61,7 @@ class TrainOptions:
     warmup: int = 50  # steps, at most a tenth of all
     clip: float = 1.0  # largest norm of the gradient
     strength: float = 0.5  # probability of each operation of the strong view
-    teacher: Literal["student", "average"] = "student"  # whose weights see the weak view
+    teacher: Literal["student", "average", "base"] = "student"  # whose weights see the weak view
     average: float = 0.99  # decay of the weights' exponential average, which is what a run keeps; 0: the last weights
     seed: int = 0
     chunk: int = 64  # prompts decoded at once

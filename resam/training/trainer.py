@@ -198,14 +198,21 @@ class Trainer:
                 yield waiting.popleft().result()
 
     def _teacher(self) -> contextlib.AbstractContextManager[None]:
-        return self.averaged() if self.options.teacher == "average" else contextlib.nullcontext()
+        if self.options.teacher == "student":
+            return contextlib.nullcontext()
+        if self.options.teacher == "average":
+            return self.averaged()
+        return self._with([torch.zeros_like(parameter) for parameter in self.parameters])  # without LoRA: the base
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block the encoder has the average of its weights: what a run keeps and evaluates."""
+        return self._with(self.average)
 
     @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within the block the encoder has the average of its weights: what a run keeps and evaluates."""
+    def _with(self, values: list[torch.Tensor]) -> Iterator[None]:
         current = [parameter.detach().clone() for parameter in self.parameters]
         try:
-            self._put(self.average)
+            self._put(values)
             yield
         finally:
             self._put(current)

@@ -121,7 +121,7 @@ def test_int8_pairs_are_what_tensorrt_accepts(traced: Traced) -> None:
 def test_a_sensitive_product_is_left_alone(traced: Traced) -> None:
     inputs = [{"image": s.image} for s in few(1)]
     report = quantise(traced.models["encoder"], inputs).report
-    limit = report["largest_sensitivity"] * 0.999
+    limit = report["largest_sensitivity"] * 0.98  # it is rounded
     stricter = quantise(traced.models["encoder"], inputs, sensitive=limit)
     assert stricter.report["products"] < report["products"]
     (name, *_) = stricter.report["left"]

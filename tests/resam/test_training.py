@@ -24,6 +24,7 @@ from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
+from resam.model.encoder import ImageEncoder
 from resam.model.lora import add_lora, lora_state
 from resam.model.sam import ARCHITECTURES, build_sam
 from resam.training import trainer as trainer_module
@@ -354,34 +355,42 @@ def test_other_points_are_another_run(base_file: Path, scenes_folder: Path, tmp_
         run(tmp_path / "run", options, RunData(data, points_file=points), resume=True)
 
 
-def test_the_teacher_that_sees_the_weak_view_is_the_average_where_asked(
+def test_the_weak_view_is_seen_by_the_teacher_that_was_asked_for(
     toy: Base, scenes: CocoData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real_pseudo, real_reinforce = pseudo_masks, reinforce
-    for teacher in ("student", "average"):
+    image = torch.randint(0, 255, (1, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = {"base": ImageEncoder(load_copy(toy).sam)(image)}
+    for teacher in ("student", "average", "base"):
         samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64))
         options = TrainOptions(rank=2, teacher=teacher, average=0.9, epochs=1)  # type: ignore[arg-type]
         trainer = Trainer(load_copy(toy), samples, options, make_fabric(1, "cpu"))
-        for kept in trainer.average:
-            kept.fill_(0.125)
-        seen: list[tuple[bool, bool]] = []
+        with torch.no_grad():
+            for kept, own in zip(trainer.average, trainer.parameters):
+                kept.fill_(0.125)
+                own.fill_(0.05)
+            expected["student"] = trainer.encoder(image)
+            with trainer.averaged():
+                expected["average"] = trainer.encoder(image)
+        seen: list[torch.Tensor] = []
 
-        def averaged(trainer: Trainer = trainer) -> bool:
-            return all(bool((parameter == 0.125).all()) for parameter in trainer.parameters)
-
-        def pseudo(*arguments: Any, seen: Any = seen, averaged: Any = averaged) -> Any:
-            seen.append((averaged(), False))
+        def pseudo(*arguments: Any, seen: Any = seen) -> Any:
+            seen.append(arguments[0](image))
             return real_pseudo(*arguments)
 
-        def strong(*arguments: Any, seen: Any = seen, averaged: Any = averaged, **more: Any) -> Any:
-            seen[-1] = (seen[-1][0], averaged())
+        def strong(*arguments: Any, seen: Any = seen, **more: Any) -> Any:
+            seen.append(arguments[0](image))
             return real_reinforce(*arguments, **more)
 
         with monkeypatch.context() as patched:
             patched.setattr(trainer_module, "pseudo_masks", pseudo)
             patched.setattr(trainer_module, "reinforce", strong)
             trainer._tile(samples.load(0, 0), 0.0, 1.0, 0)
-        assert seen == [(teacher == "average", False)]
+        assert torch.allclose(seen[0], expected[teacher], atol=1e-5)
+        assert torch.allclose(seen[1], expected["student"], atol=1e-5)
+        others = [value for name, value in expected.items() if name != teacher]
+        assert not any(torch.allclose(seen[0], other, atol=1e-3) for other in others)
 
 
 def test_the_adapter_of_vit_b_is_below_5_mb(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class DemoOptions:
     """
 
     scenes: int = 16
-    epochs: int = 4
+    epochs: int = 3
     limit: int = 16
     repeats: int = 2
 
