@@ -149,9 +149,9 @@ def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
         if not path.is_file():
             raise ResamError(f"{path}: no such image, but {file.path.name} has points for it; see --images")
         with open_scene(path) as opened:
-            scene = CocoScene(name, path, opened.width, opened.height, ())
-        if scene.points(file):
-            scenes.append(scene)
+            width, height, place = opened.width, opened.height, (opened.transform, opened.crs)
+        if file.prompts(name, width=width, height=height, transform=place[0], crs=place[1]):
+            scenes.append(CocoScene(name, path, width, height, ()))
     if not scenes:
         raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
     return CocoData(file.path, file.digest, tuple(scenes), {})

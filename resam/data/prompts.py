@@ -48,6 +48,11 @@ def scene_prompts(data: CocoData, options: PointOptions, epoch: int = 0) -> list
     return prompts
 
 
+def pointed(prompts: Sequence[Sequence[Prompt]]) -> list[int]:
+    """The numbers of the scenes that have a prompt; prompts: those of each scene."""
+    return [number for number, own in enumerate(prompts) if own]
+
+
 def draw_points(
     mask: NDArray[np.bool_], points: int, negatives: int, seed: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

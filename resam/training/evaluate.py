@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from resam.data.coco import CocoData
+from resam.data.prompts import pointed
 from resam.data.spread import spread
 from resam.data.tiles import plan_samples, tile_arrays
 from resam.model.refine_requery import RefineRequery
@@ -68,10 +69,10 @@ def evaluate(
     """
     device = next(encoder.parameters()).device
     size = loop.decoder.image_size
-    pointed = [number for number, own in enumerate(prompts) if own]
+    numbers = pointed(prompts)
     measured = []
-    for place in spread(len(pointed), len(pointed) if limit is None else limit):
-        number = pointed[place]
+    for place in spread(len(numbers), len(numbers) if limit is None else limit):
+        number = numbers[place]
         scene, own = data.scenes[number], prompts[number]
         truths = {instance.id: instance for instance in scene.instances}
         for sample in plan_samples([(scene.width, scene.height)], [own], size, framing):

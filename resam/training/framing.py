@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from resam.data.coco import CocoScene
+from resam.data.prompts import pointed
 from resam.data.spread import spread
 from resam.data.tiles import Sample, plan_samples, tile_arrays
 from resam.model.bases import Base
@@ -60,8 +61,8 @@ def compare_framings(
     """
     size = base.architecture.image_size
     encoder, decoder = ImageEncoder(base.sam).to(device), PromptDecoder(base.sam).to(device)
-    pointed = [number for number, own in enumerate(prompts) if own]
-    used = [pointed[i] for i in spread(len(pointed), SCENES)]
+    numbers = pointed(prompts)
+    used = [numbers[i] for i in spread(len(numbers), SCENES)]
     chosen_scenes = [scenes[number] for number in used]
     chosen = [[prompts[number][i] for i in spread(len(prompts[number]), PER_SCENE)] for number in used]
     plans: list[list[Sample]] = []

@@ -23,14 +23,13 @@ from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
-from resam.model.lora import check_lora
 from resam.training.checkpoints import describe_base, latest_checkpoint, save_checkpoint, write_adapter
 from resam.training.devices import make_fabric, on_main
 from resam.training.framing import SCALES, best_framing, compare_framings
 from resam.training.options import TrainOptions, write_options
 from resam.training.progress import Reporter, Silent
 from resam.training.report import draw_strips, write_report
-from resam.training.trainer import Trainer
+from resam.training.trainer import Trainer, check_base
 from resam.training.watch import Measurable, Watch
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write, sha256_file
@@ -85,10 +84,7 @@ def run(
     """
     fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
     base = base or load_base(options.base)
-    try:
-        check_lora(base.sam.image_encoder, options.rank, options.start)
-    except ValueError as error:
-        raise ResamError(f"option {error}") from None
+    check_base(base, options)
     samples = _training_set(options, base, data)
     default = samples.framing
     digests = _digests(data)

@@ -58,11 +58,12 @@ class Sources:
             found["train"] = annotations
             if data and images is None and (data / "images").is_dir():
                 images = data / "images"
+        own = "train" in found or points_file is not None
         given = {"--test": test, "--images": images, "--keypoints": keypoints}
-        idle = [name for name, value in given.items() if value and not ("train" in found or points_file)]
+        idle = [name for name, value in given.items() if value and not own]
         if idle:
             raise ResamError(f"{idle[0]} goes with data of your own: give --data or --annotations")
-        if scenes is not None and ("train" in found or points_file):
+        if scenes is not None and own:
             raise ResamError("--scenes counts synthetic scenes, and there are data of your own; leave it out")
         if test:
             found["test"] = test
@@ -72,7 +73,7 @@ class Sources:
             images=str(images.resolve()) if images else "",
             points_file=str(points_file.resolve()) if points_file else "",
             keypoints=keypoints,
-            scenes=0 if "train" in paths or points_file else scenes or SYNTHETIC_SCENES,
+            scenes=0 if own else scenes or SYNTHETIC_SCENES,
         )
 
     @classmethod

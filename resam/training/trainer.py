@@ -23,7 +23,7 @@ from resam.data.training_set import TileViews, TrainingSet
 from resam.model.bases import Base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
-from resam.model.lora import add_lora, load_lora, lora_state
+from resam.model.lora import add_lora, check_lora, load_lora, lora_state
 from resam.model.refine_requery import RefineRequery
 from resam.training.alignment import push, ramp
 from resam.training.options import TrainOptions
@@ -42,13 +42,11 @@ class Trainer:
 
     def __init__(self, base: Base, samples: TrainingSet, options: TrainOptions, fabric: Fabric) -> None:
         self.base, self.samples, self.options, self.fabric = base, samples, options, fabric
+        check_base(base, options)
         base.sam.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            try:
-                add_lora(base.sam.image_encoder, options.rank, options.start)
-            except ValueError as error:
-                raise ResamError(f"option {error}") from None
+            add_lora(base.sam.image_encoder, options.rank, options.start)
         self.encoder = ImageEncoder(base.sam).to(fabric.device)
         self.decoder = PromptDecoder(base.sam).to(fabric.device)
         chunked = ChunkedDecoder(self.decoder, options.chunk)
@@ -256,6 +254,14 @@ class Trainer:
             return torch.cuda.max_memory_allocated(self.fabric.device) / 2**20
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def check_base(base: Base, options: TrainOptions) -> None:
+    """`ResamError` for a base that cannot take the options' LoRA."""
+    try:
+        check_lora(base.sam.image_encoder, options.rank, options.start)
+    except ValueError as error:
+        raise ResamError(f"option {error}") from None
 
 
 def to_device(view: TileViews, device: torch.device, grid: int) -> TileTensors:

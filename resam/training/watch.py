@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resam.data.coco import CocoData
-from resam.data.prompts import PointOptions, scene_prompts
+from resam.data.prompts import PointOptions, pointed, scene_prompts
 from resam.training.evaluate import evaluate, summarise
 from resam.training.progress import Reporter
 from resam.training.trainer import Trainer
@@ -30,11 +30,6 @@ class Measurable:
             reporter.note(f"{split.path}: has no masks, so nothing is measured on it")
             return None
         return cls(split, scene_prompts(split, points))
-
-    @property
-    def pointed(self) -> int:
-        """Scenes with a point."""
-        return sum(1 for prompts in self.prompts if prompts)
 
 
 class Watch:
@@ -62,7 +57,7 @@ class Watch:
         """All scenes of the tested split, as an entry of `RunResult.tested`; none without that split."""
         if self._tested is None:
             return {}
-        self._reporter.start(f"testing: {who}", self._tested.pointed)
+        self._reporter.start(f"testing: {who}", len(pointed(self._tested.prompts)))
         return {who: self._measure(self._tested, framing, None)}
 
     def _measure(self, split: Measurable, framing: Framing, limit: int | None) -> dict[str, Any]:

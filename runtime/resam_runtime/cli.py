@@ -204,7 +204,7 @@ def run(
         try:
             opened = EngineFile.open(engine)
             prepared = None if watch is not None else Run.prepare(opened, images, out, points, options, budget)
-            segmenter = Segmenter(opened, device, threads, mirrors=mirrors)
+            segmenter = Segmenter(opened, device, threads, mirrors=options.mirrors)
             click.echo(printable(segmenter.describe()))
             sys.stdout.flush()
             with TerminalProgress(each_scene=watch is not None) as progress:

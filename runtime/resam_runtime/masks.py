@@ -183,16 +183,16 @@ def _hole_owners(holes: Sequence[Ring], outers: Sequence[Ring]) -> list[int]:
         x, y = hole[0] + 0.5 * step + 0.5 * np.array([step[1], -step[0]])
         around = (boxes[:, 0] < x) & (x < boxes[:, 2]) & (boxes[:, 1] < y) & (y < boxes[:, 3])
         candidates = np.flatnonzero(around)[::-1]
-        owners.append(next((int(i) for i in candidates if _inside(x, y, outers[i])), 0))
+        owners.append(next((int(i) for i in candidates if inside_ring(x, y, outers[i])), 0))
     return owners
 
 
-def _inside(x: float, y: float, ring: Ring) -> bool:
-    """Whether a pixel centre is inside a ring along pixel edges: the eastward ray crosses its vertical edges."""
+def inside_ring(x: float, y: float, ring: Ring) -> bool:
+    """Whether a point that is on no edge is inside a ring: the eastward ray crosses an odd number of its edges."""
     following = np.roll(ring, -1, 0)
-    low, high = np.minimum(ring[:, 1], following[:, 1]), np.maximum(ring[:, 1], following[:, 1])
-    crossed = (ring[:, 0] == following[:, 0]) & (ring[:, 0] > x) & (low < y) & (y < high)
-    return bool(np.count_nonzero(crossed) % 2)
+    crossed = (ring[:, 1] > y) != (following[:, 1] > y)
+    (x0, y0), (x1, y1) = ring[crossed].T, following[crossed].T
+    return bool(np.count_nonzero(x0 + (y - y0) * (x1 - x0) / (y1 - y0) > x) % 2)
 
 
 def _simplify(ring: Ring, tolerance: float) -> Ring:

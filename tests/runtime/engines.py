@@ -11,9 +11,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import onnx.parser
 
 from resam_runtime.engine_file import GraphSpec, Manifest, TensorSpec, write_engine_file
+from resam_runtime.instance import Instance
 
 ENCODER = """
 <ir_version: 8, opset_import: ["" : 18]>
@@ -257,3 +259,12 @@ def write_engine(
     """Write an engine file that works; keyword arguments replace fields of its manifest."""
     manifest = engine_manifest(image_size, patch_size, **changes)
     return write_engine_file(path, manifest, engine_graphs(image_size, patch_size, radius, by_value))
+
+
+def whole(instance: Instance) -> np.ndarray:
+    """The mask in its scene, as an independent check of crop and origin."""
+    mask = np.zeros(instance.scene_size, bool)
+    x, y = instance.origin
+    height, width = instance.mask.shape
+    mask[y : y + height, x : x + width] = instance.mask
+    return mask

@@ -11,16 +11,7 @@ import pytest
 from resam_runtime import Segmenter
 from resam_runtime.mirrors import MIRRORS, mean_logits
 
-from .engines import write_engine
-
-SIZE, RADIUS = 64, 6.0
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("engine") / "discs.resam"
-    write_engine(path, SIZE, 8, RADIUS)
-    return path
+from .engines import whole
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (61, 45), (30, 64), (150, 40), (137, 121)])
@@ -32,10 +23,7 @@ def test_what_looks_alike_from_all_sides_stays_where_it_is(engine: Path, width: 
     mirrored = Segmenter(engine, device="cpu", threads=1, mirrors=True)(image, points)
     for one, other in zip(plain, mirrored):
         assert one.mask.any()
-        a, b = (np.zeros((height, width), bool) for _ in range(2))
-        for mask, instance in ((a, one), (b, other)):
-            x, y = instance.origin
-            mask[y : y + instance.mask.shape[0], x : x + instance.mask.shape[1]] = instance.mask
+        a, b = whole(one), whole(other)
         assert (a & b).sum() / (a | b).sum() > 0.97
         assert other.score == pytest.approx(one.score, abs=1e-5)
 

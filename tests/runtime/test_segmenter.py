@@ -13,20 +13,11 @@ import pytest
 
 from resam_runtime import ResamError, Segmenter
 from resam_runtime.engine_file import EngineFile
-from resam_runtime.instance import Instance
 from resam_runtime.tiling import Tile
 from resam_runtime.upsample import grid_boxes, scene_mask
 
-from .engines import write_engine
-
-SIZE, RADIUS = 64, 6.0
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("engine") / "discs.resam"
-    write_engine(path, SIZE, 8, RADIUS)
-    return path
+from .conftest import RADIUS, SIZE
+from .engines import whole, write_engine
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +27,6 @@ def segmenter(engine: Path) -> Segmenter:
 
 def blank(width: int, height: int) -> np.ndarray:
     return np.zeros((height, width, 3), np.uint8)
-
-
-def whole(instance: Instance) -> np.ndarray:
-    """The mask in its scene, as an independent check of crop and origin."""
-    mask = np.zeros(instance.scene_size, bool)
-    x, y = instance.origin
-    height, width = instance.mask.shape
-    mask[y : y + height, x : x + width] = instance.mask
-    return mask
 
 
 def disc(width: int, height: int, x: float, y: float, radius: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.masks import BoolMask, Origin, Ring, mask_polygons
+from resam_runtime.masks import BoolMask, Origin, Ring, inside_ring, mask_polygons
 
 
 def valid_polygons(mask: BoolMask, origin: Origin, tolerance: float) -> list[list[Ring]]:
@@ -75,18 +75,12 @@ def misplaced(rings: Sequence[Ring], owners: Sequence[int]) -> set[int]:
         middle: NDArray[np.float64] = (ring[0] + ring[1]) / 2  # no vertex: pixel edges touch other rings there
         boxed = np.asarray(((lows < middle) & (middle < highs)).all(1))
         boxed[number] = False
-        around = [owners[other] for other in np.flatnonzero(boxed).tolist() if _inside(middle, rings[other])]
+        around = [
+            owners[other] for other in np.flatnonzero(boxed).tolist() if inside_ring(middle[0], middle[1], rings[other])
+        ]
         if len(around) % 2 != hole or (hole and owners[number] not in around):
             found.update([owners[number], *around])
     return found
-
-
-def _inside(point: NDArray[np.float64], ring: Ring) -> bool:
-    x, y = point
-    following = np.roll(ring, -1, 0)
-    crossed = (ring[:, 1] > y) != (following[:, 1] > y)
-    (x0, y0), (x1, y1) = ring[crossed].T, following[crossed].T
-    return bool(np.count_nonzero(x0 + (y - y0) * (x1 - x0) / (y1 - y0) > x) % 2)
 
 
 def _meet(a: Ring, b: Ring, c: Ring, d: Ring) -> NDArray[np.bool_]:
