@@ -62,9 +62,11 @@ EXISTING = click.Path(path_type=Path)
 )
 @click.option("--supervised", is_flag=True, default=None, help="Train on the true masks: the upper bound.")
 @click.option("--requery", type=click.Choice(["box", "box+points"]), help="The prompt of Requery.")
-@click.option("--pseudo", type=click.Choice(["coarse", "refined", "final"]), help="Which masks of the loop are taught.")
-@click.option("--mirrors/--no-mirrors", default=None, help="Teach the mean of the masks of the weak view and of its "
-              "mirror images; encodes four times.")  # fmt: skip
+@click.option(
+    "--pseudo",
+    type=click.Choice(["coarse", "refined", "final", "consensus"]),
+    help="Which masks are taught: the loop's, of each step; or those that views of the base agree on, made once.",
+)
 @click.option("--teach-requery/--no-teach-requery", default=None, help="The loss is on Requery's masks too, not on "
               "those of the points alone.")  # fmt: skip
 @click.option("--rounds", type=int, help="Rounds of Refine and Requery.")
@@ -76,7 +78,7 @@ EXISTING = click.Path(path_type=Path)
 )
 @click.option("--queue", type=int, help="Length of its queue.")
 @click.option("--beta", type=float, help="Its weight at the end of the ramp.")
-@click.option("--teacher", type=click.Choice(["student", "average", "base"]), help="Whose weights see the weak view.")
+@click.option("--teacher", type=click.Choice(["student", "average"]), help="Whose weights see the weak view.")
 @click.option("--average", type=float, help="Decay of the weights' exponential average, which is what a run keeps; "
               "0: the last weights.")  # fmt: skip
 @click.option("--rank", type=int, help="Rank of LoRA.")

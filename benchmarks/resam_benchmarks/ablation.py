@@ -47,10 +47,11 @@ class Row:
 
 _BOX = {
     "requery": "box", "pseudo": "final", "ssa": "off", "resample_points": False, "supervised": False,
-    "choose_scale": False, "scale": 1.0, "mirrors": False, "teach_requery": False,
+    "choose_scale": False, "scale": 1.0, "teach_requery": False,
 }  # fmt: skip
 _SSA = {**_BOX, "ssa": "gradient", "queue": 128}
-_TAUGHT = {**_SSA, "requery": "box+points", "teach_requery": True}
+_TAUGHT = {**_BOX, "requery": "box+points", "teach_requery": True}
+_CONSENSUS = {**_TAUGHT, "pseudo": "consensus"}
 
 ROWS = (
     Row("base", "base", _BOX, trained=False),
@@ -65,9 +66,10 @@ ROWS = (
     Row("ssa-128", "+ SSA, queue 128", _SSA),
     Row("points", "+ Requery by box+points, no SSA", {**_BOX, "requery": "box+points"}),
     Row("points-ssa", "+ SSA, queue 128, Requery by box+points", {**_SSA, "requery": "box+points"}),
-    Row("taught", "+ SSA, Requery by box+points and taught", _TAUGHT),
-    Row("mirrors", "the same, mirrored views averaged", {**_TAUGHT, "mirrors": True}),
-    Row("scaled", "the same, scale chosen: the preset tiny", {**_TAUGHT, "mirrors": True, "choose_scale": True}),
+    Row("taught", "no SSA, Requery by box+points and taught", _TAUGHT),
+    Row("consensus", "the same, pseudo-masks of all views of the base", _CONSENSUS),
+    Row("consensus-ssa", "the same, + SSA, queue 128", {**_CONSENSUS, "ssa": "gradient", "queue": 128}),
+    Row("scaled", "the same without SSA, scale chosen: the preset tiny", {**_CONSENSUS, "choose_scale": True}),
     Row("resampled", "+ SSA, queue 128, points drawn anew each epoch", {**_SSA, "resample_points": True}),
     Row("teacher", "+ SSA, queue 128, averaged teacher", {**_SSA, "teacher": "average"}),
     Row("supervised", "true masks (upper bound)", {**_BOX, "supervised": True}),

@@ -26,9 +26,10 @@ class BenchOptions:
 
     data: a COCO data set; None: latency alone, on the synthetic scene with `prompts` prompts. points: numbers of points
     per instance. limit: scenes at most. random: an architecture to measure with random weights in place of engines.
-    mirrors: every engine a second time, with averaged mirror images. base_weights, adapter: where the baselines' weights lie, if not in the package. repeats: of every scene; None: 3, and
-    10 of the synthetic scene, which has no other scenes beside it to tell the noise from. automatic: scenes for the
-    automatic mode. threads: of every rival (None: its own choice).
+    views: above 1, every engine a second time, with masks averaged over so many views. base_weights, adapter: where
+    the baselines' weights lie, if not in the package. repeats: of every scene; None: 3, and 10 of the synthetic scene,
+    which has no other scenes beside it to tell the noise from. automatic: scenes for the automatic mode. threads: of
+    every rival (None: its own choice).
     """
 
     engines: Sequence[Path] = ()
@@ -37,7 +38,7 @@ class BenchOptions:
     points: Sequence[int] = (1,)
     prompts: Sequence[int] = (1, 16, 64)
     baselines: Sequence[str] = ()
-    mirrors: bool = False
+    views: int = 1
     random: str | None = None
     base_weights: str | None = None
     adapter: Path | None = None
@@ -97,7 +98,7 @@ def _rivals(options: BenchOptions, work: Path, progress: Progress) -> list[Rival
         progress(0, 1, f"exporting {options.random} with random weights")
         weights = Weights(random=options.random, seed=options.seed)
         engines = [export_random(weights, work)]
-    made = rivals.engine_rivals(engines, options.device, options.threads, options.mirrors)
+    made = rivals.engine_rivals(engines, options.device, options.threads, options.views)
     if options.baselines:
         progress(0, 1, f"preparing {', '.join(options.baselines)}")
         manifest = EngineFile.open(engines[0]).manifest

@@ -61,7 +61,9 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(BASELINES), help="A rival with the weights "
               "of the first engine; may be repeated.")  # fmt: skip
-@click.option("--mirrors", is_flag=True, help="Each engine a second time, as resam-run --mirrors runs it.")
+@click.option(
+    "--views", type=click.IntRange(1), default=1, help="Each engine a second time, as resam-run --views N runs it."
+)
 @click.option("--random", type=click.Choice(ARCHITECTURES), help="Random weights of an architecture, in place of engine "
               "files: latency of the true size without a download.")  # fmt: skip
 @click.option("--base-weights", help="Checkpoint that the first engine was made from, for baselines; default: tiny.")

@@ -15,8 +15,8 @@ from resam_runtime import Instance, Segmenter
 class EngineContender:
     """`Segmenter` on one engine file, with a clock around the backend's `run`."""
 
-    def __init__(self, path: str, device: str | None = None, threads: int | None = None, mirrors: bool = False) -> None:
-        self._segmenter = Segmenter(path, device, threads, mirrors=mirrors)
+    def __init__(self, path: str, device: str | None = None, threads: int | None = None, views: int = 1) -> None:
+        self._segmenter = Segmenter(path, device, threads, views=views)
         # The one place that reaches into the runtime: host time is what is left outside the graphs, and only the
         # backend's boundary tells the two apart.
         self._clock = _Clocked(self._segmenter._backend)

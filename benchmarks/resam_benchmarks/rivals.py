@@ -18,11 +18,11 @@ BASELINES = ("segment-anything", "onnx-per-prompt", "torch")
 
 
 def engine_rivals(
-    paths: Sequence[Path], device: str | None = None, threads: int | None = None, mirrors: bool = False
+    paths: Sequence[Path], device: str | None = None, threads: int | None = None, views: int = 1
 ) -> list[Rival]:
     """One rival per engine file, named by the file, and by as many of its folders as tell it from the others.
 
-    mirrors: each engine a second time, its masks averaged over the mirror images of a tile.
+    views: above 1, each engine a second time, its masks averaged over so many views of a tile.
     """
     for place, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:place]]:
@@ -41,10 +41,10 @@ def engine_rivals(
         options = {"path": str(path), "device": device, "threads": threads}
         factory = "resam_benchmarks.engine_contender:EngineContender"
         rivals.append(Rival(name, factory, options, path.stat().st_size, about))
-        if mirrors:
-            options = {**options, "mirrors": True}
-            about = {**about, "mirrors": True}
-            rivals.append(Rival(f"{name}, mirrors", factory, options, path.stat().st_size, about))
+        if views > 1:
+            options = {**options, "views": views}
+            about = {**about, "views": views}
+            rivals.append(Rival(f"{name}, {views} views", factory, options, path.stat().st_size, about))
     return rivals
 
 

@@ -96,7 +96,7 @@ class OurStep:
             coords=torch.from_numpy(data.coords).to(device),
             labels=torch.ones(len(data.coords), 1, dtype=torch.int32, device=device),
             extent=(grid, grid),
-            truth=torch.from_numpy(shares).to(device),
+            given=torch.from_numpy(shares).to(device),
         )
         with self.settings.autocast():
             pseudo = pseudo_masks(self._encoder, self._loop, tile)

@@ -6,6 +6,7 @@ restart nor the number of processes changes what a step sees.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +19,18 @@ from resam.data.views import draw_mirror, strong_view
 from resam.model.sam import Architecture
 from resam_runtime.errors import ResamError
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Framing
+from resam_runtime.tiling import Framing, Tile
+from resam_runtime.views import View, Window
 
 
 @dataclass(frozen=True)
 class TileViews:
-    """A sample in both views; `weak` also holds the prompts. truth: (N, M, M) in 0..1, in supervised training alone."""
+    """A sample in both views; `weak` also holds the prompts. given: (N, M, M) in 0..1, masks to teach, where there are
+    any but those of the loop."""
 
     weak: TileArrays
     strong: NDArray[np.uint8]
-    truth: NDArray[np.float32] | None
+    given: NDArray[np.float32] | None
     name: str
 
 
@@ -48,6 +51,8 @@ class TrainingSet:
         """strength: probability of each operation of the strong view. Raises `ResamError` as `scene_prompts` does."""
         self.data, self.points, self.seed, self.strength = data, points, seed, strength
         self.architecture, self.framing, self.supervised = architecture, framing, supervised
+        self.taught: Mapping[tuple[int, int], NDArray[np.bool_]] | None = None
+        """Masks (M, M) by numbers of scene and prompt, on the grids of the samples' tiles; see `teach`."""
         self._epoch = -1
         self.start_epoch(0)
 
@@ -63,6 +68,10 @@ class TrainingSet:
         self.framing = framing
         sizes = [(scene.width, scene.height) for scene in self.data.scenes]
         self.samples: list[Sample] = plan_samples(sizes, self.prompts, self.architecture.image_size, framing)
+
+    def teach(self, masks: Mapping[tuple[int, int], NDArray[np.bool_]]) -> None:
+        """Give every sample masks to teach: (M, M) each by numbers of scene and prompt, on the grid of its tile."""
+        self.taught = masks
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -84,12 +93,16 @@ class TrainingSet:
         rng = np.random.default_rng((self.seed, epoch, number))
         mirror, size = draw_mirror(rng), self.architecture.image_size
         weak = tile_arrays(scene.read(sample.tile), sample.tile, prompts, size, mirror)
-        truth = None
+        given = None
         if self.supervised:
             known = {instance.id: instance for instance in scene.instances}
             masks = [scene.mask(self._instance(known, prompt, scene.name)) for prompt in prompts]
-            truth = tile_masks(masks, sample.tile, self.architecture.mask_size, size, mirror)
-        return TileViews(weak, strong_view(weak.image, rng, weak.extent, self.strength), truth, scene.name)
+            given = tile_masks(masks, sample.tile, self.architecture.mask_size, size, mirror)
+        elif self.taught is not None:
+            view = Window(View(1.0, *mirror), Tile(0, 0, weak.extent[1], weak.extent[0]), size)
+            taught = [self.taught[sample.scene, i].astype(np.float32) for i in sample.prompts]
+            given = np.stack([view.back(mask)[0].round() for mask in taught])
+        return TileViews(weak, strong_view(weak.image, rng, weak.extent, self.strength), given, scene.name)
 
     def _instance(self, known: dict[str | int, CocoInstance], prompt: Prompt, scene: str) -> CocoInstance:
         if prompt.id not in known:

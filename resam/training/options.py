@@ -39,8 +39,7 @@ class TrainOptions:
     tau: float = 0.3
     requery: Requery = "box+points"
     rounds: int = 1
-    pseudo: PseudoKind = "final"  # which of the loop's masks are taught
-    mirrors: bool = False  # teach the mean of the final masks of the weak view and of its mirror images
+    pseudo: PseudoKind = "final"  # which masks are taught: the loop's, or those of `resam.training.consensus`
     teach_requery: bool = False  # the loss is on the masks of Requery too, not on those of the points alone
     supervised: bool = False  # true masks instead of pseudo-masks: the upper bound
     fit_within: int = 0  # px; 0: the base's own
@@ -61,7 +60,7 @@ class TrainOptions:
     warmup: int = 50  # steps, at most a tenth of all
     clip: float = 1.0  # largest norm of the gradient
     strength: float = 0.5  # probability of each operation of the strong view
-    teacher: Literal["student", "average", "base"] = "student"  # whose weights see the weak view
+    teacher: Literal["student", "average"] = "student"  # whose weights see the weak view
     average: float = 0.99  # decay of the weights' exponential average, which is what a run keeps; 0: the last weights
     seed: int = 0
     chunk: int = 64  # prompts decoded at once
@@ -96,6 +95,9 @@ class TrainOptions:
                 raise ResamError(f"option {name}: expected {' or '.join(get_args(hint))}, came {getattr(self, name)!r}")
         if self.teacher == "average" and not self.average:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
+        if self.pseudo == "consensus" and (self.resample_points or self.calibrate_negatives):
+            which = "resample_points" if self.resample_points else "calibrate_negatives"
+            raise ResamError(f"option pseudo: 'consensus' is made once, before training; leave out {which}")
         try:
             refine_logit(self.tau)
         except ValueError as error:

@@ -24,6 +24,7 @@ from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
 from resam.training.checkpoints import describe_base, latest_checkpoint, save_checkpoint, write_adapter
+from resam.training.consensus import consensus_masks, load_masks, save_masks
 from resam.training.devices import make_fabric, on_main
 from resam.training.framing import SCALES, best_framing, compare_framings
 from resam.training.options import TrainOptions, write_options
@@ -113,6 +114,8 @@ def run(
         samples.frame(Framing(**saved["framing"]))
     elif options.choose_scale:
         _choose_framing(base, samples, fabric, reporter)
+    if options.pseudo == "consensus" and not options.supervised:
+        _teach_consensus(folder / "consensus.npz", base, samples, options, fabric, reporter, made=saved is not None)
     trainer = Trainer(base, samples, options, fabric)
     if saved is not None:
         trainer.load_state(saved["trainer"])
@@ -172,7 +175,20 @@ def framed_training_set(options: TrainOptions, base: Base, data: RunData, fabric
     samples = _training_set(options, base, data)
     if options.choose_scale:
         _choose_framing(base, samples, fabric, Silent())
+    if options.pseudo == "consensus" and not options.supervised:
+        samples.teach(consensus_masks(base, samples, options, fabric))
     return samples
+
+
+def _teach_consensus(
+    path: Path, base: Base, samples: TrainingSet, options: TrainOptions, fabric: Fabric, reporter: Reporter, made: bool
+) -> None:
+    """Make the consensus and keep it at `path`, or take what a stopped run kept there (`made`)."""
+    if not made:
+        reporter.start("pseudo-masks", -(-len(samples) // fabric.world_size))
+        masks = consensus_masks(base, samples, options, fabric, reporter.step)
+        on_main(fabric, lambda: save_masks(path, masks))
+    samples.teach(load_masks(path, base.architecture.mask_size) if made else masks)
 
 
 def _choose_framing(base: Base, samples: TrainingSet, fabric: Fabric, reporter: Reporter) -> None:

@@ -1,7 +1,7 @@
 """One step of the method on one tile: Coarse, Refine, Requery on the weak view; Reinforce on the strong one.
 
-    pseudo-masks:  E = encoder(weak), no gradient;  T = [final masks of RefineRequery(E, points) > 0]
-                   (with `mirrors` the mean of four such masks, of the weak view and its mirror images)
+    pseudo-masks:  E = encoder(weak), no gradient;  T = [final masks of RefineRequery(E, points) > 0],
+                   or masks made before (`resam.training.consensus`)
     reinforce:     E' = encoder(strong);  L, score = decoder(E', points)
                    loss = mean over instances with a pseudo-label of (20 focal + dice + iou)(L, T, score)
                           + beta L_SSA(z(E'), z(E), queue)
@@ -13,7 +13,6 @@ instances, and the gradient is that of one batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +24,7 @@ from resam.model.refine_requery import LoopOutput, RefineRequery, refine, tight_
 from resam.training.alignment import alignment_loss, box_embeddings
 from resam.training.losses import mask_losses, overlap
 
-PseudoKind = Literal["coarse", "refined", "final"]
+PseudoKind = Literal["coarse", "refined", "final", "consensus"]
 
 
 class ChunkedDecoder(nn.Module):
@@ -49,7 +48,8 @@ class TileTensors:
     """A sample on the device.
 
     weak, strong: (1, S, S, 3) uint8. coords: (N, P, 2), labels: (N, P). extent: height and width of the mask grid
-    that are not padding. truth: (N, M, M) in 0..1, in supervised training alone.
+    that are not padding. given: (N, M, M) in 0..1, masks to teach in place of the loop's: the true ones in supervised
+    training, or a consensus.
     """
 
     weak: torch.Tensor
@@ -57,7 +57,7 @@ class TileTensors:
     coords: torch.Tensor
     labels: torch.Tensor
     extent: tuple[int, int]
-    truth: torch.Tensor | None = None
+    given: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,10 @@ def pseudo_masks(
     tile: TileTensors,
     kind: PseudoKind = "final",
     calibrate: bool = False,
-    mirrors: bool = False,
 ) -> Pseudo:
     """Encode the weak view once and run the loop on it. An instance whose refined mask is empty keeps its place, and
-    is not `known`. kind: which of the loop's masks to teach (ablations); calibrate: see `calibrated`; mirrors: average
-    the final masks with those of the mirrored view, see `mirrored_masks`."""
+    is not `known`. kind: which of the loop's masks to teach (ablations), unless the tile has
+    masks of its own; calibrate: see `calibrated`."""
     size = loop.decoder.image_size
     embedding = encoder(tile.weak)
     coords, labels = tile.coords, tile.labels
@@ -106,48 +105,25 @@ def pseudo_masks(
         coords, labels = calibrated(masks, coords, labels)
         masks, scores = loop.decoder(embedding, coords, labels)
     output = loop.requery_from(masks, scores, embedding, coords, labels)
-    if kind == "final":
-        final, boxes = output.masks.sigmoid(), output.boxes
-        if mirrors and tile.truth is None:
-            cell = size // masks.shape[-1]
-            final = torch.stack((final, *mirrored_masks(encoder, loop, tile, coords, labels, cell))).mean(0)
-        target = final > 0.5
+    if tile.given is not None:
+        target = tile.given
+        known = (target > 0.5).flatten(1).any(1)
+        boxes, _ = tight_boxes((target - 0.5) * 20, 0.0, size / masks.shape[-1])
+    elif kind == "final":
+        target, boxes = output.masks > 0, output.boxes
         known = (boxes[:, 2] > boxes[:, 0]) & target.flatten(1).any(1)
     else:
         threshold = loop.threshold if kind == "refined" else 0.0
         kept = refine(masks, threshold) if kind == "refined" else masks
         boxes, known = tight_boxes(kept, threshold, size / masks.shape[-1])
         target = kept > threshold
-    if tile.truth is not None:
-        known = (tile.truth > 0.5).flatten(1).any(1)
-        boxes, _ = tight_boxes((tile.truth - 0.5) * 20, 0.0, size / masks.shape[-1])
     return Pseudo(
-        target=target.float() if tile.truth is None else tile.truth,
+        target=target.float(),
         known=known,
         boxes=boxes,
         embeddings=box_embeddings(embedding, boxes, size),
         output=output,
     )
-
-
-def mirrored_masks(
-    encoder: nn.Module, loop: RefineRequery, tile: TileTensors, coords: torch.Tensor, labels: torch.Tensor, cell: int
-) -> Iterator[torch.Tensor]:
-    """Final masks (N, M, M) in 0..1 from the weak view mirrored in x, in y and in both, turned back.
-
-    What is image in the tile is mirrored, the padding stays below and to the right of it. A mask that depends on which
-    way up the image is held is a chance find: averaged over all four ways it is closer to the truth than any one.
-    cell: side of a mask cell in pixels, S / M.
-    """
-    height, width = tile.extent
-    for axes in ((2,), (1,), (1, 2)):  # of (1, S, S, 3) and of (N, M, M)
-        image = tile.weak.clone()
-        image[:, : height * cell, : width * cell] = image[:, : height * cell, : width * cell].flip(axes)
-        ends = coords.new_tensor([width * cell - 1, height * cell - 1])
-        turned = coords.new_tensor([2 in axes, 1 in axes]).bool()
-        masks = loop(encoder(image), torch.where(turned, ends - coords, coords), labels).masks.sigmoid()
-        masks[:, :height, :width] = masks[:, :height, :width].flip(axes)
-        yield masks
 
 
 def calibrated(

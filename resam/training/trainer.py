@@ -111,9 +111,7 @@ class Trainer:
         tile = to_device(view, self.fabric.device, self.base.architecture.mask_size)
         # Two contexts: autocast remembers weights cast without gradient until its context ends.
         with self._teacher(), self.fabric.autocast():
-            pseudo = pseudo_masks(
-                self.encoder, self.loop, tile, options.pseudo, options.calibrate_negatives, options.mirrors
-            )
+            pseudo = pseudo_masks(self.encoder, self.loop, tile, options.pseudo, options.calibrate_negatives)
         try:
             with self.fabric.autocast():
                 losses = reinforce(
@@ -198,19 +196,14 @@ class Trainer:
     def _teacher(self) -> contextlib.AbstractContextManager[None]:
         if self.options.teacher == "student":
             return contextlib.nullcontext()
-        if self.options.teacher == "average":
-            return self.averaged()
-        return self._with([torch.zeros_like(parameter) for parameter in self.parameters])  # without LoRA: the base
-
-    def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Within the block the encoder has the average of its weights: what a run keeps and evaluates."""
-        return self._with(self.average)
+        return self.averaged()
 
     @contextlib.contextmanager
-    def _with(self, values: list[torch.Tensor]) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
+        """Within the block the encoder has the average of its weights: what a run keeps and evaluates."""
         current = [parameter.detach().clone() for parameter in self.parameters]
         try:
-            self._put(values)
+            self._put(self.average)
             yield
         finally:
             self._put(current)
@@ -274,7 +267,7 @@ def to_device(view: TileViews, device: torch.device, grid: int) -> TileTensors:
         coords=torch.from_numpy(view.weak.coords).to(device),
         labels=torch.from_numpy(view.weak.labels).to(device),
         extent=(height, width),
-        truth=None if view.truth is None else torch.from_numpy(view.truth).to(device),
+        given=None if view.given is None else torch.from_numpy(view.given).to(device),
     )
 
 

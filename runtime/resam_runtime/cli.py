@@ -113,9 +113,11 @@ class _Finite(click.FloatRange):
 @click.option("--strict", is_flag=True, help="Stop at the first scene that fails.")
 @click.option("--exclusive", is_flag=True, help="Give each pixel to one instance.")
 @click.option(
-    "--mirrors",
-    is_flag=True,
-    help="Average each mask over the tile and its mirror images: four times the work, better masks.",
+    "--views",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Views of each tile to average masks over, 1 to 7, mirrored and rescaled: more are slower and better.",
 )
 @click.option(
     "--bands", type=_List("bands"), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray."
@@ -166,7 +168,7 @@ def run(
     overwrite: bool,
     strict: bool,
     exclusive: bool,
-    mirrors: bool,
+    views: int,
     bands: tuple[int, ...] | None,
     crs: Any,
     simplify: float,
@@ -198,13 +200,13 @@ def run(
     from resam_runtime.watch import watch_folder
     from resam_runtime.write_stage import OutputError
 
-    options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, mirrors, strict)
+    options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, views, strict)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"
     with _signals() as (stop, received):
         try:
             opened = EngineFile.open(engine)
             prepared = None if watch is not None else Run.prepare(opened, images, out, points, options, budget)
-            segmenter = Segmenter(opened, device, threads, mirrors=options.mirrors)
+            segmenter = Segmenter(opened, device, threads, views=options.views)
             click.echo(printable(segmenter.describe()))
             sys.stdout.flush()
             with TerminalProgress(each_scene=watch is not None) as progress:

@@ -21,7 +21,7 @@ class RunOptions:
     crs: CrsChoice = "wgs84"
     simplify: float = 0.5
     automatic: bool = False
-    mirrors: bool = False
+    views: int = 1
     strict: bool = False
 
     def request(self) -> dict[str, Any]:
@@ -33,5 +33,5 @@ class RunOptions:
             "--crs": self.crs,
             "--simplify": self.simplify,
             "--automatic": self.automatic,
-            "--mirrors": self.mirrors,
+            "--views": self.views,
         }

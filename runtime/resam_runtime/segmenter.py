@@ -17,11 +17,11 @@ from resam_runtime.engine_file import EngineFile, Manifest
 from resam_runtime.errors import ResamError
 from resam_runtime.instance import Instance, make_exclusive
 from resam_runtime.letterbox import scale_to_tile, tile_to_scene
-from resam_runtime.mirrors import MIRRORS, UPRIGHT, extent_in_cells, mean_logits
 from resam_runtime.placement import compact, into_tile, owners
 from resam_runtime.prompts import PADDING, POSITIVE, PromptBatch, prompt_batch
 from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, neighbour_batches, plan_tiles
 from resam_runtime.upsample import grid_boxes, scene_mask
+from resam_runtime.views import VIEWS, Decoded, Window, decode_views
 
 DEFAULT_MAX_POINTS = 32
 """Instances in one call of a graph. Memory grows with it (ViT-B: about 60 MB each), time per instance does not fall
@@ -52,25 +52,27 @@ class Segmenter:
         overlap: float = DEFAULT_OVERLAP,
         max_points: int = DEFAULT_MAX_POINTS,
         automatic: AutomaticOptions | None = None,
-        mirrors: bool = False,
+        views: int = 1,
     ) -> None:
         """Load an engine file (a path or an open `EngineFile`).
 
         device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
         "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
         max_points: instances decoded together at most; the engine's own limit counts too. automatic: how
-        instances are proposed where no points are given. mirrors: average each mask and score over the tile and its
-        mirror images, four times the work for better masks. Raises `ResamError` for a file or a device that
-        will not do.
+        instances are proposed where no points are given. views: of each tile, 1 to 7 (`resam_runtime.views.VIEWS`):
+        with more, masks and scores are means over mirrored and rescaled images, slower and better. Raises
+        `ResamError` for a file or a device that will not do.
         """
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
         if max_points < 1:
             raise ResamError(f"max_points: expected at least 1, came {max_points}")
         if not 0 <= overlap <= 0.9:
             raise ResamError(f"overlap: expected 0 to 0.9, came {overlap}")
+        if not 1 <= views <= len(VIEWS):
+            raise ResamError(f"views: expected 1 to {len(VIEWS)}, came {views}")
         self.manifest: Manifest = engine.manifest
         self.automatic = automatic or AutomaticOptions()
-        self._ways = MIRRORS if mirrors else UPRIGHT
+        self._views = VIEWS[:views]
         self._path = engine.path
         self._overlap = overlap
         self._max_points = min(max_points, engine.manifest.max_points or max_points)
@@ -158,9 +160,7 @@ class Segmenter:
         the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
         `make_exclusive` compares.
         """
-        return self._prompt_tile(
-            self._encode(tile_image, tile), tile, prompts, indices, scene_size, "loop", keep_logits
-        )
+        return self._prompt_tile(self._encode(tile_image), tile, prompts, indices, scene_size, "loop", keep_logits)
 
     def propose_tile(
         self, tile_image: Image, tile: Tile, scene_size: tuple[int, int], *, keep_logits: bool = False
@@ -169,10 +169,10 @@ class Segmenter:
 
         Follow with `merge_proposals` once all tiles are done: neighbours see the same instances.
         """
-        embeddings = self._encode(tile_image, tile)
+        encoded = self._encode(tile_image)
 
         def decode(coords: NDArray[np.float32]) -> DecodedMasks:
-            masks, scores = self._run("decoder", embeddings[0], coords[:, None], _positive(len(coords)))[:2]
+            masks, scores = self._run("decoder", encoded.whole, coords[:, None], _positive(len(coords)))[:2]
             return DecodedMasks(masks, scores)
 
         tiles = self.tiles(scene_size[1], scene_size[0])
@@ -184,7 +184,7 @@ class Segmenter:
         in_scene = tile_to_scene(points, tile.scale, tile.origin)
         prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
         everyone = np.arange(len(points))
-        return self._prompt_tile(embeddings, tile, prompts, everyone, scene_size, "loop", keep_logits)
+        return self._prompt_tile(encoded, tile, prompts, everyone, scene_size, "loop", keep_logits)
 
     def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
@@ -199,25 +199,14 @@ class Segmenter:
         merged = self.merge_proposals(proposals, (height, width))
         return _in_order(merged, exclusive)
 
-    def _encode(self, tile_image: Image, tile: Tile) -> list[Any]:
-        """The embedding of the tile held in each of our ways."""
+    def _encode(self, tile_image: Image) -> _EncodedTile:
         size = self.manifest.image_size
         if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
             what = f"{tile_image.shape} {tile_image.dtype}"
             raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, came {what}")
-        extent = self._extents(tile)[1]
-        images = (way.image(tile_image, extent) for way in self._ways)
-        return [self._backend.run("encoder", {"image": image[None]}, ["embedding"], keep=True)[0] for image in images]
+        return _EncodedTile(self._backend, tile_image)
 
-    def _extents(self, tile: Tile) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Width and height of what is mirrored: in cells of the mask grid, and in pixels."""
-        cells, size = self.manifest.mask_size, self.manifest.image_size
-        columns, rows = extent_in_cells(tile, cells, size)
-        return (columns, rows), (columns * size // cells, rows * size // cells)
-
-    def _run(
-        self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
         """masks (N, M, M) logits, scores (N,), coarse_scores (N,); the decoder's scores are its coarse scores."""
         inputs = {"embedding": embedding, "point_coords": coords, "point_labels": labels}
         if graph == "decoder":
@@ -227,27 +216,20 @@ class Segmenter:
         return masks, scores, coarse_scores
 
     def _decode(
-        self,
-        graph: str,
-        embeddings: Sequence[Any],
-        tile: Tile,
-        coords: NDArray[np.float32],
-        labels: NDArray[np.int32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """As `_run`, averaged over the ways in which the tile was encoded."""
-        if len(embeddings) == 1:
-            return self._run(graph, embeddings[0], coords, labels)
-        cells, pixels = self._extents(tile)
-        found = []
-        for way, embedding in zip(self._ways, embeddings):
-            masks, *scores = self._run(graph, embedding, way.coords(coords, pixels), labels)
-            found.append((way.masks(masks, cells), *scores))
-        masks, scores, coarse_scores = zip(*found)
-        return mean_logits(masks), np.mean(scores, axis=0), np.mean(coarse_scores, axis=0)
+        self, graph: str, encoded: _EncodedTile, tile: Tile, coords: NDArray[np.float32], labels: NDArray[np.int32]
+    ) -> Decoded:
+        """As `_run`, the mean over our views of the tile."""
+        size = self.manifest.image_size
+        width, height = (min(size, max(1, round(side * tile.scale))) for side in (tile.width, tile.height))
+
+        def decode(window: Window, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
+            return self._run(graph, encoded.seen_in(window), coords, labels)
+
+        return decode_views(decode, coords, labels, (width, height), size, self._views)
 
     def _prompt_tile(
         self,
-        embeddings: Sequence[Any],
+        encoded: _EncodedTile,
         tile: Tile,
         prompts: PromptBatch,
         indices: Sequence[int] | NDArray[np.intp],
@@ -263,7 +245,7 @@ class Segmenter:
             used = (labels[batch] != PADDING).any(0)
             batch_coords = np.ascontiguousarray(coords[batch][:, used])
             batch_labels = np.ascontiguousarray(labels[batch][:, used])
-            masks, scores, coarse_scores = self._decode(graph, embeddings, tile, batch_coords, batch_labels)
+            masks, scores, coarse_scores = self._decode(graph, encoded, tile, batch_coords, batch_labels)
             cells = grid_boxes(masks)
             for row, place in enumerate(batch):
                 mask, origin, logits = scene_mask(masks[row], cells[row], tile, self.manifest.image_size)
@@ -282,6 +264,26 @@ class Segmenter:
         return [found[place] for place in range(len(indices))]
 
 
+class _EncodedTile:
+    """The embeddings of a tile (S, S, 3), encoded now, and of its views' windows, when they are first asked for."""
+
+    def __init__(self, backend: Any, tile_image: Image) -> None:
+        self._backend, self._image = backend, tile_image
+        self._windows: dict[Window, Any] = {}
+        self.whole = self._encode(tile_image)
+
+    def seen_in(self, window: Window) -> Any:
+        """The embedding of a window."""
+        if window.is_whole:
+            return self.whole
+        if window not in self._windows:  # two threads may both encode: the same, and no harm
+            self._windows[window] = self._encode(window.image(self._image))
+        return self._windows[window]
+
+    def _encode(self, image: Image) -> Any:
+        return self._backend.run("encoder", {"image": image[None]}, ["embedding"], keep=True)[0]
+
+
 class Embedding:
     """One encoded image: answers many prompts without encoding again. Made by `Segmenter.embed`.
 
@@ -293,7 +295,7 @@ class Embedding:
         self._segmenter = segmenter
         self._image = image
         self._lock = threading.Lock()
-        self._encoded: dict[Tile, list[Any]] = {}
+        self._encoded: dict[Tile, _EncodedTile] = {}
         tiles = segmenter.tiles(self.width, self.height)
         if len(tiles) == 1:
             self._encoding(tiles[0])
@@ -317,11 +319,11 @@ class Embedding:
             )
         return _in_order(found, exclusive)
 
-    def _encoding(self, tile: Tile) -> list[Any]:
+    def _encoding(self, tile: Tile) -> _EncodedTile:
         with self._lock:
             if tile not in self._encoded:
                 tile_image = self._segmenter.prepare_tile(_window(self._image, tile), tile)
-                self._encoded[tile] = self._segmenter._encode(tile_image, tile)
+                self._encoded[tile] = self._segmenter._encode(tile_image)
             return self._encoded[tile]
 
 

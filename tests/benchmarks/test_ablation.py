@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from resam.data.coco import CocoData
 from resam.model.bases import random_base
-from resam.training.options import options_from
+from resam.training.options import options_from, read_options
 from resam.training.run import RunData, run
 from resam_benchmarks.ablation import ROWS, Settings, _options, ablate, read
 from resam_benchmarks.ablation_table import tables_of
@@ -167,3 +167,8 @@ def test_the_command_writes_table_and_page(settings: Settings, tmp_path: Path) -
     stored = json.loads((tmp_path / "ablation.json").read_text())
     assert stored["rows"][0]["options"]["rank"] == 2
     assert stored["data"][0]["train"]["digest"] == CocoData.open(Path(settings.data[0]) / "train.json").digest
+
+
+def test_the_row_that_is_called_the_preset_tiny_is_it() -> None:
+    row = next(row for row in ROWS if "preset tiny" in row.title and "true masks" not in row.title)
+    assert _options(Settings(), row) == read_options("tiny")

@@ -125,14 +125,14 @@ def test_run_measures_an_engine_on_a_data_set(engine: Path, data: Path, tmp_path
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_an_engine_is_measured_with_mirrors_beside_itself(engine: Path, data: Path, tmp_path: Path) -> None:
-    arguments = (engine, "--data", data, "--mirrors", "--automatic", 0, "--repeats", 1, "--threads", 1)
+def test_an_engine_is_measured_with_views_beside_itself(engine: Path, data: Path, tmp_path: Path) -> None:
+    arguments = (engine, "--data", data, "--views", 2, "--automatic", 0, "--repeats", 1, "--threads", 1)
     result = resam_bench(*arguments, "-o", tmp_path)
     assert result.exit_code == 0, result.output
     found = read(tmp_path / "bench.json")
-    assert [case["rival"] for case in found["cases"]] == ["discs", "discs, mirrors"]
-    plain, mirrored = ([grade["iou"] for grade in case["grades"]] for case in found["cases"])
-    assert mirrored == pytest.approx(plain, abs=0.1)
+    assert [case["rival"] for case in found["cases"]] == ["discs", "discs, 2 views"]
+    plain, averaged = ([grade["iou"] for grade in case["grades"]] for case in found["cases"])
+    assert averaged == pytest.approx(plain, abs=0.1)
 
 
 def test_compare_fails_on_a_regression_alone(engine: Path, data: Path, tmp_path: Path) -> None:

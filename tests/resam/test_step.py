@@ -223,38 +223,12 @@ def test_an_instance_with_an_empty_refined_mask_keeps_its_pairing() -> None:
     assert requeried[3].tolist() == [1, 2, 3]
 
 
-def test_mirrored_views_are_averaged_where_they_came_from(toy: Base) -> None:
-    encoder, _, loop = _models(toy)
-    tile = _tile()  # 64 x 48 px of image, the rest is padding
-    masks = []
-    for across, down in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
-        image, coords = tile.weak.numpy().copy(), tile.coords.numpy().copy()
-        image[0, :, :48] = image[0, ::down, 47::-1] if across < 0 else image[0, ::down, :48]
-        if across < 0:
-            coords[..., 0] = 47 - coords[..., 0]
-        if down < 0:
-            coords[..., 1] = 63 - coords[..., 1]
-        with torch.no_grad():
-            output = loop(encoder(torch.from_numpy(image)), torch.from_numpy(coords), tile.labels)
-        mask = 1 / (1 + np.exp(-output.masks.numpy()))
-        mask[:, :, :24] = mask[:, ::down, 23::-1] if across < 0 else mask[:, ::down, :24]
-        masks.append(mask[:, :, :24])
-    mean = np.mean(masks, axis=0)
-    plain, averaged = (pseudo_masks(encoder, loop, tile, mirrors=mirrors) for mirrors in (False, True))
-    sure = np.abs(mean - 0.5) > 1e-5
-    assert sure.mean() > 0.99
-    assert ((averaged.target[:, :, :24].numpy() > 0.5) == (mean > 0.5))[sure].all()
-    assert not torch.equal(averaged.target, plain.target)
-    assert torch.equal(averaged.boxes, plain.boxes)
-    assert torch.equal(plain.target > 0.5, plain.output.masks > 0)
-
-
 def test_true_masks_replace_pseudo_masks_only_where_given(toy: Base) -> None:
     encoder, _, loop = _models(toy)
     plain = _tile()
     truth = torch.zeros(5, 32, 32)
     truth[:4, 3:9, 5:20] = 1
-    taught = pseudo_masks(encoder, loop, TileTensors(**{**vars(plain), "truth": truth}))
+    taught = pseudo_masks(encoder, loop, TileTensors(**{**vars(plain), "given": truth}))
     assert torch.equal(taught.target, truth)
     assert taught.known.tolist() == [True] * 4 + [False]
     assert taught.boxes[0].tolist() == pytest.approx([9.5, 5.5, 39.5, 17.5], abs=0.6)

@@ -18,8 +18,8 @@ from resam_runtime.errors import ResamError, command_errors
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to make."
 )
-@click.option("--scenes", type=click.IntRange(1), default=16, show_default=True, help="Scenes to train on.")
-@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Times each is seen.")
+@click.option("--scenes", type=click.IntRange(1), default=24, show_default=True, help="Scenes to train on.")
+@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Times each is seen.")
 @click.option("--limit", type=click.IntRange(2), default=16, show_default=True, help="Test scenes to measure on.")
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Timings of every test scene.")
 @command_errors

@@ -36,8 +36,8 @@ class DemoOptions:
     The defaults are for ten minutes on two CPU cores; `resam-train` by itself trains longer.
     """
 
-    scenes: int = 16
-    epochs: int = 3
+    scenes: int = 24
+    epochs: int = 2
     limit: int = 16
     repeats: int = 2
 
