@@ -169,7 +169,7 @@ def test_points_only_training_never_decodes_a_mask_after_the_draw(
     monkeypatch.setattr("resam.data.coco.decode_segmentation", lambda *_: pytest.fail("a true mask was read"))
     for epoch in range(2):
         samples.start_epoch(epoch)
-        assert all(samples.load(index, epoch).truth is None for index in samples.order(epoch))
+        assert all(samples.load(index, epoch).given is None for index in samples.order(epoch))
 
 
 def test_points_come_from_a_points_file_or_keypoints(tmp_path: Path) -> None:
