@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from resam.data.prompts import draw_points
 from resam.data.spread import spread
 from resam.data.synthetic import KINDS, generate_scene
-from resam.data.tiles import tile_extent
 from resam_runtime.errors import ResamError
 from resam_runtime.letterbox import scale_to_tile
 from resam_runtime.scene_files import find_scenes
@@ -99,7 +98,7 @@ def _places(count: int, most: int, phase: float) -> list[int]:
 def _sample(window: NDArray[np.uint8], tile: Tile, size: int, source: str) -> Sample:
     """The window of `tile` as the engine sees it, under a grid of points over what is not padding."""
     middles = (np.arange(SIDE) + 0.5) / SIDE
-    extent = np.array(tile_extent(tile, size)[::-1])  # width, height
+    extent = np.array(tile.extent(size)[::-1])  # width, height
     coords = (np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 1, 2) * extent).astype(np.float32)
     image = scale_to_tile(window, size, tile.scale)
     return Sample(image[None], coords, np.ones((SIDE * SIDE, 1), np.int32), None, source)
@@ -127,4 +126,4 @@ def _opened(image: Any) -> Iterator[tuple[int, int, Callable[[Tile], NDArray[np.
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ResamError(f"an image to verify with must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
     height, width = image.shape[:2]
-    yield width, height, lambda tile: image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+    yield width, height, lambda tile: tile.cut(image)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.letterbox import scale_to_tile, scene_to_tile
+from resam_runtime.letterbox import mirrored, scale_to_tile, scene_to_tile
 from resam_runtime.points import Prompt
 from resam_runtime.tiling import Framing, Tile, assign_points, plan_tiles
 
@@ -100,13 +100,7 @@ def tile_arrays(
     """One sample's arrays from its window of the scene (h, w, 3) uint8; `mirror` as in `tile_points`."""
     image = scale_to_tile(mirrored(window, mirror), tile_size, tile.scale)
     coords, labels = tile_points(prompts, tile, mirror)
-    return TileArrays(image, coords, labels, tile_extent(tile, tile_size))
-
-
-def tile_extent(tile: Tile, tile_size: int) -> tuple[int, int]:
-    """Height and width in tile pixels of a window once scaled."""
-    height, width = (min(tile_size, max(1, round(side * tile.scale))) for side in (tile.height, tile.width))
-    return height, width
+    return TileArrays(image, coords, labels, tile.extent(tile_size))
 
 
 def tile_masks(
@@ -122,23 +116,13 @@ def tile_masks(
     target = np.zeros((len(masks), grid, grid), np.float32)
     how = cv2.INTER_AREA if tile.scale < 1 else cv2.INTER_LINEAR  # as the picture is scaled
     for i, mask in enumerate(masks):
-        window = mask[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
-        crop: NDArray[Any] = mirrored(window, mirror).astype(np.float32)
+        crop: NDArray[Any] = mirrored(tile.cut(mask), mirror).astype(np.float32)
         if tile.scale != 1.0:
             crop = cv2.resize(crop, None, fx=tile.scale, fy=tile.scale, interpolation=how)
         full = np.zeros((tile_size, tile_size), np.float32)
         full[: crop.shape[0], : crop.shape[1]] = crop
         target[i] = full.reshape(grid, cell, grid, cell).mean(axis=(1, 3))
     return target
-
-
-def mirrored(window: NDArray[Any], mirror: tuple[bool, bool]) -> NDArray[Any]:
-    """A window (h, w, ...) mirrored in x, in y, in both or not."""
-    if mirror[0]:
-        window = window[:, ::-1]
-    if mirror[1]:
-        window = window[::-1]
-    return np.ascontiguousarray(window)
 
 
 def _inside(coords: NDArray[np.float32], tile: Tile) -> NDArray[np.bool_]:

@@ -51,8 +51,7 @@ class TrainingSet:
         """strength: probability of each operation of the strong view. Raises `ResamError` as `scene_prompts` does."""
         self.data, self.points, self.seed, self.strength = data, points, seed, strength
         self.architecture, self.framing, self.supervised = architecture, framing, supervised
-        self.taught: Mapping[tuple[int, int], NDArray[np.bool_]] | None = None
-        """Masks (M, M) by numbers of scene and prompt, on the grids of the samples' tiles; see `teach`."""
+        self._taught: Mapping[tuple[int, int], NDArray[np.bool_]] | None = None
         self._epoch = -1
         self.start_epoch(0)
 
@@ -71,7 +70,7 @@ class TrainingSet:
 
     def teach(self, masks: Mapping[tuple[int, int], NDArray[np.bool_]]) -> None:
         """Give every sample masks to teach: (M, M) each by numbers of scene and prompt, on the grid of its tile."""
-        self.taught = masks
+        self._taught = masks
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -98,10 +97,10 @@ class TrainingSet:
             known = {instance.id: instance for instance in scene.instances}
             masks = [scene.mask(self._instance(known, prompt, scene.name)) for prompt in prompts]
             given = tile_masks(masks, sample.tile, self.architecture.mask_size, size, mirror)
-        elif self.taught is not None:
+        elif self._taught is not None:
             view = Window(View(1.0, *mirror), Tile(0, 0, weak.extent[1], weak.extent[0]), size)
-            taught = [self.taught[sample.scene, i].astype(np.float32) for i in sample.prompts]
-            given = np.stack([view.back(mask)[0].round() for mask in taught])
+            taught = np.stack([self._taught[sample.scene, i] for i in sample.prompts])
+            given = view.back(taught.astype(np.float32))[0].round()
         return TileViews(weak, strong_view(weak.image, rng, weak.extent, self.strength), given, scene.name)
 
     def _instance(self, known: dict[str | int, CocoInstance], prompt: Prompt, scene: str) -> CocoInstance:

@@ -103,6 +103,11 @@ class TrainOptions:
         except ValueError as error:
             raise ResamError(f"option tau: {error}") from None
 
+    @property
+    def needs_consensus(self) -> bool:
+        """Whether a consensus is to be made before training: true masks come before it."""
+        return self.pseudo == "consensus" and not self.supervised
+
     def point_options(self, file: Path | None = None, keypoints: bool = False) -> PointOptions:
         """The part of the options that says where points come from."""
         return PointOptions(self.points, self.negatives, self.resample_points, file, keypoints)

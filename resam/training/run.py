@@ -114,7 +114,7 @@ def run(
         samples.frame(Framing(**saved["framing"]))
     elif options.choose_scale:
         _choose_framing(base, samples, fabric, reporter)
-    if options.pseudo == "consensus" and not options.supervised:
+    if options.needs_consensus:
         _teach_consensus(folder / "consensus.npz", base, samples, options, fabric, reporter, made=saved is not None)
     trainer = Trainer(base, samples, options, fabric)
     if saved is not None:
@@ -175,7 +175,7 @@ def framed_training_set(options: TrainOptions, base: Base, data: RunData, fabric
     samples = _training_set(options, base, data)
     if options.choose_scale:
         _choose_framing(base, samples, fabric, Silent())
-    if options.pseudo == "consensus" and not options.supervised:
+    if options.needs_consensus:
         samples.teach(consensus_masks(base, samples, options, fabric))
     return samples
 
@@ -184,11 +184,13 @@ def _teach_consensus(
     path: Path, base: Base, samples: TrainingSet, options: TrainOptions, fabric: Fabric, reporter: Reporter, made: bool
 ) -> None:
     """Make the consensus and keep it at `path`, or take what a stopped run kept there (`made`)."""
-    if not made:
-        reporter.start("pseudo-masks", -(-len(samples) // fabric.world_size))
-        masks = consensus_masks(base, samples, options, fabric, reporter.step)
-        on_main(fabric, lambda: save_masks(path, masks))
-    samples.teach(load_masks(path, base.architecture.mask_size) if made else masks)
+    if made:
+        samples.teach(load_masks(path, base.architecture.mask_size))
+        return
+    reporter.start("pseudo-masks", -(-len(samples) // fabric.world_size))
+    masks = consensus_masks(base, samples, options, fabric, reporter.step)
+    on_main(fabric, lambda: save_masks(path, masks))
+    samples.teach(masks)
 
 
 def _choose_framing(base: Base, samples: TrainingSet, fabric: Fabric, reporter: Reporter) -> None:

@@ -95,8 +95,8 @@ def pseudo_masks(
     calibrate: bool = False,
 ) -> Pseudo:
     """Encode the weak view once and run the loop on it. An instance whose refined mask is empty keeps its place, and
-    is not `known`. kind: which of the loop's masks to teach (ablations), unless the tile has
-    masks of its own; calibrate: see `calibrated`."""
+    is not `known`. kind: which of the loop's masks to teach (ablations), unless the tile is given some; calibrate: see
+    `calibrated`. Raises `ValueError` for a consensus that the tile is not given."""
     size = loop.decoder.image_size
     embedding = encoder(tile.weak)
     coords, labels = tile.coords, tile.labels
@@ -109,6 +109,8 @@ def pseudo_masks(
         target = tile.given
         known = (target > 0.5).flatten(1).any(1)
         boxes, _ = tight_boxes((target - 0.5) * 20, 0.0, size / masks.shape[-1])
+    elif kind == "consensus":
+        raise ValueError("a consensus is made before training and given with the tile")
     elif kind == "final":
         target, boxes = output.masks > 0, output.boxes
         known = (boxes[:, 2] > boxes[:, 0]) & target.flatten(1).any(1)

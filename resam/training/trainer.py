@@ -194,9 +194,7 @@ class Trainer:
                 yield waiting.popleft().result()
 
     def _teacher(self) -> contextlib.AbstractContextManager[None]:
-        if self.options.teacher == "student":
-            return contextlib.nullcontext()
-        return self.averaged()
+        return self.averaged() if self.options.teacher == "average" else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

@@ -5,6 +5,8 @@ One definition for training and for the device, so that a picture is prepared th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -53,6 +55,15 @@ def scale_to_tile(window: NDArray[np.uint8], size: int, scale: float) -> NDArray
     tile[:height, width:] = PAD_VALUE
     tile[height:] = PAD_VALUE
     return tile
+
+
+def mirrored(window: NDArray[Any], mirror: tuple[bool, bool]) -> NDArray[Any]:
+    """A window (h, w, ...) mirrored in x, in y, in both or not."""
+    if mirror[0]:
+        window = window[:, ::-1]
+    if mirror[1]:
+        window = window[::-1]
+    return np.ascontiguousarray(window)
 
 
 def scene_to_tile(coords: ArrayLike, scale: float, origin: tuple[float, float] = (0.0, 0.0)) -> NDArray[np.float32]:

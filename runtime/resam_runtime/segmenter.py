@@ -99,7 +99,7 @@ class Segmenter:
         prompts = self.prompts(points, labels, None, width, height)
         found: list[Instance] = []
         for tile, indices in self.plan(prompts, width, height):
-            tile_image = self.prepare_tile(_window(image, tile), tile)
+            tile_image = self.prepare_tile(tile.cut(image), tile)
             found += self.segment_tile(tile_image, tile, prompts, indices, (height, width), keep_logits=exclusive)
         return _in_order(found, exclusive)
 
@@ -194,7 +194,7 @@ class Segmenter:
         height, width = image.shape[:2]
         proposals: list[Instance] = []
         for tile in self.tiles(width, height):
-            tile_image = self.prepare_tile(_window(image, tile), tile)
+            tile_image = self.prepare_tile(tile.cut(image), tile)
             proposals += self.propose_tile(tile_image, tile, (height, width), keep_logits=exclusive)
         merged = self.merge_proposals(proposals, (height, width))
         return _in_order(merged, exclusive)
@@ -220,7 +220,7 @@ class Segmenter:
     ) -> Decoded:
         """As `_run`, the mean over our views of the tile."""
         size = self.manifest.image_size
-        width, height = (min(size, max(1, round(side * tile.scale))) for side in (tile.width, tile.height))
+        height, width = tile.extent(size)
 
         def decode(window: Window, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
             return self._run(graph, encoded.seen_in(window), coords, labels)
@@ -322,7 +322,7 @@ class Embedding:
     def _encoding(self, tile: Tile) -> _EncodedTile:
         with self._lock:
             if tile not in self._encoded:
-                tile_image = self._segmenter.prepare_tile(_window(self._image, tile), tile)
+                tile_image = self._segmenter.prepare_tile(tile.cut(self._image), tile)
                 self._encoded[tile] = self._segmenter._encode(tile_image)
             return self._encoded[tile]
 
@@ -335,10 +335,6 @@ def _check_image(image: Any) -> tuple[int, int]:
     if 0 in image.shape:
         raise ResamError(f"image: expected at least one pixel, came shape {shape}")
     return image.shape[0], image.shape[1]
-
-
-def _window(image: Image, tile: Tile) -> Image:
-    return image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
 
 
 def _positive(count: int) -> NDArray[np.int32]:

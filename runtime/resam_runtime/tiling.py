@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+T = TypeVar("T", bound=np.generic)
 MIN_SCALE, MAX_SCALE = 1 / 64, 64.0  # of a framing
 DEFAULT_OVERLAP = 0.25  # of a tile: every point inside the scene is at least S / 8 from its tile's cut edges
 
@@ -26,6 +28,15 @@ class Tile:
     @property
     def origin(self) -> tuple[int, int]:
         return self.x, self.y
+
+    def cut(self, pixels: NDArray[T]) -> NDArray[T]:
+        """What of the scene's pixels (H, W, ...) lies in the window: (height, width, ...), a view of them."""
+        return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
+
+    def extent(self, size: int) -> tuple[int, int]:
+        """Height and width, in pixels of a tile of `size` pixels a side, of the window once scaled: not padding."""
+        height, width = (min(size, max(1, round(side * self.scale))) for side in (self.height, self.width))
+        return height, width
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ training (`resam.training.consensus`) are both made here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.letterbox import scale_to_tile
+from resam_runtime.letterbox import mirrored, scale_to_tile
 from resam_runtime.placement import into_tile, owners
 from resam_runtime.prompts import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PromptBatch
 from resam_runtime.tiling import Framing, Tile, plan_tiles
@@ -55,49 +56,47 @@ class Window:
         """Whether it is the tile as it is."""
         return self.view == View()
 
+    @property
+    def _axes(self) -> tuple[tuple[bool, int, int], tuple[bool, int, int]]:
+        """Whether mirrored, where the part begins and how long it is: along x, along y."""
+        view, part = self.view, self.part
+        return (view.across, part.x, part.width), (view.down, part.y, part.height)
+
     def image(self, tile_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Its pixels (S, S, 3) of a tile (S, S, 3), padded as a tile is."""
         if self.is_whole:
             return tile_image
-        part = tile_image[self.part.y : self.part.y + self.part.height, self.part.x : self.part.x + self.part.width]
-        part = part[:: -1 if self.view.down else 1, :: -1 if self.view.across else 1]
-        return scale_to_tile(np.ascontiguousarray(part), self.size, self.part.scale)
+        part = mirrored(self.part.cut(tile_image), (self.view.across, self.view.down))
+        return scale_to_tile(part, self.size, self.part.scale)
 
     def prompts(self, prompts: PromptBatch, indices: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Some prompts, given in pixels of the tile, as the decoder takes them: coords (N, P, 2), labels (N, P)."""
         coords, labels = into_tile(prompts, indices, self.part)
-        for axis, (mirrored, side) in enumerate(
-            ((self.view.across, self.part.width), (self.view.down, self.part.height))
-        ):
-            if mirrored:
-                coords[..., axis] = side * self.part.scale - 1 - coords[..., axis]
-                first, last = labels == BOX_TOP_LEFT, labels == BOX_BOTTOM_RIGHT
-                boxed = first.any(1)  # a mirrored box begins where it ended
-                ends = coords[boxed][..., axis]
-                swapped = ends.copy()
-                swapped[first[boxed]], swapped[last[boxed]] = ends[last[boxed]], ends[first[boxed]]
-                coords[boxed, :, axis] = swapped
+        first, last = labels == BOX_TOP_LEFT, labels == BOX_BOTTOM_RIGHT
+        for axis, (is_mirrored, _, side) in enumerate(self._axes):
+            if is_mirrored:
+                along = side * self.part.scale - 1 - coords[..., axis]
+                along[first], along[last] = along[last], along[first]  # a mirrored box begins where it ended
+                coords[..., axis] = along
         return coords, labels
 
-    def back(self, mask: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A mask (M, M) of probabilities on the tile's grid, and where on it the window says anything: (M, M), 0..1."""
+    def back(self, masks: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Masks (N, M, M) of probabilities on the tile's grid; (M, M) in 0..1: where on it the window says anything."""
         import cv2
 
-        grid = mask.shape[0]
+        grid = masks.shape[-1]
         cell, zoom = self.size / grid, self.part.scale
-        rows, columns = (min(grid, -(-side * zoom // cell)) for side in (self.part.height, self.part.width))
-        seen = np.zeros_like(mask)
-        seen[: int(rows), : int(columns)] = 1
+        columns, rows = (min(grid, math.ceil(side * zoom / cell)) for _, _, side in self._axes)
+        seen = np.zeros((grid, grid), np.float32)
+        seen[:rows, :columns] = 1
         matrix = np.zeros((2, 3))
-        for axis, (mirrored, start, side) in enumerate(
-            ((self.view.across, self.part.x, self.part.width), (self.view.down, self.part.y, self.part.height))
-        ):
+        for axis, (is_mirrored, start, side) in enumerate(self._axes):
             # Cell u of the tile has its middle at (u + 1/2) cell px of the tile, measured from its edge.
-            sign, offset = (-1, start + side) if mirrored else (1, -start)
+            sign, offset = (-1, start + side) if is_mirrored else (1, -start)
             matrix[axis, axis] = sign * zoom
             matrix[axis, 2] = (sign * 0.5 * cell + offset) * zoom / cell - 0.5
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        values, known = (cv2.warpAffine(grid_of, matrix, (grid, grid), flags=flags) for grid_of in (mask * seen, seen))
+        *values, known = (cv2.warpAffine(one, matrix, (grid, grid), flags=flags) for one in (*(masks * seen), seen))
         return np.asarray(values, np.float32), np.asarray(known, np.float32)
 
 
@@ -143,8 +142,7 @@ def decode_views(
             rows = np.flatnonzero(owner == number)
             found, *certain = decode(parts[number], *parts[number].prompts(prompts, rows))
             both[place][:, rows] = certain
-            for row, mask in zip(rows, _probability(found)):
-                values[place, row], known[place, row] = parts[number].back(mask)
+            values[place, rows], known[place, rows] = parts[number].back(_probability(found))
     weights = _weights(values, known, both[:, 0], views)  # (views, N)
     total, weight = (np.einsum("vn,vnij->nij", weights, grids) for grids in (values, known))
     p = np.clip(total / weight, 1e-7, 1 - 1e-7)

@@ -81,7 +81,7 @@ def test_image_points_and_masks_of_a_view_stay_together(view: View, extent: tupl
         found = np.unravel_index(top.argmax(), top.shape)
         assert (column, row) == pytest.approx((found[1], found[0]), abs=1.3)
         mask = image[..., 0].reshape(GRID, 2, GRID, 2).mean((1, 3)).astype(np.float32) / 255
-        values, known = window.back(mask)
+        (values,), known = window.back(mask[None])
         middles = np.arange(GRID) * 2 + 0.5  # of the cells, in pixels
         near = np.hypot(middles - x, middles[:, None] - y) < 9
         assert (known[near] > 0.99).mean() > 0.98

@@ -98,7 +98,7 @@ class Tiled:
 
     def _window(self, image: Image, tile: Tile) -> Image:
         """The pixels of a tile; padded where it is so small that the contender would enlarge it more than the engine."""
-        window = image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+        window = tile.cut(image)
         missing = _padded_side(tile, self._size) - max(window.shape[:2])
         if missing <= 0:
             return np.ascontiguousarray(window)
