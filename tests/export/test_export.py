@@ -11,12 +11,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import resam_export.engine as engine_module
 import resam_export.models as models_module
 from resam.model.bases import Base, load_base
 from resam.model.sam import ARCHITECTURES, build_sam
+from resam_export import encoder_graph
 from resam_export.engine import LimitError, check_size, export_engine
+from resam_export.graphs import build_graphs
 from resam_export.models import add_constant, constant, open_session, run_session
 from resam_export.verify import mask_iou, relative_error, verify
 from resam_runtime import Segmenter
@@ -72,6 +75,30 @@ def test_the_encoder_equals_segment_anything(traced: Traced) -> None:
         wanted = sam.image_encoder((pixels - sam.pixel_mean) / sam.pixel_std).numpy()
     found = run_session(open_session(traced.models["encoder"]), {"image": image})["embedding"]
     assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 1e-5
+
+
+@pytest.mark.parametrize("pieces", [1, 4, 8])
+def test_scores_made_in_pieces_are_the_same(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_base("tiny")
+    heads, grid = base.architecture.encoder_heads, base.architecture.grid
+    monkeypatch.setattr(encoder_graph, "LARGEST_SCORES", heads * grid**4 // pieces)
+    graph = build_graphs(base.sam, fold=False)["encoder"]
+    largest = 0
+
+    class Softmax(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            if func is torch.Tensor.softmax:
+                largest = max(largest, args[0].numel())
+            return func(*args, **(kwargs or {}))
+
+    image = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8))
+    with torch.no_grad(), Softmax():
+        found = graph.module(image).numpy()
+    with torch.no_grad():
+        wanted = graph.reference(image).numpy()
+    assert relative_error(found, wanted) <= 1e-5
+    assert largest == heads * grid**4 // pieces
 
 
 def test_every_graph_equals_torch_on_random_inputs(traced: Traced) -> None:

@@ -30,11 +30,12 @@ class FakeSession:
 
     starts = True
 
-    def __init__(self, real: Any, providers: list[Any]) -> None:
+    def __init__(self, real: Any, providers: list[Any], unfused: list[str] | None) -> None:
         names = [item if isinstance(item, str) else item[0] for item in providers]
         self._real = real
         self._names = names if self.starts else names[-1:]
         self.options = [item[1] for item in providers if not isinstance(item, str)]
+        self.unfused = unfused
 
     def get_providers(self) -> list[str]:
         return self._names
@@ -48,8 +49,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch, available: list[str], starts: bool)
     made: list[FakeSession] = []
     real = onnxruntime.InferenceSession
 
-    def session(model: bytes, options: Any, providers: list[Any]) -> FakeSession:
-        made.append(FakeSession(real(model, options, providers=["CPUExecutionProvider"]), providers))
+    def session(model: bytes, options: Any, providers: list[Any], disabled_optimizers: list[str] | None) -> FakeSession:
+        made.append(
+            FakeSession(real(model, options, providers=["CPUExecutionProvider"]), providers, disabled_optimizers)
+        )
         return made[-1]
 
     monkeypatch.setattr(FakeSession, "starts", starts)
@@ -100,6 +103,17 @@ def test_cuda_is_taken_where_it_starts(engine: EngineFile, monkeypatch: pytest.M
     assert "cuda device 0" in OnnxBackend.load(engine).describe()
     assert "cuda device 1" in OnnxBackend.load(engine, "cuda:1").describe()
     assert made[-1].options[0]["device_id"] == "1"
+
+
+def test_only_a_cpu_is_spared_the_fusions_that_are_slow_there(
+    engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pretend(monkeypatch, ["CUDAExecutionProvider"], starts=True)
+    OnnxBackend.load(engine, "cuda")
+    assert all(session.unfused is None for session in made)
+    made.clear()
+    OnnxBackend.load(engine, "cpu")
+    assert all(session.unfused for session in made)
 
 
 def test_a_named_device_that_does_not_start_is_an_error(engine: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
