@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resam.model.chunked_attention import chunked_attention
+from resam.model.lora import project
 
 
 class FoldedAttention(nn.Module):
@@ -42,7 +43,7 @@ class FoldedAttention(nn.Module):
         """(B, H, W, C) float -> (B, H, W, C)."""
         batch, height, width, channels = x.shape
         heads = self.num_heads
-        qkv = self.qkv(x).reshape(batch, height * width, 3, heads, channels // heads)
+        qkv = project(self.qkv, x).reshape(batch, height * width, 3, heads, channels // heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, HW, d)
         scaled = q * self.scale
         if not self.use_rel_pos:

@@ -3,17 +3,24 @@
     W = [W_q; W_k; W_v]    ->    [W_q + B_q A_q; W_k; W_v + B_v A_v]
 
 with A (r, C) random and B (C, r) zero at the start. Written as a parametrization of `qkv.weight`, so that whatever
-reads the weight sees the sum, merging is exact, and what is left after it is the plain SAM module.
+reads the weight sees the sum, merging is exact, and what is left after it is the plain SAM module. With G the gradient
+of the output for tokens X, `project` takes the factors' gradients as
+
+    dB_q = G_q^T (X A_q^T)        dA_q = (G_q B_q)^T X
+
+(and so for v), which is what G^T X, the gradient of the whole weight, would give them at a fraction of the work.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 NAMES = ("query_down", "query_up", "value_down", "value_up")
@@ -35,6 +42,40 @@ class LoRA(nn.Module):
         """(3C, C) -> (3C, C)."""
         query, value = self.query_up @ self.query_down, self.value_up @ self.value_down
         return weight + torch.cat((query, torch.zeros_like(query), value))
+
+
+def project(qkv: nn.Linear, tokens: torch.Tensor) -> torch.Tensor:
+    """`qkv(tokens)`, (..., C) -> (..., 3C). Where `qkv` has LoRA only its factors and the tokens get a gradient."""
+    if not parametrize.is_parametrized(qkv, "weight"):
+        return qkv(tokens)
+    out = F.linear(tokens, qkv.weight.detach(), qkv.bias)
+    projected: torch.Tensor = _FactorGradients.apply(out, tokens.detach(), *_lora_of(qkv).parameters())
+    return projected
+
+
+def _lora_of(qkv: Any) -> LoRA:
+    lora: LoRA = qkv.parametrizations.weight[0]
+    return lora
+
+
+class _FactorGradients(torch.autograd.Function):
+    """Hands `out` on; on the way back it works out the gradients of LoRA's factors, given in the order of `NAMES`."""
+
+    @staticmethod
+    def forward(ctx: Any, out: torch.Tensor, tokens: torch.Tensor, *factors: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(tokens.to(out.dtype), *factors)
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        tokens, *factors = ctx.saved_tensors
+        channels = tokens.shape[-1]
+        x, g = tokens.flatten(0, -2), grad.flatten(0, -2)
+        found = []
+        for down, up, columns in zip(factors[::2], factors[1::2], (g[:, :channels], g[:, 2 * channels :])):
+            found.append(((columns @ up.to(g.dtype)).t() @ x).to(down.dtype))
+            found.append((columns.t() @ (x @ down.to(g.dtype).t())).to(up.dtype))
+        return grad, None, *found
 
 
 def check_lora(encoder: ImageEncoderViT, rank: int, start: int) -> None:
@@ -69,7 +110,7 @@ def lora_layers(encoder: ImageEncoderViT) -> Iterator[tuple[int, LoRA]]:
     """Block numbers and LoRA modules, in order."""
     for number, block in enumerate(encoder.blocks):
         if parametrize.is_parametrized(block.attn.qkv, "weight"):
-            yield number, block.attn.qkv.parametrizations.weight[0]
+            yield number, _lora_of(block.attn.qkv)
 
 
 def lora_state(encoder: ImageEncoderViT) -> dict[str, torch.Tensor]:

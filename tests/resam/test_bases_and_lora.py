@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from resam.model.bases import Base, architecture_of, load_base
 from resam.model.encoder import ImageEncoder
-from resam.model.lora import add_lora, load_lora, lora_state, merge_lora
+from resam.model.lora import add_lora, load_lora, lora_state, merge_lora, project
 from resam.model.sam import ARCHITECTURES, build_sam
 from resam_runtime.errors import ResamError
 
@@ -118,6 +118,28 @@ def test_merged_lora_equals_unmerged_and_is_a_plain_sam(toy: Base) -> None:
         assert torch.equal(encoder(image), apart)
     assert toy.sam.state_dict().keys() == keys
     build_sam(replace(TOY)).load_state_dict(toy.sam.state_dict())
+
+
+def test_factors_get_the_gradient_of_the_whole_weight(toy: Base) -> None:
+    qkv = toy.sam.image_encoder.blocks[0].attn.qkv
+    add_lora(toy.sam.image_encoder, rank=3)
+    factors = dict(lora_state(toy.sam.image_encoder))
+    with torch.no_grad():
+        for value in factors.values():
+            value.normal_()
+    parameters = list(qkv.parametrizations.weight[0].parameters())
+    tokens = torch.randn(2, 5, 7, qkv.in_features, requires_grad=True)
+    above = torch.randn(2, 5, 7, qkv.out_features)
+    wanted = torch.autograd.grad(qkv(tokens), [tokens, *parameters], above)  # autograd through the summed weight
+    found = torch.autograd.grad(project(qkv, tokens), [tokens, *parameters], above)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = project(qkv, tokens)
+    half = torch.autograd.grad(out, parameters, above.bfloat16())
+    assert all(one.dtype == torch.float32 for one in half)
+    for one, other in zip(half, wanted[1:], strict=True):
+        assert torch.linalg.vector_norm(one - other) < 0.02 * torch.linalg.vector_norm(other)
 
 
 def test_an_adapter_moves_to_another_copy(toy: Base) -> None:
