@@ -22,6 +22,7 @@ from resam.data.tiles import tile_arrays
 from resam.data.training_set import TrainingSet
 from resam.model.refine_requery import LoopOutput, refine
 from resam.training.options import TrainOptions
+from resam.training.outputs import writing
 from resam.training.pictures import draw_boxes, draw_logits, draw_points, instance_colours
 from resam.training.trainer import Trainer
 from resam_runtime.files import atomic_write
@@ -34,7 +35,10 @@ STAGES = ("points", "coarse", "refined", "box", "final")
 
 @torch.no_grad()
 def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
-    """Write `strips/TILE-EPOCH.jpg` of the averaged weights, for each epoch or, in a long run, some of them."""
+    """Write `strips/TILE-EPOCH.jpg` of the averaged weights, for each epoch or, in a long run, some of them.
+
+    `ResamError` where they cannot be written.
+    """
     epochs = trainer.options.epochs
     if epoch not in {round(i) for i in np.linspace(0, epochs, min(epochs + 1, SHOWN_EPOCHS))}:
         return
@@ -52,8 +56,11 @@ def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
         height = arrays.extent[0]
         strip = loop_strip(arrays.image, arrays.coords, arrays.labels, output, trainer.loop.threshold)
         strip = strip[: max(1, round(height * SIDE / size))]
-        with atomic_write(folder / "strips" / f"{place}-{epoch:04d}.jpg") as temporary:
-            cv2.imwrite(str(temporary), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+        # encoded in memory: OpenCV's own writer says nothing of a full disk and leaves half a picture
+        data = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+        path = folder / "strips" / f"{place}-{epoch:04d}.jpg"
+        with writing(path), atomic_write(path) as temporary:
+            temporary.write_bytes(data.tobytes())
 
 
 def shown_samples(samples: TrainingSet) -> list[int]:
@@ -100,16 +107,15 @@ def write_report(
     history: Sequence[Mapping[str, Any]],
     tested: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Write `report.html` from what is known so far; tested: as in `RunResult`."""
+    """Write `report.html` from what is known so far; tested: as in `RunResult`. `ResamError` where it cannot be."""
     curves = {
         "loss": {"total": [row["total"] for row in history]},
         "parts": {"20 focal": [20 * row["focal"] for row in history], "dice": [row["dice"] for row in history]},
         "soft semantic alignment": {"1 - s.h": [row["alignment"] for row in history]},
-        "pseudo-labels": {
-            "instances with one": [row["labelled"] for row in history],
-            "IoU of coarse and final": [row["agreement"] for row in history],
-        },
+        "pseudo-labels": {"instances with one": [row["labelled"] for row in history]},
     }
+    if all("agreement" in row for row in history):
+        curves["pseudo-labels"]["IoU of coarse and final"] = [row["agreement"] for row in history]
     if history and all(row.get("watched") and row["watched"]["instances"] for row in history):
         curves["mIoU, watched scenes"] = {
             stage: [row["watched"][stage]["miou"] for row in history] for stage in ("coarse", "final")
@@ -130,7 +136,8 @@ def write_report(
         "</table>",
     ]
     head = f"<meta charset=utf-8><title>{html.escape(folder.name)}</title><style>{_STYLE}</style>"
-    with atomic_write(folder / "report.html") as temporary:
+    path = folder / "report.html"
+    with writing(path), atomic_write(path) as temporary:
         temporary.write_text(f"<!doctype html><html lang=en>{head}" + "\n".join(body) + "</html>\n", "utf-8")
 
 

@@ -63,13 +63,14 @@ class TileTensors:
 @dataclass(frozen=True)
 class Pseudo:
     """What the weak view teaches: target (N, M, M) in 0..1, known (N,) bool: has a pseudo-label; boxes (N, 4);
-    embeddings (N, C) of length 1, meaningful where known; output: the loop's."""
+    embeddings (N, C) of length 1, meaningful where known; output: the loop's. Where the weak view was not looked at the
+    embeddings are (N, 0) and there is no output."""
 
     target: torch.Tensor
     known: torch.Tensor
     boxes: torch.Tensor
     embeddings: torch.Tensor
-    output: LoopOutput
+    output: LoopOutput | None
 
 
 @dataclass
@@ -93,11 +94,16 @@ def pseudo_masks(
     tile: TileTensors,
     kind: PseudoKind = "final",
     calibrate: bool = False,
+    look: bool = True,
 ) -> Pseudo:
     """Encode the weak view once and run the loop on it. An instance whose refined mask is empty keeps its place, and
     is not `known`. kind: which of the loop's masks to teach (ablations), unless the tile is given some; calibrate: see
-    `calibrated`. Raises `ValueError` for a consensus that the tile is not given."""
+    `calibrated`; look: False leaves the weak view alone where the tile is given its masks. Raises `ValueError` for a
+    consensus that the tile is not given."""
     size = loop.decoder.image_size
+    if tile.given is not None and not look:
+        known, boxes = _given(tile.given, size)
+        return Pseudo(tile.given, known, boxes, tile.given.new_zeros(len(known), 0), None)
     embedding = encoder(tile.weak)
     coords, labels = tile.coords, tile.labels
     masks, scores = loop.decoder(embedding, coords, labels)
@@ -107,8 +113,7 @@ def pseudo_masks(
     output = loop.requery_from(masks, scores, embedding, coords, labels)
     if tile.given is not None:
         target = tile.given
-        known = (target > 0.5).flatten(1).any(1)
-        boxes, _ = tight_boxes((target - 0.5) * 20, 0.0, size / masks.shape[-1])
+        known, boxes = _given(target, size)
     elif kind == "consensus":
         raise ValueError("a consensus is made before training and given with the tile")
     elif kind == "final":
@@ -126,6 +131,12 @@ def pseudo_masks(
         embeddings=box_embeddings(embedding, boxes, size),
         output=output,
     )
+
+
+def _given(masks: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of the masks (N, M, M) in 0..1 hold something, (N,) bool, and their boxes (N, 4) in tile pixels."""
+    boxes, _ = tight_boxes((masks - 0.5) * 20, 0.0, size / masks.shape[-1])
+    return (masks > 0.5).flatten(1).any(1), boxes
 
 
 def calibrated(
@@ -204,6 +215,6 @@ def reinforce(
     return StepLosses(focal, dice, iou, alignment_value, total, len(pseudo.known), len(known), fresh)
 
 
-def agreement(pseudo: Pseudo) -> torch.Tensor:
+def agreement(output: LoopOutput) -> torch.Tensor:
     """IoU of coarse and final mask per instance, (N,): how much the loop changed, a figure that needs no true mask."""
-    return overlap(pseudo.output.coarse_masks > 0, pseudo.output.masks > 0)
+    return overlap(output.coarse_masks > 0, output.masks > 0)

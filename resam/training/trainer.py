@@ -32,6 +32,7 @@ from resam_runtime.errors import ResamError
 
 AHEAD = 4  # samples loaded while a step runs
 LOSSES = ("focal", "dice", "iou", "alignment", "total")
+COUNTS = ("tiles", "instances", "labelled", "looped")
 
 
 class Trainer:
@@ -61,7 +62,8 @@ class Trainer:
 
     def run_epoch(self, on_step: Callable[[dict[str, float]], None] = lambda row: None) -> dict[str, float]:
         """One more epoch; returns its means: the losses, `beta`, `learning_rate`, `labelled` (share of instances with a
-        pseudo-label), `agreement` (IoU of coarse and final masks), `images_per_second`, `memory_mb`, `seconds`.
+        pseudo-label), `agreement` (IoU of coarse and final masks of the weak view, if that was looked at),
+        `images_per_second`, `memory_mb`, `seconds`.
 
         on_step: given after each step the running means, `images_per_second` and `seconds_left`: what is left of all
         epochs at that speed, evaluation apart. Raises `ResamError` naming the tiles where a loss is not
@@ -73,7 +75,7 @@ class Trainer:
         batches = [order[at : at + options.batch] for at in range(0, len(order), options.batch)]
         mine = [number for batch in batches for number in batch[self.fabric.global_rank :: world]]
         views = self._load_ahead(mine)
-        sums: dict[str, float] = dict.fromkeys((*LOSSES, "tiles", "instances", "labelled", "agreement"), 0.0)
+        sums: dict[str, float] = dict.fromkeys((*LOSSES, *COUNTS, "agreement"), 0.0)
         for index, batch in enumerate(batches):
             progress = (self.epoch + index / len(batches)) / max(1, options.epochs)
             beta = ramp(progress, options.beta) if options.ssa != "off" else 0.0
@@ -109,9 +111,10 @@ class Trainer:
     def _tile(self, view: TileViews, beta: float, scale: float, number: int) -> tuple[StepLosses, Pseudo]:
         options = self.options
         tile = to_device(view, self.fabric.device, self.base.architecture.mask_size)
+        look = tile.given is None or options.ssa != "off"
         # Two contexts: autocast remembers weights cast without gradient until its context ends.
         with self._teacher(), self.fabric.autocast():
-            pseudo = pseudo_masks(self.encoder, self.loop, tile, options.pseudo, options.calibrate_negatives)
+            pseudo = pseudo_masks(self.encoder, self.loop, tile, options.pseudo, options.calibrate_negatives, look)
         try:
             with self.fabric.autocast():
                 losses = reinforce(
@@ -275,10 +278,12 @@ def _add(sums: dict[str, float], losses: StepLosses, pseudo: Pseudo) -> None:
     sums["tiles"] += 1
     sums["instances"] += losses.instances
     sums["labelled"] += losses.labelled
-    sums["agreement"] += float(agreement(pseudo).sum())
+    if pseudo.output is not None:
+        sums["looped"] += losses.instances
+        sums["agreement"] += float(agreement(pseudo.output).sum())
 
 
 def _means(sums: dict[str, float]) -> dict[str, float]:
-    tiles, instances = max(1.0, sums["tiles"]), max(1.0, sums["instances"])
-    means = {name: sums[name] / tiles for name in LOSSES}
-    return means | {name: sums[name] / instances for name in ("labelled", "agreement")}
+    means = {name: sums[name] / max(1.0, sums["tiles"]) for name in LOSSES}
+    means["labelled"] = sums["labelled"] / max(1.0, sums["instances"])
+    return means | ({"agreement": sums["agreement"] / sums["looped"]} if sums["looped"] else {})

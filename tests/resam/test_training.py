@@ -394,6 +394,21 @@ def test_the_weak_view_is_seen_by_the_teacher_that_was_asked_for(
         assert not any(torch.allclose(seen[0], other, atol=1e-3) for other in others)
 
 
+@pytest.mark.parametrize(("ssa", "looks"), [("off", 1), ("gradient", 2)])
+def test_the_weak_view_is_encoded_only_where_something_asks_for_it(
+    toy: Base, scenes: CocoData, ssa: str, looks: int
+) -> None:
+    samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64), supervised=True)
+    options = TrainOptions(rank=2, ssa=ssa, supervised=True, epochs=1)  # type: ignore[arg-type]
+    trainer = Trainer(load_copy(toy), samples, options, make_fabric(1, "cpu"))
+    encoded: list[int] = []
+    trainer.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    figures = trainer.run_epoch()
+    assert len(encoded) == looks * len(samples)
+    assert ("agreement" in figures) == (looks == 2)
+    assert figures["labelled"] == 1
+
+
 def test_the_adapter_of_vit_b_is_below_5_mb(tmp_path: Path) -> None:
     with torch.device("meta"):
         encoder = build_sam(ARCHITECTURES["vit_b"]).image_encoder
