@@ -17,14 +17,15 @@ class EngineContender:
 
     def __init__(self, path: str, device: str | None = None, threads: int | None = None, views: int = 1) -> None:
         self._segmenter = Segmenter(path, device, threads, views=views)
+        self._views = views
         # The one place that reaches into the runtime: host time is what is left outside the graphs, and only the
         # backend's boundary tells the two apart.
         self._clock = _Clocked(self._segmenter._backend)
         self._segmenter._backend = self._clock
 
     def one_pass(self, image: Image) -> bool:
-        """See `Contender`."""
-        return len(self._segmenter.tiles(image.shape[1], image.shape[0])) == 1
+        """See `Contender`. Several views of a tile are encoded when its prompts need them."""
+        return self._views == 1 and len(self._segmenter.tiles(image.shape[1], image.shape[0])) == 1
 
     def encode(self, image: Image) -> Any:
         """See `Contender`."""

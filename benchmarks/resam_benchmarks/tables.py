@@ -124,7 +124,8 @@ def _latency(cases: Sequence[CaseSummary]) -> Table:
     )
     if tiled := max((case.tiled for case in cases), default=0):
         note += (
-            f" {tiled} scene{'s are' if tiled > 1 else ' is'} cut into tiles, for baselines as for the first engine."
+            f" {tiled} scene{'s are' if tiled > 1 else ' is'} encoded in parts: in tiles, the same for baselines as for "
+            "the first engine, or in views."
         )
     head = ["", "prompts", "samples", "encoder p50 / p90 / p99", "loop", "whole", "host", "scenes/s", "prompts/s"]
     return Table("Latency", head, rows, note)

@@ -133,6 +133,10 @@ def test_an_engine_is_measured_with_views_beside_itself(engine: Path, data: Path
     assert [case["rival"] for case in found["cases"]] == ["discs", "discs, 2 views"]
     plain, averaged = ([grade["iou"] for grade in case["grades"]] for case in found["cases"])
     assert averaged == pytest.approx(plain, abs=0.1)
+    # views are encoded when prompts ask for them: their time belongs to the encoder, not to the loop
+    for case, in_parts in zip(found["cases"], (False, True), strict=True):
+        assert all(sample["tiled"] == in_parts for sample in case["samples"])
+    assert "encoded in parts" in result.output
 
 
 def test_compare_fails_on_a_regression_alone(engine: Path, data: Path, tmp_path: Path) -> None:
