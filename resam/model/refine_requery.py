@@ -4,7 +4,8 @@ Training calls this module, the exporter traces it, the engine is it.
 
 Refine. With p = sigmoid(L) and H(p) the binary entropy in nats, instance i keeps a pixel where p (1 - H) > tau
 and no other instance of the image keeps it. Where p (1 - H) can exceed tau it rises with p, so the test is one
-comparison, L > `refine_logit(tau)`.
+comparison, L > `refine_logit(tau)`. An instance that loses nearly all it kept loses the rest as well: two prompts on one
+object would leave each other crumbs of its rim, whose boxes mean nothing.
 
 Requery. The tight box of each refined mask becomes a prompt on the same embedding. An instance whose refined mask
 is empty keeps its place: its box tokens turn into padding, so that it is decoded from its points again.
@@ -22,6 +23,7 @@ from resam.model.decoder import PromptDecoder
 
 Requery = Literal["box", "box+points"]
 HIDDEN = -1e4  # stands for the logit of a cell that Refine took away
+CRUMBS = 0.1  # the share of its cells below which what the others left of an instance is taken away too
 
 
 class LoopOutput(NamedTuple):
@@ -50,14 +52,17 @@ def refine_logit(tau: float) -> float:
 
 
 def refine(logits: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Logits of the cells that each instance keeps, `HIDDEN` elsewhere where another keeps them too.
+    """Logits of the cells that each instance keeps, `HIDDEN` where another keeps them too or only crumbs are left.
 
     logits: (N, M, M) of all instances of one image, since the overlap test compares them. A cell of the result
     is part of the refined mask where it exceeds `threshold` (a logit).
     """
     kept = logits > threshold
     contested = kept.to(logits.dtype).sum(dim=0, keepdim=True) > 1.5
-    return torch.where(kept & contested, torch.full_like(logits, HIDDEN), logits)
+    # means along x first: fp16 could not count the cells of a whole mask
+    before, after = (cells.to(logits.dtype).mean(dim=2).sum(dim=1) for cells in (kept, kept & ~contested))
+    crumbs = (after < CRUMBS * before)[:, None, None]
+    return torch.where(kept & (contested | crumbs), torch.full_like(logits, HIDDEN), logits)
 
 
 def tight_boxes(refined: torch.Tensor, threshold: float, cell: float) -> tuple[torch.Tensor, torch.Tensor]:

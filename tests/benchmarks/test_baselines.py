@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resam.model import refine_requery
 from resam.model.refine_requery import refine_logit
-from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, refined_boxes
+from resam_benchmarks.baselines.prompt_by_prompt import CRUMBS, LoopSettings, refined_boxes
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import iou
@@ -80,8 +81,12 @@ def test_refined_boxes_equal_a_loop_over_pixels() -> None:
             if logits[i, y, x] > 0.975 and not any(logits[j, y, x] > 0.975 for j in range(4) if j != i)
         ]
         assert found[i] == bool(kept)
-        if kept:
+        if found[i]:
             xs, ys = zip(*kept)
             assert boxes[i].tolist() == [min(xs), min(ys), max(xs), max(ys)]
         else:
             assert boxes[i].tolist() == [0, 0, 0, 0]
+    twins = np.full((3, 20, 20), -9, np.float32)
+    twins[0, 4:16, 4:16] = twins[1, 4:16, 5:16] = twins[2, :3] = 9
+    assert refined_boxes(twins, 0.975)[1].tolist() == [False, False, True]  # a rim of 12 pixels of 144 is a crumb
+    assert CRUMBS == refine_requery.CRUMBS

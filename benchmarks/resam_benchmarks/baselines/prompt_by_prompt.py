@@ -91,16 +91,20 @@ class PromptByPrompt(ABC):
         return np.stack([logits for logits, _ in answers]), np.array([score for _, score in answers], np.float32)
 
 
+CRUMBS = 0.1  # as in `resam.model.refine_requery`, which a worker would import torch for
+
+
 def refined_boxes(logits: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Tight boxes of the pixels that one instance alone keeps.
 
-    logits: (N, H, W) at scene resolution. Returns (N, 4) x0, y0, x1, y1, outer pixels included (zeros where nothing is
-    left), and (N,) whether anything is.
+    logits: (N, H, W) at scene resolution. Returns (N, 4) x0, y0, x1, y1, outer pixels included (zeros where nothing, or
+    nothing but crumbs, is left), and (N,) whether anything is.
     """
     kept = logits > threshold
+    before = kept.sum(axis=(1, 2))
     kept &= kept.sum(axis=0) == 1
     columns, rows = kept.any(axis=1), kept.any(axis=2)
-    found = columns.any(axis=1)
+    found = columns.any(axis=1) & (kept.sum(axis=(1, 2)) >= CRUMBS * before)
     lows = [columns.argmax(axis=1), rows.argmax(axis=1)]
     highs = [profile.shape[1] - 1 - profile[:, ::-1].argmax(axis=1) for profile in (columns, rows)]
     return (np.stack([*lows, *highs], axis=1) * found[:, None]).astype(np.float32), found
