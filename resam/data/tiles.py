@@ -1,6 +1,6 @@
 """Training samples: the tiles in which instances lie, and the arrays that one step sees of them.
 
-Each instance belongs to the one tile of the runtime's tiling in which its points lie most centrally, so that an epoch
+Each instance belongs to the one tile in which the runtime would decode it (`resam_runtime.placement`), so that an epoch
 shows every instance once, framed as the device will frame it.
 """
 
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.letterbox import mirrored, scale_to_tile, scene_to_tile
+from resam_runtime.letterbox import mirrored, scale_to_tile
+from resam_runtime.placement import into_tile, owners
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Framing, Tile, assign_points, plan_tiles
+from resam_runtime.prompts import PADDING, PromptBatch, padded
+from resam_runtime.tiling import Framing, Tile, plan_tiles
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,9 @@ def plan_samples(
     for number, ((width, height), own) in enumerate(zip(sizes, prompts, strict=True)):
         if own:
             tiles = plan_tiles(width, height, tile_size, framing)
-            owner = tile_owners(tiles, own)
+            owner = owners(tiles, _batch(own))
             samples += [Sample(number, tiles[i], tuple(np.flatnonzero(owner == i).tolist())) for i in np.unique(owner)]
     return samples
-
-
-def tile_owners(tiles: Sequence[Tile], prompts: Sequence[Prompt]) -> NDArray[np.intp]:
-    """The tile of each prompt: where the middle of its positive points is most central.
-
-    That middle may lie in a tile that holds none of the points (they can be far apart): then the first one decides.
-    """
-    middles = [prompt.coords[prompt.labels == 1].mean(axis=0) for prompt in prompts]
-    owner = assign_points(tiles, np.stack(middles))
-    for i, prompt in enumerate(prompts):
-        positive = prompt.coords[prompt.labels == 1]
-        if not _inside(positive, tiles[owner[i]]).any():
-            owner[i] = assign_points(tiles, positive[:1])[0]
-    return owner
 
 
 def tile_points(
@@ -75,18 +63,11 @@ def tile_points(
 
     mirror: whether the window was mirrored in x and in y before it was scaled into the tile.
     """
-    longest = max(len(prompt.coords) for prompt in prompts)
-    coords = np.zeros((len(prompts), longest, 2), np.float32)
-    labels = np.full((len(prompts), longest), -1, np.int32)
-    for i, prompt in enumerate(prompts):
-        inside = _inside(prompt.coords, tile)
-        local = prompt.coords[inside] - np.array(tile.origin, np.float32)
-        for axis, length in ((0, tile.width), (1, tile.height)):
-            if mirror[axis]:
-                local[:, axis] = length - 1 - local[:, axis]
-        coords[i, : len(local)] = scene_to_tile(local, tile.scale)
-        labels[i, : len(local)] = prompt.labels[inside]
-    used = (labels >= 0).any(axis=0)
+    coords, labels = into_tile(_batch(prompts), np.arange(len(prompts)), tile)
+    for axis, length in ((0, tile.width), (1, tile.height)):
+        if mirror[axis]:
+            coords[..., axis] = np.where(labels == PADDING, 0, length * tile.scale - 1 - coords[..., axis])
+    used = (labels != PADDING).any(axis=0)
     return np.ascontiguousarray(coords[:, used]), np.ascontiguousarray(labels[:, used])
 
 
@@ -125,7 +106,5 @@ def tile_masks(
     return target
 
 
-def _inside(coords: NDArray[np.float32], tile: Tile) -> NDArray[np.bool_]:
-    low = np.array(tile.origin) - 0.5
-    high = low + np.array((tile.width, tile.height))
-    return np.asarray(((coords >= low) & (coords < high)).all(axis=1))
+def _batch(prompts: Sequence[Prompt]) -> PromptBatch:
+    return padded([prompt.coords for prompt in prompts], [prompt.labels for prompt in prompts])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +27,14 @@ def owners(tiles: Sequence[Tile], prompts: PromptBatch) -> NDArray[np.intp]:
     owner = assign_points(tiles, prompts.centroids)
     if len(tiles) == 1:
         return owner
-    windows = np.array([(tile.x, tile.y, tile.width, tile.height) for tile in tiles])[owner, None]
-    usable = _inside(prompts.coords, windows[..., :2], windows[..., 2:]) & prompts.marking
-    lost = np.flatnonzero(~usable.any(1))
+    held = np.zeros(prompts.labels.shape, bool)
+    for place in np.unique(owner):
+        held[owner == place] = tiles[place].holds(prompts.coords[owner == place])
+    lost = np.flatnonzero(~(held & prompts.marking).any(1))
     if len(lost):
         first = prompts.marking[lost].argmax(1)
         owner[lost] = assign_points(tiles, prompts.coords[lost, first])
     return owner
-
-
-def _inside(coords: NDArray[np.float32], origin: Any, size: Any) -> NDArray[np.bool_]:
-    """Which points (N, P, 2) lie in the window at `origin` (x, y) of `size` (width, height): (N, P)."""
-    shifted = coords + np.float32(0.5) - np.asarray(origin)
-    return np.asarray(((shifted >= 0) & (shifted <= np.asarray(size))).all(-1))
 
 
 def into_tile(
@@ -49,8 +43,7 @@ def into_tile(
     """Some prompts in tile pixels. Points outside the window turn into padding, box corners move to its edge."""
     own = PromptBatch(prompts.coords[indices], prompts.labels[indices])
     corner = (own.labels == BOX_TOP_LEFT) | (own.labels == BOX_BOTTOM_RIGHT)
-    here = _inside(own.coords, tile.origin, (tile.width, tile.height))
-    labels = np.where(here | corner, own.labels, np.int32(PADDING))
+    labels = np.where(tile.holds(own.coords) | corner, own.labels, np.int32(PADDING))
     low = np.array(tile.origin, np.float32) - 0.5
     clipped = np.clip(own.coords, low, low + np.array([tile.width, tile.height], np.float32))
     coords = scene_to_tile(clipped, tile.scale, tile.origin)

@@ -42,6 +42,12 @@ class PromptBatch:
         return self.coords[i][real], self.labels[i][real]
 
 
+def padded(points: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.int32]]) -> PromptBatch:
+    """One batch of instances with (P_i, 2) points and (P_i,) labels each, not checked against an image."""
+    coords, marks = _ragged(points, labels)
+    return PromptBatch(coords.astype(np.float32), marks)
+
+
 def prompt_batch(points: Any, labels: Any, boxes: Any, width: int, height: int) -> PromptBatch:
     """Check prompts against an image of width x height pixels and pad them to one array.
 

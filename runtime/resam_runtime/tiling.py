@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,11 @@ class Tile:
     def cut(self, pixels: NDArray[T]) -> NDArray[T]:
         """What of the scene's pixels (H, W, ...) lies in the window: (height, width, ...), a view of them."""
         return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
+
+    def holds(self, coords: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which points (..., 2), in scene pixels, lie in the window, its rim included: (...)."""
+        shifted = np.asarray(coords) - np.array(self.origin) + 0.5
+        return np.asarray(((shifted >= 0) & (shifted <= (self.width, self.height))).all(-1))
 
     def extent(self, size: int) -> tuple[int, int]:
         """Height and width, in pixels of a tile of `size` pixels a side, of the window once scaled: not padding."""

@@ -91,8 +91,7 @@ class Tiled:
         for place in np.unique(owner):
             tile, own = tiles[place], np.flatnonzero(owner == place)
             coords = points.coords[own] - np.float32(tile.origin)
-            outside = ((coords < -0.5) | (coords >= np.float32((tile.width, tile.height)) - 0.5)).any(axis=-1)
-            labels = np.where(outside, np.int32(PADDING), points.labels[own])
+            labels = np.where(tile.holds(points.coords[own]), points.labels[own], np.int32(PADDING))
             planned.append((tile, own, Points(coords, labels)))
         return planned
 

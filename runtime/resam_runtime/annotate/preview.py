@@ -68,10 +68,9 @@ class MaskPreview:
         coords, labels = [], []
         for prompt in prompts:
             # as when a whole scene is run: points of an instance that lie in another tile do not count
-            moved = prompt.coords - shift
-            inside = ((moved >= -0.5) & (moved <= (tile.width - 0.5, tile.height - 0.5))).all(1)
-            coords.append(moved[inside])
-            labels.append(prompt.labels[inside])
+            here = tile.holds(prompt.coords)
+            coords.append(prompt.coords[here] - shift)
+            labels.append(prompt.labels[here])
         answers = []
         for prompt, instance in zip(prompts, embedding.prompt(coords, labels)):
             if prompt.id in wanted:
