@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from resam_runtime.errors import ResamError, command_errors
+from resam_runtime.extras import needs_extra
 
 RUNS = Path("runs")
 EXISTING = click.Path(path_type=Path)
@@ -132,12 +133,13 @@ def train(
     Without arguments: the tiny base, synthetic scenes, one point per instance; minutes on two CPU cores. Writes
     adapter.safetensors, report.html, metrics.jsonl and checkpoints into a run folder.
     """
-    from resam.model.bases import load_base
-    from resam.training.devices import make_fabric, on_main
-    from resam.training.options import read_options
-    from resam.training.progress import Live, print_result
-    from resam.training.run import check_free, run
-    from resam.training.sources import Sources
+    with needs_extra("resam-train", "train"):
+        from resam.model.bases import load_base
+        from resam.training.devices import make_fabric, on_main
+        from resam.training.options import read_options
+        from resam.training.progress import Live, print_result
+        from resam.training.run import check_free, check_start, run
+        from resam.training.sources import Sources
 
     if resume is not None:
         _check_resume(resume)
@@ -149,6 +151,7 @@ def train(
         folder = output or _free_folder(sources.name)
         check_free(folder)
     base = load_base(changes["base"] or options.base)
+    check_start(base, options, tensorboard)  # here too: synthetic scenes are drawn before the run begins
     fabric = make_fabric(devices, accelerator, precision)
     fabric.launch()
     folder = Path(fabric.broadcast(str(folder)))

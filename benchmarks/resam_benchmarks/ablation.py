@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "resam-ablation", 1
 SYNTHETIC = "synthetic"
 TEACHER_AVERAGE = 0.99
-SYNTHETIC_SEED = 7  # that of resam-train: the scenes of its demo
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ _BOX = {
     "requery": "box", "pseudo": "final", "ssa": "off", "resample_points": False, "supervised": False,
     "choose_scale": False, "scale": 1.0, "teach_requery": False,
 }  # fmt: skip
-_SSA = {**_BOX, "ssa": "gradient", "queue": 128}
+_ALIGNED = {"ssa": "gradient", "queue": 128}
+_SSA = {**_BOX, **_ALIGNED}
 _TAUGHT = {**_BOX, "requery": "box+points", "teach_requery": True}
 _CONSENSUS = {**_TAUGHT, "pseudo": "consensus"}
 
@@ -68,7 +68,7 @@ ROWS = (
     Row("points-ssa", "+ SSA, queue 128, Requery by box+points", {**_SSA, "requery": "box+points"}),
     Row("taught", "no SSA, Requery by box+points and taught", _TAUGHT),
     Row("consensus", "the same, pseudo-masks of all views of the base", _CONSENSUS),
-    Row("consensus-ssa", "the same, + SSA, queue 128", {**_CONSENSUS, "ssa": "gradient", "queue": 128}),
+    Row("consensus-ssa", "the same, + SSA, queue 128", {**_CONSENSUS, **_ALIGNED}),
     Row("scaled", "the same without SSA, scale chosen: the preset tiny", {**_CONSENSUS, "choose_scale": True}),
     Row("resampled", "+ SSA, queue 128, points drawn anew each epoch", {**_SSA, "resample_points": True}),
     Row("teacher", "+ SSA, queue 128, averaged teacher", {**_SSA, "teacher": "average"}),
@@ -221,6 +221,7 @@ def _open(source: str, settings: Settings, out: Path) -> _Split:
     from resam.data.coco import CocoData, find_splits
     from resam.data.prompts import PointOptions, scene_prompts
     from resam.data.synthetic import write_dataset
+    from resam.training.sources import SYNTHETIC_SEED
 
     folder, name = Path(source), Path(source).resolve().name
     if source == SYNTHETIC and not folder.is_dir():

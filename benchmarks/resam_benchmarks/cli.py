@@ -13,8 +13,10 @@ from resam_benchmarks.console import ends_cleanly, not_negative, numbers, percen
 from resam_benchmarks.document import check_folder
 from resam_benchmarks.rivals import BASELINES
 from resam_runtime.errors import ResamError, command_errors
+from resam_runtime.extras import check_installed, needs_extra
 
 _PATH = click.Path(path_type=Path)
+_TRAIN = ("torch", "segment_anything", "safetensors")
 ARCHITECTURES = ("tiny", "vit_b", "vit_l", "vit_h")
 
 
@@ -84,6 +86,7 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     from resam_benchmarks.bench import BenchOptions, benchmark
 
     _refuse_idle("prompts" if chosen["data"] is not None else "points", "split", "limit", "tolerance")
+    _check_installed(chosen["random"], chosen["baselines"])
     with ends_cleanly(), progress_bar(quiet) as progress:
         data = benchmark(BenchOptions(**chosen), out, _typed(), progress)
     print_tables(data)
@@ -164,6 +167,8 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
     """
     from resam_benchmarks.train_bench import measure_steps, table_of, write_results
 
+    with needs_extra("resam-bench train", "train"):
+        import resam.training.step  # noqa: F401 (what both steps need, each in a process of its own)
     check_folder(out)
     with progress_bar(rest["quiet"]) as progress:
         found = measure_steps(random, instances, steps, rest["device"], rest["threads"], precision, progress)
@@ -203,7 +208,9 @@ def ablation(
 
     Writes ablation.json after each run (so that a stopped one goes on where it was) and ablation.html.
     """
-    from resam.training.options import parse_changes
+    with needs_extra("resam-bench ablation", "train"):
+        import resam.training.run  # noqa: F401 (all that a row needs: said now, not after scenes were drawn)
+        from resam.training.options import parse_changes
     from resam_benchmarks.ablation import NAMES, Settings, ablate
     from resam_benchmarks.ablation_table import tables_of, write_page
 
@@ -226,6 +233,15 @@ def _refuse_idle(*names: str) -> None:
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             reason = "--data has prompts of its own; see --points" if with_data else "needs --data"
             raise ResamError(f"--{name}: {reason}")
+
+
+def _check_installed(random: str | None, baselines: tuple[str, ...]) -> None:
+    """What rivals import in processes of their own: there a package that is missing would be a traceback."""
+    if random is not None:
+        check_installed("--random", "train,export", *_TRAIN, "onnx", "onnxscript")
+    for name in baselines:
+        extras, more = ("train,export", ["onnx"]) if name == "onnx-per-prompt" else ("train", [])
+        check_installed(f"--baseline {name}", extras, *_TRAIN, *more)
 
 
 def _typed() -> str:

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resam.data.coco import SIZES
 from resam_runtime.masks import mask_bounds, mask_iou
 
-SMALL, MEDIUM = 32**2, 96**2  # COCO's limits, in square pixels of the scene
-SIZES = ("small", "medium", "large")
 BOUNDARY_TOLERANCE = 2.0  # pixels of the scene
 
 
@@ -42,7 +41,7 @@ def crop_of(mask: NDArray[np.bool_]) -> Crop:
 
 def size_class(area: int) -> str:
     """COCO's class of an instance by its true area in pixels: "small", "medium" or "large"."""
-    return "small" if area < SMALL else "medium" if area < MEDIUM else "large"
+    return next(name for name, (low, high) in SIZES.items() if low <= area < high)
 
 
 def iou(one: Crop, other: Crop) -> float:

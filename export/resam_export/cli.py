@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError, command_errors
+from resam_runtime.extras import needs_extra
 
 from .inspect import print_engine, print_verification
 from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
@@ -164,18 +165,11 @@ def write_engine(
     if source is None and base is None:
         source = newest_run()
         console.print(f"adapter {source}", markup=False, highlight=False)
-    try:
+    with needs_extra(str(output), "train,export", ", or give a .resam file"):
         from resam.model.bases import load_base
         from resam.training.checkpoints import load_adapted
 
         from .engine import LimitError, export_engine
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("resam", "resam_export", "resam_runtime"):
-            raise  # ours: a defect, not something to install
-        raise ResamError(
-            f"{source or base}: writing a .resam needs torch and onnx, and {error.name} is not installed; "
-            "pip install 'resam[train,export]', or give a .resam file"
-        ) from None
     adapter = None
     if source is not None:
         loaded, adapter = load_adapted(source, base)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,18 @@ from resam_runtime.scenes import Scene, open_scene
 from resam_runtime.tiling import Tile
 
 SPLITS = ("train", "val", "test")
+"""Of a data set. Their number and order are part of the seeds of synthetic scenes."""
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
+"""COCO's classes of instances: the true area, in pixels of the scene, from which on and below which."""
 
 
 @dataclass(frozen=True, eq=False)
 class CocoInstance:
-    """One annotation. `annotation` is the file's own object; see `CocoScene.mask`."""
+    """One annotation. `annotation` is the file's own object; see `CocoScene.mask`.
+
+    id: what a points file calls the instance, so that points find their mask: the annotation's `instance` where it has
+    one, as in what `resam-run` writes, else its `id`. No two of a scene share it.
+    """
 
     id: str | int
     category: int | None
@@ -55,13 +63,18 @@ class CocoScene:
         with self._open() as scene:
             return scene.read(tile.x, tile.y, tile.width, tile.height)
 
-    def points(self, file: PointsFile) -> list[Prompt]:
-        """A points file's prompts for this scene, in pixels. Raises `ResamError` as `PointsFile.prompts` and `read`."""
+    def points(self, file: PointsFile, shared: Collection[str] = ()) -> list[Prompt]:
+        """A points file's prompts for this scene, in pixels; shared: see `check_named`.
+
+        Raises `ResamError` as `PointsFile.prompts` and `read`.
+        """
         transform, crs = None, None
         if file.on_map:
             with self._open() as scene:
                 transform, crs = scene.transform, scene.crs
-        return file.prompts(self.name, width=self.width, height=self.height, transform=transform, crs=crs)
+        return file.prompts(
+            self.name, width=self.width, height=self.height, transform=transform, crs=crs, shared=shared
+        )
 
     def check(self) -> None:
         """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,
@@ -114,16 +127,24 @@ class CocoData:
         if len(owned) != len(listed):
             raise ResamError(f"{path}: two images share an id")
         seen: set[Any] = set()
+        taken: set[tuple[Any, str | int]] = set()
         for number, annotation in enumerate(_objects(path, data, "annotations"), 1):
-            name = annotation.get("id", f"number {number}")
-            if annotation.get("image_id") not in owned:
-                raise ResamError(f"{path}: annotation {name}: no image has the id {annotation.get('image_id')!r}")
-            if name in seen:
-                raise ResamError(f"{path}: two annotations share the id {name}")
-            seen.add(name)
-            if not annotation.get("iscrowd"):
-                instance = CocoInstance(name, annotation.get("category_id"), annotation)
-                owned[annotation["image_id"]].append(instance)
+            own, image = annotation.get("id", number), annotation.get("image_id")
+            if image not in owned:
+                raise ResamError(f"{path}: annotation {own}: no image has the id {image!r}")
+            if own in seen:
+                raise ResamError(f"{path}: two annotations share the id {own}")
+            seen.add(own)
+            if annotation.get("iscrowd"):
+                continue
+            name = _called(annotation, own)
+            if (image, name) in taken:
+                raise ResamError(
+                    f"{path}: annotation {own}: its image has another one that is called {name!r}; "
+                    "change or remove the member 'instance'"
+                )
+            taken.add((image, name))
+            owned[image].append(CocoInstance(name, annotation.get("category_id"), annotation))
         scenes = tuple(_scene(path, folder, image, owned[image.get("id")]) for image in listed)
         categories = _objects(path, data, "categories")
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories if "id" in entry}
@@ -133,28 +154,43 @@ class CocoData:
 def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     """The scenes that a points file names, without annotations: what there is when somebody has drawn points only.
 
-    images: the folder that the names count from; where points lie on a map and name no scene, all its images are
-    looked at. Scenes without points are left out. Raises `ResamError` for a points file that cannot be read or names no
-    scene, and for an image that is not there.
+    images: the folder that the names count from; where points name no scene, all its images are looked at. Scenes
+    without points are left out. Raises `ResamError` for a points file that cannot be read or does not say to which
+    scene its points belong, and for an image that is not there.
     """
     file, folder = PointsFile.open(points), Path(images)
     if not folder.is_dir():
         raise ResamError(f"{images}: no such folder of images")
     scenes = []
-    if file.by_place:  # map coordinates name no scene: every image may hold some
+    if file.by_place or file.names_no_scene:  # points that name no scene: every image may be theirs
         found = [(scene.name, scene.path) for scene in find_scenes([folder], folder / STATE_FOLDER)]
     else:
         found = [(name, folder / name) for name in file.scenes]
+    shared = check_named(file, [name for name, _ in found])
     for name, path in found:
         if not path.is_file():
             raise ResamError(f"{path}: no such image, but {file.path.name} has points for it; see --images")
         with open_scene(path) as opened:
             width, height, place = opened.width, opened.height, (opened.transform, opened.crs)
-        if file.prompts(name, width=width, height=height, transform=place[0], crs=place[1]):
+        if file.prompts(name, width=width, height=height, transform=place[0], crs=place[1], shared=shared):
             scenes.append(CocoScene(name, path, width, height, ()))
     if not scenes:
         raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
     return CocoData(file.path, file.digest, tuple(scenes), {})
+
+
+def check_named(file: PointsFile, scenes: Collection[str]) -> frozenset[str]:
+    """The file names that several of the scenes have: points can name those by their path alone.
+
+    scenes: their names. Raises `ResamError`, as `resam-run` does, where points do not say which of several scenes they
+    belong to: they would go to all of them.
+    """
+    if file.names_no_scene and len(scenes) > 1:
+        raise ResamError(
+            f"{file.path}: points do not say which of {len(scenes)} scenes they belong to; add the scene's file name"
+        )
+    names = Counter(name.rsplit("/", 1)[-1] for name in scenes)
+    return frozenset(name for name, count in names.items() if count > 1)
 
 
 def find_splits(folder: str | Path, training: bool = True) -> dict[str, Path]:
@@ -210,6 +246,12 @@ def _check_ids(path: Path, data: Mapping[str, Any], member: str) -> None:
         for key in ("id", "image_id", "category_id"):
             if not isinstance(entry.get(key), int | str | None):
                 raise ResamError(f"{path}: {member}: {key}: expected a number or text, came {str(entry[key])[:40]}")
+
+
+def _called(annotation: Mapping[str, Any], own: str | int) -> str | int:
+    """What an annotation is called by points, by the rule that COCO points files are read by (docs/formats.md)."""
+    name = annotation.get("instance")
+    return name if isinstance(name, str | int) and not isinstance(name, bool) else own
 
 
 def _scene(path: Path, folder: Path, image: Mapping[str, Any], instances: Iterable[CocoInstance]) -> CocoScene:

@@ -7,16 +7,20 @@ else. So it never shows a second point, however many epochs, views or runs look 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resam.data.coco import CocoData
+from resam.data.coco import CocoData, check_named
 from resam_runtime.errors import ResamError
 from resam_runtime.points import PointsFile, Prompt, check_prompts
+from resam_runtime.points.prompts import inside_image
+
+Note = Callable[[str], None]
+TOLD = 5  # of the instances that are left out, those named one by one
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,23 @@ class PointOptions:
     file: Path | None = None
     keypoints: bool = False
 
+    @property
+    def redrawn(self) -> bool:
+        """Whether an epoch has other points than the one before; those that are read stay as they are."""
+        return self.resample and self.file is None and not self.keypoints
 
-def scene_prompts(data: CocoData, options: PointOptions, epoch: int = 0) -> list[list[Prompt]]:
+
+def scene_prompts(
+    data: CocoData, options: PointOptions, epoch: int = 0, note: Note = lambda text: None
+) -> list[list[Prompt]]:
     """The prompts of every scene of a data set, in the scenes' order; `Prompt.id` names the instance.
 
-    Drawn points: one prompt per instance whose mask is not empty. `epoch` matters with `resample` alone. Raises
-    `ResamError` for a point outside its image, or where the whole data set gives no point.
+    Drawn points: one prompt per instance whose mask is not empty. `epoch` matters with `resample` alone. note: told in
+    one line each of points that are read and not used. Raises `ResamError` for a point outside its image, for points
+    that do not say which scene they belong to, or where the whole data set gives no point.
     """
     if options.file is not None or options.keypoints:
-        prompts = _read(data, options.file or data.path)
+        prompts = _read(data, options.file or data.path, note)
     else:
         prompts = _draw_all(data, options, epoch)
     if not any(prompts):
@@ -96,17 +108,34 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int) -> list[list[Pr
     return drawn
 
 
-def _read(data: CocoData, path: Path) -> list[list[Prompt]]:
+def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
     points = PointsFile.open(path)
+    shared = check_named(points, [scene.name for scene in data.scenes])
     # a COCO file as its own points file: the crowds that `data` left out are no prompts either
     own_file = path == data.path and data.count > 0
-    crowds = {instance.id for scene in data.scenes for instance in scene.instances} if own_file else None
-    prompts = []
+    prompts, skipped, elsewhere = [], [], len(points)
     for scene in data.scenes:
-        own = scene.points(points)
-        kept, skipped = check_prompts(own, scene.width, scene.height)
-        for instance, reason in skipped:
-            if "outside" in reason:
-                raise ResamError(f"{path}: {scene.name}: instance {instance}: {reason}")
-        prompts.append([prompt for prompt in kept if crowds is None or prompt.id in crowds])
+        found = scene.points(points, shared)
+        elsewhere -= len(found)
+        if own_file:
+            annotated = {instance.id for instance in scene.instances}
+            found = [prompt for prompt in found if prompt.id in annotated]
+        kept = []
+        for prompt in found:
+            fit, unfit = check_prompts([prompt], scene.width, scene.height)
+            kept += fit
+            for _, reason in unfit:
+                line = f"{scene.name}: instance {prompt.id}: {reason}"
+                # a point that has no pixel is a mistake in the file, or a file of other scenes
+                placed = not np.isnan(prompt.coords).any()
+                if placed and not inside_image(prompt.coords, scene.width, scene.height).all():
+                    raise ResamError(f"{path}: {line}")
+                skipped.append(line)
+        prompts.append(kept)
+    for line in skipped[:TOLD]:
+        note(f"skipped: {line}")
+    if len(skipped) > TOLD:
+        note(f"skipped: {len(skipped) - TOLD} more instances of {path}")
+    if elsewhere > 0 and not points.by_place:  # by its place an instance may be in several scenes
+        note(f"skipped: {elsewhere} instances of {path} that are in none of the {len(data.scenes)} scenes")
     return prompts

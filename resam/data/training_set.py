@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam.data.coco import CocoData, CocoInstance
-from resam.data.prompts import PointOptions, scene_prompts
+from resam.data.prompts import Note, PointOptions, scene_prompts
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays, tile_masks
 from resam.data.views import draw_mirror, strong_view
 from resam.model.sam import Architecture
@@ -47,8 +47,11 @@ class TrainingSet:
         seed: int = 0,
         supervised: bool = False,
         strength: float = 0.5,
+        note: Note = lambda text: None,
     ) -> None:
-        """strength: probability of each operation of the strong view. Raises `ResamError` as `scene_prompts` does."""
+        """strength: probability of each operation of the strong view. note: told of points that are not used. Raises
+        `ResamError` as `scene_prompts` does."""
+        self._note = note
         self.data, self.points, self.seed, self.strength = data, points, seed, strength
         self.architecture, self.framing, self.supervised = architecture, framing, supervised
         self._taught: Mapping[tuple[int, int], NDArray[np.bool_]] | None = None
@@ -57,8 +60,8 @@ class TrainingSet:
 
     def start_epoch(self, epoch: int) -> None:
         """Draw new points where the options say so; else nothing changes after the first time."""
-        if self._epoch < 0 or (self.points.resample and epoch != self._epoch):
-            self.prompts: list[list[Prompt]] = scene_prompts(self.data, self.points, epoch)
+        if self._epoch < 0 or (self.points.redrawn and epoch != self._epoch):
+            self.prompts: list[list[Prompt]] = scene_prompts(self.data, self.points, epoch, self._note)
             self.frame(self.framing)
         self._epoch = epoch
 

@@ -6,6 +6,7 @@ provenance as JSON in the metadata under `resam`: base (name, SHA-256, architect
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Mapping
@@ -15,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from resam.model.bases import Base, load_base
 from resam.model.lora import load_lora, merge_lora
+from resam.training.outputs import writing
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write, sha256_file
 
@@ -53,10 +55,10 @@ class Adapter:
 
 
 def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> None:
-    """Write an adapter file."""
+    """Write an adapter file. `ResamError` where it cannot be written."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"resam": json.dumps(provenance, sort_keys=True)})
+    data = save(tensors, metadata={"resam": json.dumps(provenance, sort_keys=True)})
+    _write(path, data)
 
 
 def describe_base(base: Base) -> dict[str, Any]:
@@ -93,13 +95,24 @@ def load_adapted(path: str | Path, base: str | Path | None = None) -> tuple[Base
 
 
 def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any]) -> Path:
-    """Write `epoch-NNN.pt` after `epoch` epochs, then remove all but the newest ones."""
+    """Write `epoch-NNN.pt` after `epoch` epochs, then remove all but the newest ones.
+
+    `ResamError` where it cannot be written; then the older ones stay.
+    """
     path = folder / f"epoch-{epoch:04d}.pt"
-    with atomic_write(path) as temporary:
-        torch.save(dict(state), temporary)
+    data = io.BytesIO()
+    torch.save(dict(state), data)
+    _write(path, data.getbuffer())
     for old in sorted(folder.glob("epoch-*.pt"))[:-KEPT]:
         old.unlink()
     return path
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    """From memory, where a few MB do no harm: the libraries' own writers answer a full disk with a `RuntimeError` or a
+    `SafetensorError` about their insides, and name no file."""
+    with writing(path), atomic_write(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def latest_checkpoint(folder: Path) -> dict[str, Any] | None:

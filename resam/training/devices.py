@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, system_error
 
 T = TypeVar("T")
 
@@ -37,7 +37,8 @@ def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "a
 def on_main(fabric: Fabric, work: Callable[[], T]) -> T | None:
     """Do `work` in the main process alone: its result there, None elsewhere.
 
-    A `ResamError` in it is raised in every process, so that none waits for one that has ended.
+    A `ResamError` in it is raised in every process, so that none waits for one that has ended; so is an `OSError`, as
+    a `ResamError` with its file and cause.
     """
     result, message = None, None
     if fabric.is_global_zero:
@@ -45,6 +46,8 @@ def on_main(fabric: Fabric, work: Callable[[], T]) -> T | None:
             result = work()
         except ResamError as error:
             message = str(error)
+        except OSError as error:
+            message = system_error(error)
     message = fabric.broadcast(message)
     if message is not None:
         raise ResamError(message)

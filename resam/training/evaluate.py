@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from resam.data.coco import CocoData
+from resam.data.coco import SIZES, CocoData
 from resam.data.prompts import pointed
 from resam.data.spread import spread
 from resam.data.tiles import plan_samples, tile_arrays
@@ -30,7 +30,6 @@ from resam_runtime.points import Prompt
 from resam_runtime.tiling import Framing, Tile
 from resam_runtime.upsample import grid_boxes, scene_mask
 
-SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # COCO's, in true pixels
 STAGES = ("coarse", "final")
 
 

@@ -13,6 +13,7 @@ import datetime
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from resam.training.consensus import consensus_masks, load_masks, save_masks
 from resam.training.devices import make_fabric, on_main
 from resam.training.framing import SCALES, best_framing, compare_framings
 from resam.training.options import TrainOptions, write_options
+from resam.training.outputs import writing
 from resam.training.progress import Reporter, Silent
 from resam.training.report import draw_strips, write_report
 from resam.training.trainer import Trainer, check_base
@@ -81,12 +83,12 @@ def run(
     base: loaded from `options.base` by default; it is changed. watched: scenes measured after each epoch, 0 for none.
     record: makes this a new run, with `config.toml` as `start_folder` writes it, once options and data have proved
     good; so what is refused leaves no folder. Raises `ResamError` for bad data and options, a loss that is not finite,
-    and a checkpoint made with other options or data.
+    a checkpoint made with other options or data, and a file that cannot be written.
     """
     fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
     base = base or load_base(options.base)
-    check_base(base, options)
-    samples = _training_set(options, base, data)
+    check_start(base, options, tensorboard)
+    samples = _training_set(options, base, data, reporter)
     default = samples.framing
     digests = _digests(data)
     identity: dict[str, Any] = {"options": options.to_dict(), "base": base.sha256}
@@ -94,14 +96,13 @@ def run(
 
     def prepare() -> tuple[Any, Measurable | None, Measurable | None]:
         """The TensorBoard writer, what is watched, and what is tested; then the folder, where it is a new run's."""
-        writer = _tensorboard() if tensorboard else None
         points = PointOptions(options.points, options.negatives)
         watch = Measurable.of(data.watched if watched else None, points, reporter)
         test = watch if watch and data.tested is data.watched else Measurable.of(data.tested, points, reporter)
         if record is not None:
             _check_images(data, reporter)
             start_folder(folder, options, record)
-        return writer and writer(str(folder / "tensorboard")), watch, test
+        return _tensorboard()(str(folder / "tensorboard")) if tensorboard else None, watch, test
 
     prepared = on_main(fabric, prepare)
     history: list[dict[str, Any]] = []
@@ -123,36 +124,34 @@ def run(
         f"{base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, {samples.instances} instances"
         + (f", going on after epoch {trainer.epoch}" if saved is not None else "")
     )
-    watch, logger = None, None
-    if prepared is not None:
-        logger, few, whole = prepared
-        watch = Watch(trainer, few, whole, reporter, watched)
-    if watch is not None and saved is None:
-        tested |= watch.test("base", default)
-        if samples.framing != default:
-            tested |= watch.test(f"base, scale {samples.framing.scale:.2f}", samples.framing)
-        draw_strips(folder, trainer, 0)
-    while trainer.epoch < options.epochs:
-        reporter.start(f"epoch {trainer.epoch + 1}/{options.epochs}", -(-len(samples) // options.batch))
-        means = trainer.run_epoch(lambda row: reporter.step({**row, "memory_mb": trainer.memory_mb()}))
-        if watch is not None:
-            row: dict[str, Any] = {"epoch": trainer.epoch, "step": trainer.step, **means, "watched": watch.glance()}
-            history.append(row)
-            reporter.epoch(row, options.epochs)
-            draw_strips(folder, trainer, trainer.epoch)
-            state: dict[str, Any] = {"trainer": trainer.state(), "identity": identity}
-            state |= {"history": json.dumps(history), "tested": json.dumps(tested)}
-            state["framing"] = dataclasses.asdict(samples.framing)
-            save_checkpoint(folder / "checkpoints", trainer.epoch, state)
-            _write_lines(folder / "metrics.jsonl", history)
-            write_report(folder, options, history, tested)
-            if logger is not None:
-                _log(logger, row)
-        fabric.barrier()
-    if watch is not None:
-        tested |= watch.test("adapted", samples.framing)
+    logger, few, whole = prepared or (None, None, None)
+    watch = Watch(trainer, few, whole, reporter, watched)
     adapter = folder / "adapter.safetensors"
-    if watch is not None:
+
+    # What the main process does while the others wait for it: through `on_main`, so that they never wait in vain.
+    def begin() -> None:
+        tested.update(watch.test("base", default))
+        if samples.framing != default:
+            tested.update(watch.test(f"base, scale {samples.framing.scale:.2f}", samples.framing))
+        draw_strips(folder, trainer, 0)
+
+    def keep(means: dict[str, float]) -> None:
+        row: dict[str, Any] = {"epoch": trainer.epoch, "step": trainer.step, **means, "watched": watch.glance()}
+        history.append(row)
+        reporter.epoch(row, options.epochs)
+        draw_strips(folder, trainer, trainer.epoch)
+        state: dict[str, Any] = {"trainer": trainer.state(), "identity": identity}
+        state |= {"history": json.dumps(history), "tested": json.dumps(tested)}
+        state["framing"] = dataclasses.asdict(samples.framing)
+        save_checkpoint(folder / "checkpoints", trainer.epoch, state)
+        _write_lines(folder / "metrics.jsonl", history)
+        write_report(folder, options, history, tested)
+        if logger is not None:
+            with writing(folder / "tensorboard"):
+                _log(logger, row)
+
+    def end() -> None:
+        tested.update(watch.test("adapted", samples.framing))
         provenance = {
             "base": describe_base(base),
             "data": digests | {"instances": samples.instances, "scenes": len(data.train.scenes)},
@@ -164,7 +163,23 @@ def run(
         write_adapter(adapter, trainer.adapter_state(), provenance)
         _write_lines(folder / "metrics.jsonl", history)
         write_report(folder, options, history, tested)
+
+    if saved is None:
+        on_main(fabric, begin)
+    while trainer.epoch < options.epochs:
+        reporter.start(f"epoch {trainer.epoch + 1}/{options.epochs}", -(-len(samples) // options.batch))
+        means = trainer.run_epoch(lambda row: reporter.step({**row, "memory_mb": trainer.memory_mb()}))
+        on_main(fabric, partial(keep, means))
+    on_main(fabric, end)
     return RunResult(adapter, tested, history)
+
+
+def check_start(base: Base, options: TrainOptions, tensorboard: bool = False) -> None:
+    """`ResamError` for what can be told before there are data or a folder: options that the base cannot take, and
+    TensorBoard events where that is not installed."""
+    check_base(base, options)
+    if tensorboard:
+        _tensorboard()
 
 
 def framed_training_set(options: TrainOptions, base: Base, data: RunData, fabric: Fabric) -> TrainingSet:
@@ -172,7 +187,7 @@ def framed_training_set(options: TrainOptions, base: Base, data: RunData, fabric
 
     base: without LoRA. Raises `ResamError` as `TrainingSet` does.
     """
-    samples = _training_set(options, base, data)
+    samples = _training_set(options, base, data, Silent())
     if options.choose_scale:
         _choose_framing(base, samples, fabric, Silent())
     if options.needs_consensus:
@@ -189,7 +204,12 @@ def _teach_consensus(
         return
     reporter.start("pseudo-masks", -(-len(samples) // fabric.world_size))
     masks = consensus_masks(base, samples, options, fabric, reporter.step)
-    on_main(fabric, lambda: save_masks(path, masks))
+
+    def keep() -> None:
+        with writing(path):
+            save_masks(path, masks)
+
+    on_main(fabric, keep)
     samples.teach(masks)
 
 
@@ -205,7 +225,7 @@ def _choose_framing(base: Base, samples: TrainingSet, fabric: Fabric, reporter: 
     samples.frame(chosen)
 
 
-def _training_set(options: TrainOptions, base: Base, data: RunData) -> TrainingSet:
+def _training_set(options: TrainOptions, base: Base, data: RunData, reporter: Reporter) -> TrainingSet:
     return TrainingSet(
         data.train,
         options.point_options(data.points_file, data.keypoints),
@@ -214,6 +234,7 @@ def _training_set(options: TrainOptions, base: Base, data: RunData) -> TrainingS
         seed=options.seed,
         supervised=options.supervised,
         strength=options.strength,
+        note=reporter.note,
     )
 
 
@@ -245,7 +266,7 @@ def _check_images(data: RunData, reporter: Reporter) -> None:
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    with atomic_write(path) as temporary:
+    with writing(path), atomic_write(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 

@@ -20,8 +20,15 @@ def printable(text: str) -> str:
     )
 
 
+def system_error(error: OSError, path: object = None) -> str:
+    """What the system refused, as "file: reason". path: the file, where the error itself names none."""
+    file = error.filename2 or error.filename or path
+    reason = error.strerror or str(error)
+    return reason if file is None else f"{file}: {reason}"
+
+
 def command_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate the body of a command: a `ResamError` becomes one line on stderr and exit code 2.
+    """Decorate the body of a command: a `ResamError` or an error of the system's is one line on stderr, exit code 2.
 
     Other exceptions pass through: they are defects of ours, and a traceback is what a bug report needs.
     """
@@ -31,7 +38,14 @@ def command_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except ResamError as error:
-            print(f"error: {printable(str(error))}", file=sys.stderr)
-            sys.exit(2)
+            line = str(error)
+        except OSError as error:
+            # click ends a command quietly whose reader went away. Without a number the error is not the system's:
+            # some library took the class for a use of its own.
+            if isinstance(error, BrokenPipeError) or error.errno is None:
+                raise
+            line = system_error(error)
+        print(f"error: {printable(line)}", file=sys.stderr)
+        sys.exit(2)
 
     return wrapped

@@ -156,3 +156,18 @@ def test_tensorboard_that_is_not_installed_is_said_before_there_is_a_folder(
     data = _broken_set(tmp_path / "set")
     line = _refused(tmp_path, "--data", str(data), "--base", str(base_file), "--tensorboard")
     assert "tensorboard is not installed" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--rank", "99"], "option rank: expected 1 to 32"),
+        (["--start", "2"], "option start: "),
+        (["--tensorboard"], "tensorboard is not installed"),
+    ],
+)
+def test_synthetic_scenes_are_not_drawn_for_a_run_that_is_refused(
+    arguments: list[str], cause: str, base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert cause in _refused(tmp_path, "--base", str(base_file), "--scenes", "1", *arguments)
