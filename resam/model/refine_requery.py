@@ -4,8 +4,8 @@ Training calls this module, the exporter traces it, the engine is it.
 
 Refine. With p = sigmoid(L) and H(p) the binary entropy in nats, instance i keeps a pixel where p (1 - H) > tau
 and no other instance of the image keeps it. Where p (1 - H) can exceed tau it rises with p, so the test is one
-comparison, L > `refine_logit(tau)`. An instance that loses nearly all it kept loses the rest as well: two prompts on one
-object would leave each other crumbs of its rim, whose boxes mean nothing.
+comparison, L > `refine_logit(tau)`. An instance that loses nearly all it kept loses the rest as well: two prompts on
+one object would leave each other crumbs of its rim, whose boxes mean nothing.
 
 Requery. The tight box of each refined mask becomes a prompt on the same embedding. An instance whose refined mask
 is empty keeps its place: its box tokens turn into padding, so that it is decoded from its points again.
@@ -23,7 +23,7 @@ from resam.model.decoder import PromptDecoder
 
 Requery = Literal["box", "box+points"]
 HIDDEN = -1e4  # stands for the logit of a cell that Refine took away
-CRUMBS = 0.1  # the share of its cells below which what the others left of an instance is taken away too
+CRUMBS = 0.15  # the share of its cells below which what the others left of an instance is taken away too
 
 
 class LoopOutput(NamedTuple):

@@ -94,8 +94,8 @@ def test_the_decoder_equals_segment_anything(sam: Sam, traced: Traced, prompts: 
 
 
 def refined_boxes(logits: Array, tau: float = 0.3) -> list[tuple[float, float, float, float] | None]:
-    """Refine and the tight box of each mask (N, M, M), straight from their definition; None where less than a
-    tenth is left."""
+    """Refine and the tight box of each mask (N, M, M), straight from their definition; None where less than
+    15 % is left."""
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     entropy = -(p * np.log(np.maximum(p, 1e-300)) + (1 - p) * np.log(np.maximum(1 - p, 1e-300)))
     kept = p * (1 - entropy) > tau
@@ -109,7 +109,7 @@ def refined_boxes(logits: Array, tau: float = 0.3) -> list[tuple[float, float, f
     threshold, cell = math.log(high / (1 - high)), 256 / logits.shape[-1]
     boxes: list[tuple[float, float, float, float] | None] = []
     for mask, mine, gone in zip(logits, alone, lost):
-        if not mine.any() or 10 * mine.sum() < (mine | gone).sum():
+        if not mine.any() or mine.sum() < 0.15 * (mine | gone).sum():
             boxes.append(None)
             continue
         values = np.where(gone, -1e9, mask)

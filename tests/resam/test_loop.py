@@ -45,7 +45,7 @@ def test_the_overlap_test_of_refine_equals_a_slow_loop() -> None:
         own = {(y, x) for y in range(9) for x in range(9) if float(logits[i, y, x]) > threshold}
         others = {(y, x) for y, x in own if any(float(logits[j, y, x]) > threshold for j in range(6) if j != i)}
         left = own - others
-        if len(left) < len(own) / 10:
+        if len(left) < 0.15 * len(own):
             crumbs, left = crumbs + 1, set()
         assert {(y, x) for y in range(9) for x in range(9) if float(refined[i, y, x]) > threshold} == left
         contested += len(others)

@@ -91,7 +91,7 @@ class PromptByPrompt(ABC):
         return np.stack([logits for logits, _ in answers]), np.array([score for _, score in answers], np.float32)
 
 
-CRUMBS = 0.1  # as in `resam.model.refine_requery`, which a worker would import torch for
+CRUMBS = 0.15  # as in `resam.model.refine_requery`, which a worker would import torch for
 
 
 def refined_boxes(logits: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
