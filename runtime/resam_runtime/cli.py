@@ -20,6 +20,8 @@ from resam_runtime.stop import StopRequest
 if TYPE_CHECKING:
     from resam_runtime.run import RunReport
 
+_NOTES = 5  # more go to summary.json alone
+
 EPILOG = """
 \b
 Examples:
@@ -31,7 +33,8 @@ Examples:
 Exit codes:
   0    all scenes done
   1    some scenes failed (they are listed in summary.json), or the first one did, with --strict
-  2    nothing could be done: bad arguments, unreadable engine or points, or every scene failed
+  2    nothing could be done: bad arguments, unreadable engine or points, points that lie in no scene,
+       every instance skipped, or every scene failed
   3    the output could not be written any more (full disk); what is done is kept, --resume goes on
   130  stopped by Ctrl-C (SIGINT), 143 by SIGTERM: scenes in hand were finished, --resume goes on;
        a second signal stops at the next tile
@@ -86,7 +89,7 @@ class _Finite(click.FloatRange):
         return number
 
 
-@click.command("resam-run", epilog=EPILOG)
+@click.command("resam-run", context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
 @click.option(
@@ -183,8 +186,10 @@ def run(
     Writes instances.json (COCO), per scene NAME.geojson, NAME.png (overlay) and NAME.labels.tif or .png, and
     summary.json. Every file is whole or absent.
     """
-    if bool(images) == (watch is not None):
-        raise click.UsageError("give IMAGES, files or folders, or --watch DIR, not both")
+    if not images and watch is None:
+        raise click.UsageError("give IMAGES, files or folders, or --watch DIR")
+    if images and watch is not None:
+        raise click.UsageError("give IMAGES or --watch DIR, not both")
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
     if budget is not None and "coco" not in formats:
@@ -232,7 +237,16 @@ def run(
             sys.exit(3)
         except MemoryError:
             raise ResamError("not enough memory; close other programs, or use a smaller engine") from None
+    for note in report.notes[:_NOTES]:
+        click.echo(f"note: {printable(note)}", err=True)
+    if len(report.notes) > _NOTES:
+        click.echo(
+            f"note: {len(report.notes) - _NOTES} more, see {printable(str(report.out / 'summary.json'))}", err=True
+        )
     click.echo(printable(_closing_line(report)))
+    if report.all_skipped:
+        line = f"nothing was segmented, all {report.skipped} instances were skipped; see {report.out / 'summary.json'}"
+        click.echo(f"error: {printable(line)}", err=True)
     if received and (watch is not None or not report.complete):
         sys.exit(128 + received[0])
     sys.exit(report.exit_code)
@@ -244,6 +258,8 @@ def _closing_line(report: RunReport) -> str:
         parts.append(f"{report.failed} scenes failed")
     if report.skipped:
         parts.append(f"{report.skipped} instances skipped")
+    if report.nowhere:
+        parts.append(f"{report.nowhere} instances of the points file lie in no scene that is done")
     if report.left_out:
         parts.append(f"{report.left_out} instances left out by --budget")
     if not report.complete:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import mmap
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -118,6 +119,9 @@ def _entry_info(name: str) -> zipfile.ZipInfo:
 
 def _open(path: Path) -> BinaryIO:
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for a writer
+            raise ResamError(f"{path}: a pipe or a device, not an engine file; name a .resam or .plan file")
         return open(path, "rb")
     except FileNotFoundError:
         raise ResamError(f"{path}: no such engine file; check the path or make one with resam-export") from None

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\.resam\.[0-9a-f]{8}\.tmp(\.[^.]*)?")
+"""Names of `atomic_write`'s temporary files, as a whole: what a process that was killed may leave."""
 
 
 @contextlib.contextmanager

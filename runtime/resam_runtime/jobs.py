@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, system_error
 from resam_runtime.georeference import Affine
 from resam_runtime.instance import Instance
 from resam_runtime.points import Prompt, Skipped
 from resam_runtime.prompts import PromptBatch
 from resam_runtime.scene_files import SceneFile
 from resam_runtime.tiling import Tile
+from resam_runtime.writers.summary import STAGES
 
 
 @dataclass(eq=False)
@@ -32,6 +33,7 @@ class Job:
     prompts: list[Prompt] = field(default_factory=list)
     batch: PromptBatch | None = None
     automatic: bool = False
+    by_place: list[str | int | None] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)
@@ -39,9 +41,7 @@ class Job:
     failure: str | None = None
     trace: str | None = None
     dropped: bool = False
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"read": 0.0, "prepare": 0.0, "inference": 0.0, "write": 0.0}
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     def fail(self, error: Exception) -> None:
         """Remember the first failure. Errors that are no one's fault but ours keep their traceback."""
@@ -50,7 +50,7 @@ class Job:
         if isinstance(error, ResamError):
             self.failure = str(error)
         elif isinstance(error, OSError):
-            self.failure = f"{error.filename2 or error.filename or self.file.path}: {error.strerror or error}"
+            self.failure = system_error(error, self.file.path)
         elif isinstance(error, MemoryError):
             self.failure = f"{self.file.path}: not enough memory"
         else:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from resam_runtime.errors import ResamError
 from resam_runtime.georeference import Affine
-from resam_runtime.image_files import read_header
+from resam_runtime.image_files import ImageHeader, read_header
 
 DECODE_LIMIT = 200_000_000
 """Pixels that OpenCV may decode at once; a larger scene needs rasterio, which reads windows."""
@@ -72,26 +72,32 @@ def _choose(path: Path, count: int, bands: Sequence[int] | None, default: Sequen
 
 
 class _ArraySource:
-    def __init__(self, pixels: Array) -> None:
+    def __init__(self, pixels: Array, valid: Array | None = None) -> None:
         self.height, self.width = pixels.shape[:2]
         self.dtype = pixels.dtype
         self._pixels: Array | None = pixels
+        self._valid = valid
 
     def window(self, x: int, y: int, width: int, height: int, out: tuple[int, int]) -> tuple[Array, Array | None]:
         if self._pixels is None:
             raise ValueError("the scene is closed")
         view = self._pixels[y : y + height, x : x + width]
+        valid = None if self._valid is None else self._valid[y : y + height, x : x + width]
         if out == (height, width):
-            return view, None
+            return view, valid
         import cv2
+
+        if valid is not None:
+            shrunk = cv2.resize(valid.view(np.uint8), (out[1], out[0]), interpolation=cv2.INTER_NEAREST)
+            valid = shrunk.astype(bool)
 
         known = (np.uint8, np.uint16, np.int16, np.float32, np.float64)  # what cv2.resize takes
         wide = view if view.dtype in known else view.astype(np.float64)
         small = cv2.resize(wide, (out[1], out[0]), interpolation=cv2.INTER_AREA)
-        return small.reshape(*out, -1), None
+        return small.reshape(*out, -1), valid
 
     def close(self) -> None:
-        self._pixels = None
+        self._pixels = self._valid = None
 
 
 def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
@@ -126,7 +132,18 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
     order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # OpenCV: blue first
     chosen = _choose(path, count, bands, (1, 2, 3) if count >= 3 else (1,))
     picked = np.ascontiguousarray(pixels[..., [order[band - 1] for band in chosen]])
-    return OpenedFile(_ArraySource(picked), notes=tuple(notes))
+    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), notes=tuple(notes))
+
+
+def _opaque(pixels: Array, header: ImageHeader | None, chosen: Sequence[int]) -> Array | None:
+    """(h, w) bool: where a decoded PNG is not fully transparent; None if it is so nowhere.
+
+    OpenCV gives alpha as a fourth band, also to gray and to a palette. In a TIFF such a band may be infrared.
+    """
+    if header is None or header.kind != "png" or pixels.shape[2] != 4 or 4 in chosen:
+        return None
+    opaque: Array = pixels[..., 3] > 0
+    return None if opaque.all() else opaque
 
 
 # --- rasterio ----------------------------------------------------------------------------------------------------
@@ -136,9 +153,10 @@ class _RasterSource:
     def __init__(self, dataset: Any, bands: list[int], palette: Array | None) -> None:
         self.width, self.height = dataset.width, dataset.height
         self._dataset, self._bands, self._palette = dataset, bands, palette
-        kind = np.dtype(dataset.dtypes[bands[0] - 1])
-        self._complex = kind.kind == "c"
-        self.dtype = np.dtype(np.float32) if self._complex else np.dtype(np.uint8) if palette is not None else kind
+        kind = dataset.dtypes[bands[0] - 1]
+        # shown by its magnitude; numpy has no type for complex_int16 and complex_int32, which are read as complex64
+        self._complex = kind.startswith("complex")
+        self.dtype = np.dtype(np.float32 if self._complex else np.uint8 if palette is not None else kind)
         flags = [flag for band in bands for flag in dataset.mask_flag_enums[band - 1]]
         self._masked = any(flag.name != "all_valid" for flag in flags)
 

@@ -64,6 +64,9 @@ class TerminalProgress(Observer):
         if self._each:
             print(printable(f"{record['name']}: {len(record['annotations'])} instances"), flush=True)
 
+    def trouble(self, line: str) -> None:
+        self._print(f"waiting: {line}")
+
     def _update(self) -> None:
         elapsed = max(time.monotonic() - self._begin, 1e-3)
         self._progress.update(self._task, rate=f"{self._scenes / elapsed:.2f}/s, {self._points / elapsed:.1f} points/s")

@@ -54,7 +54,8 @@ def prompt_batch(points: Any, labels: Any, boxes: Any, width: int, height: int) 
     points: (N, 2), one point per instance; (N, P, 2); or a list with one (P_i, 2) or (2,) entry per instance; or
     None where boxes are given. labels: None (all positive), or of the points' shape: 1 positive, 0 negative, -1
     padding. boxes: None or (N, 4) x0, y0, x1, y1, outer pixels included; they come after the points. Raises
-    `ResamError` naming the first instance that is not finite, not inside the image, or mis-shaped.
+    `ResamError` naming the first instance that is not finite, not inside the image, mis-shaped, or marked by neither a
+    positive point nor a box.
     """
     if points is None and boxes is None:
         raise ResamError("prompt: neither points nor boxes; give one of them")
@@ -68,7 +69,7 @@ def prompt_batch(points: Any, labels: Any, boxes: Any, width: int, height: int) 
         coords, marks = _points(points, labels)
         if corners is not None and len(corners) != len(coords):
             raise ResamError(f"prompt: points for {len(coords)} instances but {len(corners)} boxes; give as many")
-        _check_points(coords, marks, width, height, allow_none=corners is not None)
+        _check_points(coords, marks, width, height, boxed=corners is not None)
     if corners is not None:
         coords = np.concatenate([coords, corners.reshape(-1, 2, 2)], 1)
         corner_labels = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
@@ -140,13 +141,16 @@ def _labels(values: NDArray[np.float64], instance: int | None = None) -> NDArray
     return values.astype(np.int32)
 
 
-def _check_points(
-    coords: NDArray[np.float64], labels: NDArray[np.int32], width: int, height: int, allow_none: bool
-) -> None:
+def _check_points(coords: NDArray[np.float64], labels: NDArray[np.int32], width: int, height: int, boxed: bool) -> None:
     real = labels != PADDING
     bare = ~real.any(1)
-    if bare.any() and not allow_none:
+    if bare.any() and not boxed:
         raise ResamError(f"instance {int(bare.argmax())}: has no points; leave it out or give it one")
+    unmarked = ~(labels == POSITIVE).any(1)
+    if unmarked.any() and not boxed:  # SamPredictor's flat list is one object, ours is one object per point
+        raise ResamError(
+            f"instance {int(unmarked.argmax())}: no positive point; several points of one object go in as [[...]]"
+        )
     infinite = real & ~np.isfinite(coords).all(-1)
     if infinite.any():
         i, p = np.argwhere(infinite)[0]

@@ -117,6 +117,7 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
         crs=scene.crs,
         shared=points.shared,
     )
+    job.by_place = [prompt.id for prompt in prompts if prompt.by_place]
     if not prompts and points.file is not None:
         if options.automatic and found.match(name, points.shared) is None:
             job.automatic = True

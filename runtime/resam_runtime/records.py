@@ -11,19 +11,17 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
+from resam_runtime.files import TEMPORARY, atomic_write
 from resam_runtime.scene_files import STATE_FOLDER
 
 Mode = Literal["new", "resume", "overwrite"]
 Record = dict[str, Any]
 FORMAT = 1
-_TEMPORARY = re.compile(r"^\..*\.[a-z0-9_]{8}\.tmp(\.[^.]*)?$")  # as files.atomic_write names them
 
 
 class RunFolder:
@@ -92,6 +90,11 @@ class RunFolder:
             if record is not None:
                 yield record
 
+    def has_outputs(self, record: Record) -> bool:
+        """Whether the files that a record lists are there."""
+        # os.path's isfile: Path's raises where a folder cannot be read, before Python 3.14
+        return all(os.path.isfile(self.out / name) for name in record.get("outputs", []))
+
     def remove_outputs(self, record: Record) -> None:
         """Remove the files that a record lists, and the record first: a half-removed scene is done again."""
         self._path(record["name"]).unlink(missing_ok=True)
@@ -120,8 +123,8 @@ class RunFolder:
             if difference:
                 raise ResamError(f"{self.out}: cannot resume, {difference}; ask for the same, or use --overwrite")
         for folder in {self.out, self._state, self._state / "scenes", *self._output_folders()}:
-            for leftover in folder.glob(".*.tmp*") if folder.is_dir() else ():
-                if _TEMPORARY.match(leftover.name):
+            for leftover in folder.iterdir():
+                if TEMPORARY.fullmatch(leftover.name):
                     leftover.unlink(missing_ok=True)
         if mode == "overwrite":
             for record in list(self.records()):
@@ -132,10 +135,15 @@ class RunFolder:
             write_json(path, {"format": FORMAT, "request": request})
 
     def _output_folders(self) -> set[Path]:
-        """Folders that outputs of this run may lie in: those under the output folder, but for hidden ones."""
+        """Folders that outputs of this run may lie in: those under the output folder, but for hidden ones and those of
+        other runs, which may be at work."""
         folders = set()
         for parent, names, _ in os.walk(self.out):
-            names[:] = [name for name in names if not name.startswith(".")]
+            names[:] = [
+                name
+                for name in names
+                if not name.startswith(".") and not os.path.isdir(os.path.join(parent, name, STATE_FOLDER))
+            ]
             folders.add(Path(parent))
         return folders
 

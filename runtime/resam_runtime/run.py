@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from resam_runtime.pipeline import process_scenes
 from resam_runtime.points import PointsFile, find_points
 from resam_runtime.read_stage import PointsSource, source_of
 from resam_runtime.records import Mode, Record, RunFolder
-from resam_runtime.scene_files import SceneFile, check_outputs, find_scenes, output_names
+from resam_runtime.scene_files import SceneFile, check_apart, check_exist, check_outputs, find_scenes, output_names
 from resam_runtime.segmenter import Segmenter
 from resam_runtime.stop import StopRequest
 from resam_runtime.write_stage import OutputError
@@ -38,10 +39,18 @@ class Observer:
     def scene(self, record: Record) -> None:
         """A scene is done or has failed; its record is saved."""
 
+    def trouble(self, line: str) -> None:
+        """A watched folder cannot be read at the moment; told once for each time that this begins."""
+
 
 @dataclass(frozen=True)
 class RunReport:
-    """How a run ended. Counts include scenes of an earlier run that this one resumed."""
+    """How a run ended. Counts include scenes of an earlier run that this one resumed.
+
+    nowhere: instances of the points file that belong to scenes by their place on the map, and lie in none that is
+    done; 0 for a run that is not complete. all_skipped: points were given, and not one instance of theirs could be
+    prompted. notes: what a user should know of the run, one line each.
+    """
 
     out: Path
     scenes: int
@@ -49,15 +58,18 @@ class RunReport:
     instances: int
     skipped: int
     left_out: int
+    nowhere: int
     complete: bool
     seconds: float
+    all_skipped: bool = False
+    notes: Sequence[str] = ()
 
     @property
     def exit_code(self) -> int:
-        """0: all good; 1: some scenes failed; 2: all did. Signals are the caller's to tell."""
-        if self.failed == 0:
-            return 0
-        return 2 if self.failed == self.scenes else 1
+        """0: all good; 1: some scenes failed; 2: all did, or every instance was skipped. Signals are the caller's."""
+        if self.all_skipped or (self.complete and self.scenes and self.failed == self.scenes):
+            return 2
+        return 1 if self.failed else 0
 
 
 @dataclass(frozen=True)
@@ -84,20 +96,27 @@ class Run:
     ) -> Run:
         """Find scenes and points and check them against each other.
 
-        Raises ResamError, one line, when there are no scenes, no points for any of them (options.automatic being off),
-        a points file that cannot be read, outputs that would overwrite a scene, or a budget that holds nothing.
+        Raises ResamError, one line, when there are no scenes, none of them exists, no points for any of them
+        (options.automatic being off),
+        a points file that cannot be read, outputs that would overwrite a scene or go into a folder of scenes itself,
+        or a budget that holds nothing.
         """
-        options = options or RunOptions()
-        scenes, out = find_scenes(inputs, out), Path(out)
+        options, inputs, out = options or RunOptions(), list(inputs), Path(out)
+        check_apart(inputs, out)
+        scenes = find_scenes(inputs, out)
+        check_exist(scenes)
         check_outputs(scenes, out, options.formats)
         names = Counter(scene.name.rsplit("/", 1)[-1] for scene in scenes)
         shared = frozenset(name for name, count in names.items() if count > 1)
         file = None if points is None else PointsFile.open(points)
         notes: list[str] = []
         if file is not None:
-            notes = _check_points(file, scenes, shared, options)
+            notes = _check_points(file, scenes, options)
         elif not options.automatic and not any(_has_points(scene) for scene in scenes):
             others = f" and {len(scenes) - 1} more" if len(scenes) > 1 else ""
+            for near in (place / "points.json" for given in inputs for place in (Path(given), Path(given).parent)):
+                if os.path.isfile(near):  # where resam-annotate writes
+                    raise ResamError(f"{scenes[0].path}{others}: no points; there is {near}: give --points {near}")
             raise ResamError(
                 f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, .csv or .geojson "
                 "beside the scenes, or let --automatic find instances"
@@ -153,7 +172,7 @@ class Run:
             raise ResamError(
                 f"{scene.path}: it or its points changed since the earlier run; use --overwrite to do all again"
             )
-        return all(folder.out.joinpath(name).is_file() for name in record["outputs"])
+        return folder.has_outputs(record)
 
     def execute(
         self,
@@ -164,7 +183,8 @@ class Run:
     ) -> RunReport:
         """Process all scenes that are not done yet and write `instances.json` and `summary.json`.
 
-        Raises ResamError when the output folder cannot be taken, OutputError when it cannot be written any more.
+        Raises ResamError when the output folder cannot be taken, and at the end when points that belong to scenes by
+        their place gave no scene a prompt; OutputError when the folder cannot be written any more.
         """
         begin = time.monotonic()
         observer = observer or Observer()
@@ -182,7 +202,14 @@ class Run:
                 on_scene=observer.scene,
             )
             names = [scene.name for scene in self.scenes]
-            return self.finish(folder, names, segmenter, time.monotonic() - begin)
+            report = self.finish(folder, names, segmenter, time.monotonic() - begin)
+        prompts = report.instances + report.left_out + report.skipped
+        if self.points.file is not None and report.nowhere and not prompts and not self.options.automatic:
+            raise ResamError(
+                f"{self.points.file.path}: none of its points lies in a scene that could be read; "
+                "check its coordinates and its crs"
+            )
+        return report
 
     def finish(self, folder: RunFolder, names: Sequence[str], segmenter: Segmenter, seconds: float) -> RunReport:
         """Write `instances.json` and `summary.json` from the records of the scenes named. Raises OutputError."""
@@ -198,13 +225,16 @@ class Run:
                 path = self.out / "instances.json"
                 left_out = coco.write_instances(path, ready, done, self.info, self.categories, self.budget)
             records = [record for name in names if (record := folder.record(name)) is not None]
+            complete = len(records) == len(names)
+            nowhere = self._nowhere(records) if complete else 0
+            notes = [f"{nowhere} instances of the points file lie in no scene that is done"] if nowhere else []
             about = {
                 "resam_version": _version(),
                 "engine": {"file": self.engine.path.name, "digest": self.engine_digest, "runs": segmenter.describe()},
                 "options": {**self.options.request(), "--budget": self.budget},
-                "complete": len(records) == len(names),
+                "complete": complete,
                 "left_out_by_budget": left_out,
-                "notes": list(self.notes),
+                "notes": [*_shorten(self.notes), *notes],
                 "wall_seconds": round(seconds, 3),
             }
             data = summary.summarise(records, about)
@@ -221,14 +251,26 @@ class Run:
             instances=totals["instances"] - left_out,
             skipped=totals["skipped"],
             left_out=left_out,
-            complete=data["complete"],
+            nowhere=nowhere,
+            complete=complete,
             seconds=seconds,
+            # what --automatic looks for may honestly not be there
+            all_skipped=complete
+            and not self.options.automatic
+            and totals["skipped"] > 0
+            and totals["points"] == totals["instances"] == 0,
+            notes=self.notes,
         )
 
+    def _nowhere(self, records: Sequence[Record]) -> int:
+        """Instances without a scene's name that lie in none of the scenes done; 0 while none is."""
+        done = [record for record in records if record["status"] == "done"]
+        if self.points.file is None or not done or any("by_place" not in record for record in done):
+            return 0  # the last: written by a resam that did not record it
+        return len(self.points.file.placed_ids.difference(*(record["by_place"] for record in done)))
 
-def _check_points(
-    file: PointsFile, scenes: Sequence[SceneFile], shared: frozenset[str], options: RunOptions
-) -> list[str]:
+
+def _check_points(file: PointsFile, scenes: Sequence[SceneFile], options: RunOptions) -> list[str]:
     """Notes on scenes that only the points file knows; ResamError where it fits none of the scenes."""
     if file.names_no_scene and len(scenes) > 1:
         raise ResamError(
@@ -239,11 +281,11 @@ def _check_points(
     if len(unknown) == len(file.scenes) and not (file.by_place or file.names_no_scene or options.automatic):
         held = f"it names {', '.join(file.scenes[:3])}" if file.scenes else "it is empty"
         raise ResamError(f"{file.path}: has points for none of the scenes ({held}); check its scene names")
-    return _shorten([f"points for {name!r}, which is not among the scenes" for name in unknown])
+    return [f"points for {name!r}, which is not among the scenes" for name in unknown]
 
 
-def _shorten(notes: list[str], most: int = 100) -> list[str]:
-    return notes if len(notes) <= most else [*notes[:most], f"and {len(notes) - most} more"]
+def _shorten(notes: Sequence[str], most: int = 100) -> list[str]:
+    return list(notes) if len(notes) <= most else [*notes[:most], f"and {len(notes) - most} more"]
 
 
 def _has_points(scene: SceneFile) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, system_error
 from resam_runtime.scenes import SCENE_SUFFIXES
 
 STATE_FOLDER = ".resam"
@@ -77,6 +77,25 @@ def output_names(stem: str, formats: Collection[str], labels_suffix: str = ".tif
     return {kind: name for kind, name in names.items() if kind in formats}
 
 
+def check_apart(folders: Iterable[str | os.PathLike[str]], out: Path) -> None:
+    """Raise ResamError if outputs would go into a folder of scenes itself: overlays would be scenes of the next run."""
+    for folder in folders:
+        if os.path.isdir(folder) and os.path.exists(out) and os.path.samefile(folder, out):
+            raise ResamError(f"{out}: outputs cannot go into the folder of the scenes itself; choose another with -o")
+
+
+def check_exist(scenes: Sequence[SceneFile]) -> None:
+    """Raise ResamError if none of the scenes exists; one that does may be done, and the others fail in their turn."""
+    reason = ""
+    for scene in scenes:
+        try:
+            os.stat(scene.path)
+            return
+        except OSError as error:
+            reason = reason or system_error(error)
+    raise ResamError(reason + (f" (and {len(scenes) - 1} more that cannot be found)" if len(scenes) > 1 else ""))
+
+
 def check_outputs(scenes: Sequence[SceneFile], out: Path, formats: Collection[str]) -> None:
     """Raise ResamError if an output would overwrite a scene, by whatever path either is reached."""
     # A scene that is a link is two files: the link, and what it points to.
@@ -95,14 +114,21 @@ def _place(path: Path) -> str:
     return os.path.join(os.path.realpath(path.parent), path.name)
 
 
-def walk_scenes(folder: Path, out: Path) -> Iterator[Path]:
-    """Image files in a folder and its subfolders, without hidden ones and those that runs wrote. Raises ResamError."""
+def walk_scenes(folder: Path, out: Path, on_trouble: Callable[[str], None] | None = None) -> Iterator[Path]:
+    """Image files in a folder and its subfolders, without hidden ones and those that runs wrote.
+
+    on_trouble: told in one line of each folder that cannot be read, which then counts as empty; without it the first
+    raises ResamError.
+    """
     ours = os.path.abspath(out)
 
     def unreadable(error: OSError) -> None:
         # A subfolder that vanished since it was listed held no scene; the folder asked for must be there.
-        if not isinstance(error, FileNotFoundError) or os.fspath(error.filename) == os.fspath(folder):
-            raise ResamError(f"{error.filename}: {error.strerror}")
+        if isinstance(error, FileNotFoundError) and os.fspath(error.filename) != os.fspath(folder):
+            return
+        if on_trouble is None:
+            raise ResamError(system_error(error))
+        on_trouble(system_error(error))
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(

@@ -5,10 +5,10 @@ TIFF and other rasters are read by rasterio where it is installed (windows, noda
 TIFF without rasterio by OpenCV, which decodes the whole image at once.
 
 Bands become RGB as follows: `bands` picks them (1-based, one for gray or three); without it the bands that call
-themselves red, green, blue, else the first three, else the first as gray. Alpha is dropped. Types other than uint8 are
-stretched per band, percentiles 2 to 98 -> 0 to 255, computed once from a decimated read of the whole scene, so that
-all its tiles share them. Nodata (and NaN, and pixels that a raster's mask or alpha marks as empty) become the mean
-pixel, as padding does.
+themselves red, green, blue, else the first three, else the first as gray. Alpha is no band of those. Complex values
+count by their magnitude. Types other than uint8 are stretched per band, percentiles 2 to 98 -> 0 to 255, computed once
+from a decimated read of the whole scene, so that all its tiles share them. Nodata (and NaN, and pixels that a raster's
+mask or the alpha of a raster or PNG marks as empty) become the mean pixel, as padding does.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SCENE_SUFFIXES = RASTER_SUFFIXES | IMAGE_SUFFIXES
 EMPTY_PIXEL = PAD_VALUE
 """What a pixel without data becomes: the same that pads tiles."""
 _SAMPLE = 1024
+_STRETCH = (2.0, 98.0)  # percentiles
 
 Array = npt.NDArray[Any]
 
@@ -51,7 +52,6 @@ class Scene:
         *,
         path: Path,
         name: str,
-        stretch: tuple[float, float] | None,
         transform: Affine | None = None,
         crs: str | None = None,
         notes: Sequence[str] = (),
@@ -62,7 +62,7 @@ class Scene:
         self.crs = crs if transform is not None else None
         self.notes = tuple(notes)
         self._source = source
-        self._limits = None if source.dtype == np.uint8 or stretch is None else self._percentiles(stretch)
+        self._limits = None if source.dtype == np.uint8 else self._percentiles()
 
     @property
     def georeferenced(self) -> bool:
@@ -98,13 +98,13 @@ class Scene:
         factor = min(1.0, longest / max(self.width, self.height))
         return max(1, round(self.height * factor)), max(1, round(self.width * factor))
 
-    def _percentiles(self, stretch: tuple[float, float]) -> list[tuple[float, float]]:
+    def _percentiles(self) -> list[tuple[float, float]]:
         pixels, valid = self._source.window(0, 0, self.width, self.height, self._decimated(_SAMPLE))
         limits = []
         for band in range(pixels.shape[2]):
             values = pixels[..., band].astype(np.float64)
             keep = np.isfinite(values) if valid is None else np.isfinite(values) & valid
-            low, high = np.percentile(values[keep], stretch) if keep.any() else (0.0, 1.0)
+            low, high = np.percentile(values[keep], _STRETCH) if keep.any() else (0.0, 1.0)
             limits.append((float(low), float(high)))
         return limits
 
@@ -124,8 +124,6 @@ class Scene:
                     scaled = (pixels[..., band].astype(wide) - wide(low)) * wide(255.0 / span)
                     levels[..., band] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
             pixels = levels
-        elif pixels.dtype != np.uint8:
-            pixels = np.clip(pixels, 0, 255).astype(np.uint8)
         if pixels.shape[2] == 1:
             pixels = np.repeat(pixels, 3, axis=2)
         image = np.ascontiguousarray(pixels)
@@ -135,16 +133,10 @@ class Scene:
         return image
 
 
-def open_scene(
-    path: str | os.PathLike[str],
-    bands: Sequence[int] | None = None,
-    stretch: tuple[float, float] | None = (2.0, 98.0),
-    name: str | None = None,
-) -> Scene:
+def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None, name: str | None = None) -> Scene:
     """Open an image file as a scene.
 
-    bands: one (gray) or three (red, green, blue) 1-based band numbers. stretch: percentiles that become 0 and 255 where
-    the type is not uint8; None clips values to 0..255. name: defaults to the file's name.
+    bands: one (gray) or three (red, green, blue) 1-based band numbers. name: defaults to the file's name.
 
     Raises ResamError, one line with file and cause, for a missing, truncated or unknown file, bands that it lacks, and
     an image too large to be decoded at once.
@@ -165,7 +157,6 @@ def open_scene(
         opened.source,
         path=path,
         name=name or path.name,
-        stretch=stretch,
         transform=opened.transform,
         crs=opened.crs,
         notes=opened.notes,

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -61,22 +62,23 @@ class Segmenter:
         max_points: instances decoded together at most; the engine's own limit counts too. automatic: how
         instances are proposed where no points are given. views: of each tile, 1 to 7 (`resam_runtime.views.VIEWS`):
         with more, masks and scores are means over mirrored and rescaled images, slower and better. Raises
-        `ResamError` for a file or a device that will not do.
+        `ResamError` for a file, a device or another argument that will not do.
         """
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
-        if max_points < 1:
-            raise ResamError(f"max_points: expected at least 1, came {max_points}")
-        if not 0 <= overlap <= 0.9:
-            raise ResamError(f"overlap: expected 0 to 0.9, came {overlap}")
-        if not 1 <= views <= len(VIEWS):
-            raise ResamError(f"views: expected 1 to {len(VIEWS)}, came {views}")
+        max_points, views = _whole("max_points", max_points), _whole("views", views, len(VIEWS))
+        if not isinstance(overlap, int | float | np.number) or not 0 <= overlap <= 0.9:
+            raise ResamError(f"overlap: expected 0 to 0.9, came {overlap!r}")
+        if device is not None and not isinstance(device, str):
+            raise ResamError(f'device: expected a text such as "cpu" or "cuda:1", came {device!r}')
+        if automatic is not None and not isinstance(automatic, AutomaticOptions):
+            raise ResamError(f"automatic: expected AutomaticOptions or None, came {type(automatic).__name__}")
         self.manifest: Manifest = engine.manifest
         self.automatic = automatic or AutomaticOptions()
         self._views = VIEWS[:views]
         self._path = engine.path
         self._overlap = overlap
         self._max_points = min(max_points, engine.manifest.max_points or max_points)
-        self._backend = load_backend(engine, device, threads)
+        self._backend = load_backend(engine, device, None if threads is None else _whole("threads", threads))
 
     def describe(self) -> str:
         """One line: engine file, backend, what executes it in fact, precision."""
@@ -89,7 +91,7 @@ class Segmenter:
         (P_i, 2) entry per instance, in pixels (x, y), pixel centres at integers. labels: the points' shape,
         1 positive, 0 negative, -1 padding; None: all positive. exclusive: give each pixel to one instance.
         Returns one `Instance` per prompt, in order, also where a mask is empty. Raises `ResamError` naming the
-        instance for points that are not finite or not inside the image.
+        instance for points that are not finite or not inside the image, or of which none is positive.
         """
         height, width = _check_image(image)
         if points is None:
@@ -335,6 +337,15 @@ def _check_image(image: Any) -> tuple[int, int]:
     if 0 in image.shape:
         raise ResamError(f"image: expected at least one pixel, came shape {shape}")
     return image.shape[0], image.shape[1]
+
+
+def _whole(name: str, value: Any, most: int | None = None) -> int:
+    """A number of things, numpy's too. bool is an int to Python, and none here."""
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
+    if number < 1 or (most is not None and number > most):
+        limits = f"1 to {most}" if most else "at least 1"
+        raise ResamError(f"{name}: expected a whole number, {limits}, came {value!r}")
+    return number
 
 
 def _positive(count: int) -> NDArray[np.int32]:

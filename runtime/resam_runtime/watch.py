@@ -7,8 +7,8 @@ again. What was done before a restart stays done.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from resam_runtime.points import PointsFile, find_points
 from resam_runtime.read_stage import PointsSource, source_of
 from resam_runtime.records import Mode, RunFolder
 from resam_runtime.run import Observer, Run, RunReport
-from resam_runtime.scene_files import SceneFile, output_stems, walk_scenes
+from resam_runtime.scene_files import SceneFile, check_apart, output_stems, walk_scenes
 from resam_runtime.segmenter import Segmenter
 from resam_runtime.stop import StopRequest
 
 _BATCH = 64
 _WRITE_EVERY = 60.0  # s between writing instances.json anew while scenes keep coming
+_WRITE_SHARE = 20.0  # and always so many times what writing took: it takes longer with every scene there ever was
 
 Signature = tuple[tuple[int, int], ...]
 
@@ -39,11 +40,14 @@ class FolderWatch:
         self._stems = dict(stems or {})
         self._seen: dict[Path, Signature] = {}
         self._given: dict[Path, Signature] = {}
+        self.trouble: list[str] = []
+        """Folders that the last look could not read, and why, one line each; they may come back."""
 
     def look(self) -> list[SceneFile]:
         """Scenes that are whole and were not given out in this state before, sorted by name, at most a few dozen."""
         now: dict[Path, Signature] = {}
-        for path in walk_scenes(self._folder, self._out):
+        self.trouble = []
+        for path in walk_scenes(self._folder, self._out, self.trouble.append):
             signature = self._signature(path)
             if signature is not None:
                 now[path] = signature
@@ -99,19 +103,17 @@ def watch_folder(
     mode: Mode = "resume",
     poll: float = 2.0,
     observer: Observer | None = None,
-    on_report: Callable[[RunReport], None] = lambda report: None,
 ) -> RunReport:
     """Process scenes as they arrive in a folder until `stop` is requested; returns the report of all that was done.
 
-    poll: seconds between two looks. on_report: called after each batch whose results were written. Raises ResamError
-    for a folder that is not there or an output folder that cannot be taken, OutputError when it can no longer be
-    written.
+    poll: seconds between two looks. A folder that cannot be read, once the watch has begun, is told to the observer
+    and looked into again. Raises ResamError for a folder that is not there or an output folder that cannot be taken,
+    OutputError when it can no longer be written.
     """
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
         raise ResamError(f"{folder}: not a folder that can be watched")
-    if out.resolve() == folder.resolve():
-        raise ResamError(f"{out}: outputs cannot go into the watched folder itself; choose another with -o")
+    check_apart([folder], out)
     options, observer = options or RunOptions(), observer or Observer()
     file = None if points is None else PointsFile.open(points)
     if file is not None and file.names_no_scene:
@@ -122,9 +124,14 @@ def watch_folder(
         records = {record["name"]: record["stem"] for record in taken.records()}
         watch = FolderWatch(folder, out, file is None and not options.automatic, records)
         names = sorted(records)
-        report, written, unwritten = None, 0.0, True
+        report, due, unwritten = None, -math.inf, True
+        told: list[str] = []
         while not stop.requested:
             ready = [scene for scene in watch.look() if not _done(run, scene, taken)]
+            for line in watch.trouble:
+                if line not in told:
+                    observer.trouble(line)
+            told = watch.trouble
             if ready:
                 observer.begin(len(ready), len(names))
                 process_scenes(
@@ -139,11 +146,10 @@ def watch_folder(
                 )
                 names = sorted({*names, *(scene.name for scene in ready)})
                 unwritten = True
-            if unwritten and not stop.requested and (not ready or time.monotonic() - written > _WRITE_EVERY):
-                report = run.finish(taken, names, segmenter, time.monotonic() - begin)
-                written, unwritten = time.monotonic(), False
-                if names:
-                    on_report(report)
+            start = time.monotonic()
+            if unwritten and not stop.requested and start > due + (_WRITE_EVERY if ready else 0.0):
+                report, unwritten = run.finish(taken, names, segmenter, start - begin), False
+                due = time.monotonic() + _WRITE_SHARE * (time.monotonic() - start)
             stop.wait(poll)
         if report is None or unwritten:
             report = run.finish(taken, [n for n in names if taken.record(n)], segmenter, time.monotonic() - begin)
@@ -155,4 +161,4 @@ def _done(run: Run, scene: SceneFile, folder: RunFolder) -> bool:
     record = folder.record(scene.name)
     if record is None or record["source"] != source_of(scene, run.points):
         return False
-    return all(folder.out.joinpath(name).is_file() for name in record.get("outputs", []))
+    return folder.has_outputs(record)

@@ -13,7 +13,7 @@ from resam_runtime.errors import ResamError
 from resam_runtime.jobs import Job
 from resam_runtime.options import RunOptions
 from resam_runtime.points import Skipped
-from resam_runtime.records import Record, RunFolder
+from resam_runtime.records import FORMAT, Record, RunFolder
 from resam_runtime.scene_files import output_names
 from resam_runtime.writers import coco
 from resam_runtime.writers.geojson import write_geojson
@@ -32,7 +32,7 @@ class OutputError(ResamError):
 def write_scene(job: Job, folder: RunFolder, options: RunOptions) -> Record:
     """Write a scene's outputs, then its record, which says that they are there. Raises OutputError."""
     begin = time.perf_counter()
-    record: Record = {"format": 1, "name": job.file.name, "stem": job.file.stem, "source": job.source}
+    record: Record = {"format": FORMAT, "name": job.file.name, "stem": job.file.stem, "source": job.source}
     names = output_names(job.file.stem, options.formats, ".tif" if job.raster else ".png")
     try:
         earlier = folder.record(job.file.name)
@@ -93,6 +93,7 @@ def _outputs(job: Job, out: Path, names: Mapping[str, str], options: RunOptions)
         "height": job.height,
         "points": sum(len(instance.points) for instance in job.instances),
         "annotations": annotations,
+        "by_place": job.by_place,
         "skipped": [{"instance": one.instance, "reason": one.reason} for one in [*job.skipped, *empty]],
         "outputs": list(names.values()),
     }

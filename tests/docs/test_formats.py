@@ -1,4 +1,4 @@
-"""The examples of docs/formats.md and docs/deploy-jetson.md, read by the readers that users' files meet."""
+"""The examples of docs/formats.md, docs/python.md and docs/deploy-jetson.md, as users meet them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -118,6 +119,21 @@ def test_the_summary_example_has_the_writers_members() -> None:
     assert made["scenes"] == shown["scenes"]
     assert set(made) == set(shown)
     assert set(made["seconds"]) == set(shown["seconds"])
+
+
+def test_a_scene_is_opened_and_prompted_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resam_runtime import Segmenter
+    from tests.runtime.engines import write_engine
+
+    drawn = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "scene.tif"), drawn[..., ::-1])
+    write_engine(tmp_path / "model.resam")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"segmenter": Segmenter("model.resam", "cpu", 1)}
+    exec(example("docs/python.md", "open-scene"), names)
+    np.testing.assert_array_equal(names["image"], drawn)
+    exec(example("docs/python.md", "prompts"), names)
+    assert [item.labels.tolist() for item in names["instances"]] == [[2, 3]]
 
 
 def test_the_service_runs_a_command_that_exists() -> None:

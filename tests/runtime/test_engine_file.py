@@ -18,6 +18,7 @@ from resam_runtime.engine_file import EngineFile, Manifest, TensorRTTarget, writ
 from resam_runtime.errors import ResamError
 
 from .engines import engine_graphs, engine_manifest, write_engine
+from .run_helpers import start_run
 
 GRAPHS = {"encoder": b"encoder" * 900, "decoder": b"decoder" * 500, "loop": bytes(range(256)) * 9}
 
@@ -110,6 +111,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(engine: Path) -> No
         write_engine_file(engine, engine_manifest(precision="fp8"), GRAPHS)
     assert engine.read_bytes() == before
     assert os.listdir(engine.parent) == [engine.name]
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.resam")
+    process = start_run("--engine", tmp_path / "pipe.resam", tmp_path)
+    try:
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert (
+        stderr
+        == f"error: {tmp_path / 'pipe.resam'}: a pipe or a device, not an engine file; name a .resam or .plan file\n"
+    )
 
 
 def test_missing_file_folder_and_empty_file_are_told_apart(tmp_path: Path) -> None:

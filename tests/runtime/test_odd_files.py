@@ -80,14 +80,31 @@ def test_a_scene_is_not_overwritten_through_a_link(engine: Path, tmp_path: Path)
     (tmp_path / "links" / "a.png").symlink_to(tmp_path / "real" / "a.png")
     shutil.copy(tmp_path / "real" / "a.points.json", tmp_path / "links" / "a.points.json")
     before = (tmp_path / "real" / "a.png").read_bytes()
-    for images in ("link", "links"):
+    for images, said in (("link", "folder of the scenes itself"), ("links", "is a scene and would be overwritten")):
         result = resam_run("--engine", engine, tmp_path / images, "-o", tmp_path / "real")
         assert result.code == 2
-        assert "is a scene and would be overwritten" in result.stderr
+        assert said in result.stderr
     assert (tmp_path / "real" / "a.png").read_bytes() == before
     watched = resam_run("--engine", engine, "--watch", tmp_path / "link", "-o", tmp_path / "real")
     assert watched.code == 2
-    assert "outputs cannot go into the watched folder" in watched.stderr
+    assert "outputs cannot go into the folder of the scenes itself" in watched.stderr
+
+
+def test_overlays_never_lie_among_the_scenes_of_the_next_run(engine: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    centres = draw_scene(images / "a.jpg", 0)
+    write_points(images / "a.jpg", centres)
+    before = sorted(images.iterdir())
+    result = resam_run("--engine", engine, images, "-o", images)
+    assert result.code == 2
+    assert result.stderr == (
+        f"error: {images}: outputs cannot go into the folder of the scenes itself; choose another with -o\n"
+    )
+    assert sorted(images.iterdir()) == before
+    for _ in range(2):  # inside it is another matter
+        result = resam_run("--engine", engine, images, "-o", images / "out", "--overwrite")
+        assert (result.code, summary_of(images / "out")["totals"]["scenes"]) == (0, 1)
 
 
 def test_a_file_of_someone_else_is_not_overwritten(engine: Path, tmp_path: Path) -> None:

@@ -193,6 +193,10 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
         ("p.csv", "x,x,y\n1,2,3\n", "expected the header"),
         ("p.csv", 'x,y\n"' + "1" * 200_000 + '",2\n', "not CSV"),
         ("p.csv", "x,y\n1_0,2\n", "line 2: expected a point"),
+        ("p.csv", "scene;instance;x;y;label\na.png;1;21,5;21;1\n", "fields are separated by ';', expected commas"),
+        ("p.csv", "x\ty\n1\t2\n", r"separated by '\\t', expected commas"),
+        ("p.json", {"scenes": {"b.png": {"points": [[21, 21]]}}}, r"scene 'b\.png': expected instances"),
+        ("p.json", {"scenes": {"b.png": {"Instances": [{"points": [[21, 21]]}]}}}, r"'b\.png': expected instances"),
         ("p.geojson", collection({"type": "Feature", "geometry": {"type": "Polygon"}}), "expected a Point"),
         ("p.geojson", collection(crs=3), "crs member names no"),
     ],
@@ -202,6 +206,59 @@ def test_a_malformed_file_is_one_line_that_names_it(tmp_path: Path, name: str, d
         PointsFile.open(save(tmp_path / name, data))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def coco(**annotation: Any) -> dict[str, Any]:
+    return {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"id": 1, "image_id": 1, **annotation}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("p.json", {"instances": [{"points": [[21, 21]], "label": [0]}]}, "instance 1: 'label' is not .* 'labels'"),
+        ("p.json", {"instances": [{"points": [[21, 21]], "label": "negative"}]}, "'label' is not .* 'labels'"),
+        ("p.json", {"scenes": {"a": {"instances": [{"points": [[1, 2]], "Labels": [0]}]}}}, "'Labels' is not known"),
+        ("p.json", coco(points=[[21, 21]], label=[0]), "annotation 1: 'label' is not known, expected 'labels'"),
+        ("p.json", coco(point=[21, 21], label=0), "annotation 1: 'label' is not known, expected 'labels'"),
+        ("p.csv", "x,y,labels\n21,21,0\n", "the header: 'labels' is not known, expected 'label'"),
+        ("p.geojson", collection(feature(21, 21, Label=0)), "feature 1: 'Label' is not known, expected 'label'"),
+    ],
+)
+def test_a_misspelt_label_is_refused_since_the_point_would_count_as_positive(
+    tmp_path: Path, name: str, data: Any, said: str
+) -> None:
+    with pytest.raises(ResamError, match=said):
+        PointsFile.open(save(tmp_path / name, data))
+
+
+@pytest.mark.parametrize(
+    ("members", "labels"),
+    [
+        ({"point": [21, 21], "labels": [0]}, [0]),
+        ({"keypoints": [1, 1, 0, 21, 21, 2], "labels": [1, 0]}, [0]),
+        ({"points": [[21, 21]], "labels": [0], "label": 7}, [0]),  # a class's number, say: the labels are there
+        ({"points": [[21, 21]], "label": "ship"}, [1]),
+    ],
+)
+def test_labels_count_beside_every_kind_of_coco_point(tmp_path: Path, members: Any, labels: list[int]) -> None:
+    [prompt] = read_points(save(tmp_path / "p.json", coco(**members)), "a.png")
+    assert plain([prompt]) == [(1, [[21, 21]], labels)]
+
+
+def test_an_instance_of_which_a_positive_point_lies_elsewhere_is_skipped_in_every_kind_of_file(tmp_path: Path) -> None:
+    inside, outside = (500000 + 20.0, 5000000 - 20.0), (500000 + 2000.0, 5000000 - 20.0)
+    data = collection(
+        *(feature(*place, instance="half") for place in (inside, outside)),
+        feature(*inside, instance="whole"),
+        feature(*outside, instance="whole", label=0),
+        crs=crs("EPSG:32633"),
+    )
+    table = "instance,x,y\nhalf,9.5,9.5\nhalf,999.5,9.5\nwhole,9.5,9.5\n"
+    for path in (save(tmp_path / "p.geojson", data), save(tmp_path / "p.csv", table)):
+        prompts = read_points(path, "a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM)
+        kept, skipped = check_prompts(prompts, 100, 80)
+        assert plain(kept) == [("whole", [[9.5, 9.5]], [1])]
+        assert skipped == [("half", "point 999.5, 9.5 lies outside the image of 100 x 80 px")]
 
 
 def test_what_spreadsheets_and_qgis_write_is_understood(tmp_path: Path) -> None:

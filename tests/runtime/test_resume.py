@@ -230,6 +230,22 @@ def test_a_damaged_record_only_costs_its_scene(engine: Path, images: Path, tmp_p
     assert (out / "instances.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_only_leftovers_of_our_own_are_cleaned_up(engine: Path, images: Path, tmp_path: Path, flag: str) -> None:
+    out = tmp_path / "out"
+    assert resam_run("--engine", engine, images, "-o", out).code == 0
+    (out / "sub").mkdir()
+    (out / "other" / ".resam").mkdir(parents=True)  # a run that may be at work
+    ours = [out / ".resam.0123abcd.tmp.png", out / "sub/.resam.0123abcd.tmp", out / ".resam/.resam.89efcdab.tmp.json"]
+    names = [".notes.abcdefgh.tmp", ".resam.notes.tmp", ".resam.0123abcd.tmpfile", ".x.resam.0123abcd.tmp"]
+    theirs = [out / "other/.resam.0123abcd.tmp.png", *(out / name for name in names)]
+    for path in (*ours, *theirs):
+        path.write_text("x")
+    assert resam_run("--engine", engine, images, "-o", out, flag).code == 0
+    assert [path for path in ours if path.exists()] == []
+    assert [path for path in theirs if not path.exists()] == []
+
+
 def test_two_runs_do_not_share_an_output_folder(engine: Path, images: Path, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     out = tmp_path / "out"

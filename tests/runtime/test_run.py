@@ -6,14 +6,21 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from resam_runtime import pipeline, read_stage, write_stage
+from resam_runtime.annotate.cli import annotate
+from resam_runtime.cli import run
+from resam_runtime.errors import command_errors
 from resam_runtime.options import RunOptions
 from resam_runtime.scene_files import find_scenes, output_stems
 from resam_runtime.segmenter import Segmenter
@@ -89,7 +96,18 @@ def test_one_points_file_serves_all_and_unknown_scenes_are_noted(engine: Path, i
     assert [item["instance"] for item in instances_of(tmp_path / "out")["annotations"]] == [1, 5]
     summary = summary_of(tmp_path / "out")
     assert "other.png" in summary["notes"][0]
+    assert result.stderr == "note: points for 'other.png', which is not among the scenes\n"
     assert "no points for it" in summary["scenes"][1]["notes"][0]
+
+
+def test_many_notes_are_cut_short_on_the_console(engine: Path, images: Path, tmp_path: Path) -> None:
+    rows = "".join(f"other{number}.png,3,3\n" for number in range(150))
+    (tmp_path / "p.csv").write_text(f"scene,x,y\ns0.png,40,40\n{rows}")
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--points", tmp_path / "p.csv")
+    *notes, last = result.stderr.splitlines()
+    assert len(notes) == 5
+    assert last == f"note: 145 more, see {tmp_path / 'out' / 'summary.json'}"
+    assert len(summary_of(tmp_path / "out")["notes"]) == 101
 
 
 def test_instances_json_is_a_points_file_itself(engine: Path, images: Path, tmp_path: Path) -> None:
@@ -167,7 +185,8 @@ def test_failed_scenes_are_listed_and_the_rest_goes_on(engine: Path, images: Pat
 def test_strict_stops_at_the_first_failure(engine: Path, images: Path, tmp_path: Path) -> None:
     (images / "a.png").write_bytes(b"junk")
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--strict")
-    assert result.code == 2 if "0 instances in 0 scenes" in result.stdout else 1
+    assert result.code == 1
+    assert "0 instances in 0 scenes, 1 scenes failed, stopped early" in result.stdout
     assert not summary_of(tmp_path / "out")["complete"]
 
 
@@ -177,6 +196,43 @@ def test_when_every_scene_fails_nothing_could_be_done(engine: Path, tmp_path: Pa
     assert resam_run("--engine", engine, tmp_path / "a.png", "-o", tmp_path / "out").code == 2
 
 
+def test_a_name_that_no_file_can_have_is_one_line(engine: Path, tmp_path: Path) -> None:
+    result = resam_run("--engine", engine, "n" * 400, "-o", tmp_path / "out", "--automatic")
+    assert result.code == 2
+    assert result.stderr.count("\n") == 1
+    assert "nnn: File name too long" in result.stderr
+
+
+def test_errors_of_the_system_are_one_line_and_defects_of_ours_are_not() -> None:
+    def outcome(error: BaseException) -> Any:
+        @click.command()
+        @command_errors
+        def command() -> None:
+            raise error
+
+        return CliRunner().invoke(command)
+
+    refused = outcome(PermissionError(errno.EACCES, "Permission denied", "/root/x"))
+    assert (refused.exit_code, refused.stderr) == (2, "error: /root/x: Permission denied\n")
+    renamed = outcome(OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b"))
+    assert renamed.stderr == "error: b: Invalid cross-device link\n"
+    assert outcome(OSError(errno.ENOSPC, "No space left on device")).stderr == "error: No space left on device\n"
+    for defect in (OSError("could not get source code"), ValueError("x")):
+        assert outcome(defect).exception is defect
+
+
+def test_a_reader_that_went_away_ends_the_run_quietly(engine: Path, images: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "from resam_runtime.cli import run; run()"
+    command = [sys.executable, "-c", code, "--engine", engine, images, "-o", tmp_path / "out"]
+    try:
+        done = subprocess.run(list(map(str, command)), stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_points_outside_are_skipped_and_listed(engine: Path, images: Path, tmp_path: Path) -> None:
     write_points(images / "s0.png", [[40, 40], [400, 40], [5, -3]])
     result = resam_run("--engine", engine, images / "s0.png", "-o", tmp_path / "out")
@@ -184,6 +240,28 @@ def test_points_outside_are_skipped_and_listed(engine: Path, images: Path, tmp_p
     assert "skipped: s0.png: instance 2: point 400, 40 lies outside the image of 100 x 80 px" in result.stderr
     assert [entry["instance"] for entry in summary_of(tmp_path / "out")["scenes"][0]["skipped"]] == [2, 3]
     assert len(instances_of(tmp_path / "out")["annotations"]) == 1
+
+
+def test_when_every_instance_is_skipped_nothing_could_be_done(engine: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("scene,instance,x,y,label\ns0.png,1,40,40,0\ns1.png,2,400,40,1\n")
+    out = tmp_path / "out"
+    arguments = ["--engine", engine, images, "-o", out, "--points", tmp_path / "p.csv"]
+    first, again = resam_run(*arguments), resam_run(*arguments, "--resume")
+    assert "skipped: s0.png: instance 1: has no positive point" in first.stderr
+    for result in (first, again):
+        assert result.code == 2
+        assert result.stderr.splitlines()[-1] == (
+            f"error: nothing was segmented, all 2 instances were skipped; see {out / 'summary.json'}"
+        )
+
+
+def test_scenes_in_which_nothing_is_found_are_no_failure(engine: Path, tmp_path: Path) -> None:
+    draw_scene(tmp_path / "images/a.png", 0, count=0)  # nothing for --automatic
+    draw_scene(tmp_path / "images/b.png", 1)
+    (tmp_path / "p.csv").write_text("scene,x,y,label\nb.png,3,3,0\n")
+    arguments = ["--engine", engine, tmp_path / "images", "-o", tmp_path / "out", "--points", tmp_path / "p.csv"]
+    result = resam_run(*arguments, "--automatic")
+    assert (result.code, "0 instances in 2 scenes, 1 instances skipped" in result.stdout) == (0, True)
 
 
 def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path, tmp_path: Path) -> None:
@@ -221,13 +299,22 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (["{images}", "--engine", "{engine}", "--points", "none.csv"], "none.csv: No such file"),
         (["{images}", "--engine", "{engine}", "--points", "{foreign}"], "has points for none of the scenes"),
         (["{images}", "--engine", "{engine}", "--points", "{nameless}"], "add the scene's file name"),
-        (["{images}", "--engine", "{engine}", "-o", "{images}"], "would be overwritten"),
+        (["{images}", "--engine", "{engine}", "-o", "{images}"], "cannot go into the folder of the scenes"),
         (["{images}", "--engine", "{engine}", "-o", "{junk}/out"], "cannot write there"),
         (["{images}", "--engine", "{engine}", "--device", "abacus"], "abacus"),
         (["{images}", "--engine", "{engine}", "--format", "pdf"], "'pdf' is not one of"),
         (["{images}", "--engine", "{engine}", "--bands", "1,2"], "one or three bands"),
         (["{images}", "--engine", "{engine}", "--budget", "much"], "not a number of bytes"),
-        (["--engine", "{engine}"], "give IMAGES"),
+        (["{bare}/b.png", "--engine", "{engine}"], "b.png: No such file"),
+        (
+            ["{bare}/b.png", "{bare}/c.png", "--engine", "{engine}", "--automatic"],
+            "b.png: No such file or directory (and 1",
+        ),
+        (
+            ["{annotated}", "--engine", "{engine}"],
+            "no points; there is {annotated}/points.json: give --points {annotated}",
+        ),
+        (["{annotated}/a.png", "--engine", "{engine}"], "no points; there is {annotated}/points.json: give --points"),
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
         (["{images}", "--engine", "{engine}", "--resume", "--overwrite"], "exclude each other"),
     ],
@@ -237,7 +324,9 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
 ) -> None:
     (tmp_path / "junk.resam").write_bytes(b"not a zip")
     (tmp_path / "empty").mkdir()
-    draw_scene(tmp_path / "bare/a.png", 0)
+    for folder in ("bare", "annotated"):
+        draw_scene(tmp_path / folder / "a.png", 0)
+    (tmp_path / "annotated/points.json").write_text('{"scenes": {}}')
     (tmp_path / "foreign.csv").write_text("scene,x,y\nz.png,1,1\n")
     (tmp_path / "nameless.csv").write_text("x,y\n1,1\n")
     known = {
@@ -246,16 +335,31 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
         "junk": tmp_path / "junk.resam",
         "empty": tmp_path / "empty",
         "bare": tmp_path / "bare",
+        "annotated": tmp_path / "annotated",
         "foreign": tmp_path / "foreign.csv",
         "nameless": tmp_path / "nameless.csv",
     }
     filled = [argument.format(**known) for argument in arguments]
     result = resam_run(*filled, *([] if "-o" in arguments else ["-o", tmp_path / "out"]))
     assert result.code == 2
-    assert said in result.stderr.splitlines()[-1]
+    assert said.format(**known) in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
     assert sorted(p.name for p in images.iterdir() if p.suffix == ".png") == ["s0.png", "s1.png", "s2.png"]
+
+
+@pytest.mark.parametrize("command", [run, annotate])
+def test_help_and_version_are_as_elsewhere(command: click.Command) -> None:
+    short, long = (CliRunner().invoke(command, [flag]) for flag in ("-h", "--help"))
+    assert (short.exit_code, short.output) == (0, long.output)
+    version = CliRunner().invoke(command, ["--version"])
+    assert (version.exit_code, version.output.split(", ")[0]) == (0, command.name)
+
+
+def test_neither_images_nor_a_folder_to_watch_is_told_from_both(engine: Path) -> None:
+    result = resam_run("--engine", engine)
+    assert result.code == 2
+    assert result.stderr.endswith("Error: give IMAGES, files or folders, or --watch DIR\n")
 
 
 def test_a_read_only_output_is_one_line(
@@ -321,6 +425,7 @@ def test_outputs_of_a_run_are_not_scenes_of_the_next(engine: Path, images: Path)
 
 def make_geotiff(path: Path, width: int, height: int, **profile: Any) -> list[list[int]]:
     """Bright discs on a 100 px lattice, written block by block; returns their centres."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     rasterio = pytest.importorskip("rasterio")
     from rasterio.windows import Window
 
@@ -355,6 +460,53 @@ def test_a_geotiff_gives_wgs84_polygons_and_labels_with_its_crs(engine: Path, tm
         ring = np.array(feature["geometry"]["coordinates"][0])
         longitude, latitude = transform("EPSG:32633", "EPSG:4326", [500000 + (x + 0.5) / 2], [5000000 - (y + 0.5) / 2])
         assert ring[:-1].mean(0) == pytest.approx([longitude[0], latitude[0]], abs=1e-5)
+
+
+def map_points(path: Path, *places: tuple[float, float]) -> Path:
+    """A GeoJSON file of points in metres of UTM zone 33."""
+    crs = {"type": "name", "properties": {"name": "EPSG:32633"}}
+    features = [
+        {"type": "Feature", "properties": {}, "geometry": {"type": "Point", "coordinates": list(place)}}
+        for place in places
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+    return path
+
+
+def test_map_points_that_lie_in_no_scene_are_told(engine: Path, tmp_path: Path) -> None:
+    for number, west in enumerate((500000, 600000)):
+        transform = pytest.importorskip("rasterio").Affine(0.5, 0, west, 0, -0.5, 5000000)
+        make_geotiff(tmp_path / f"images/{number}.tif", 200, 200, transform=transform)
+    first, second, nowhere = (500025, 4999975), (600025, 4999975), (700000, 5000000)
+    arguments = ["--engine", engine, tmp_path / "images", "--format", "coco", "--points"]
+
+    both = resam_run(*arguments, map_points(tmp_path / "both.geojson", first, second), "-o", tmp_path / "both")
+    assert (both.code, both.stdout.count("in no scene")) == (0, 0)
+
+    arguments.append(map_points(tmp_path / "some.geojson", first, nowhere, second, nowhere))
+    for flags in ([], ["--resume"]):  # what is done already counts too
+        some = resam_run(*arguments, "-o", tmp_path / "some", *flags)
+        assert some.code == 0
+        assert "2 instances in 2 scenes, 2 instances of the points file lie in no scene that is done" in some.stdout
+    assert "2 instances of the points file lie in no scene" in summary_of(tmp_path / "some")["notes"][0]
+    for path in tmp_path.glob("some/.resam/scenes/*.json"):  # as they were before this was recorded
+        record = json.loads(path.read_text())
+        del record["by_place"]
+        path.write_text(json.dumps(record))
+    assert "in no scene" not in resam_run(*arguments, "-o", tmp_path / "some", "--resume").stdout
+
+
+def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tmp_path: Path) -> None:
+    make_geotiff(tmp_path / "images/a.tif", 200, 200)
+    path = map_points(tmp_path / "p.geojson", (700000, 5000000))
+    arguments = ["--engine", engine, tmp_path / "images", "--points", path]
+    result = resam_run(*arguments, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert result.stderr == (
+        f"error: {path}: none of its points lies in a scene that could be read; check its coordinates and its crs\n"
+    )
+    automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
+    assert (automatic.code, "1 instances of the points file lie in no scene" in automatic.stdout) == (0, True)
 
 
 def test_a_geotiff_without_a_suffix_is_one_all_the_same(engine: Path, tmp_path: Path) -> None:
@@ -397,9 +549,6 @@ def test_every_instance_of_a_tiled_scene_is_found_once(engine: Path, tmp_path: P
 @pytest.mark.slow
 def test_a_large_geotiff_needs_the_memory_of_a_few_tiles(tmp_path: Path) -> None:
     """Peak memory of a 6000 x 6000 scene (108 MB of pixels) against that of a 600 x 600 one, in fresh processes."""
-    import subprocess
-    import sys
-
     engine = make_engine(tmp_path / "model.resam")
     peaks = {}
     for side in (600, 6000):
@@ -457,8 +606,6 @@ def test_a_full_disk_stops_with_one_line_and_resumes(
 
 
 def test_a_disk_that_is_really_full_stops_with_one_line_and_resumes(engine: Path, images: Path, tmp_path: Path) -> None:
-    import subprocess
-
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(small)]

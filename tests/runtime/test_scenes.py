@@ -55,7 +55,7 @@ def test_tiff_is_read_by_opencv_where_rasterio_is_missing(
         assert any("resam[geo]" in note for note in scene.notes)
 
 
-def test_gray_becomes_rgb_and_alpha_is_dropped(tmp_path: Path, rgb: np.ndarray) -> None:
+def test_gray_becomes_rgb_and_alpha_is_no_colour(tmp_path: Path, rgb: np.ndarray) -> None:
     cv2.imwrite(str(tmp_path / "gray.png"), rgb[..., 0])
     cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([rgb[..., ::-1], np.full(rgb.shape[:2], 9, np.uint8)]))
     np.testing.assert_array_equal(
@@ -73,6 +73,58 @@ def test_transparent_geotiff_pixels_have_no_data(tmp_path: Path, rgb: np.ndarray
     image = open_scene(path).read(0, 0, 53, 37)
     assert (image[:10] == PAD_VALUE).all()
     np.testing.assert_array_equal(image[10:], rgb[10:])
+
+
+@pytest.mark.parametrize("kind", ["rgba", "gray+alpha", "palette", "16 bit"])
+def test_transparent_png_pixels_have_no_data_either(tmp_path: Path, rgb: np.ndarray, kind: str) -> None:
+    alpha = np.full((37, 53), 255, np.uint8)
+    alpha[:10], alpha[10] = 0, 9  # translucent is not transparent
+    path = tmp_path / "a.png"
+    if kind == "rgba":
+        cv2.imwrite(str(path), np.dstack([rgb[..., ::-1], alpha]))
+    elif kind == "16 bit":
+        wide = np.dstack([rgb[..., ::-1], alpha]).astype(np.uint16) * 257
+        wide[:10, :, :3] = 0  # hidden pixels take no part in the stretch
+        cv2.imwrite(str(path), wide)
+    else:
+        rgb = np.repeat(rgb[..., :1], 3, axis=2)
+        Image = pytest.importorskip("PIL.Image")  # OpenCV writes neither kind
+
+        if kind == "palette":
+            image = Image.fromarray(np.where(alpha == 0, 7, rgb[..., 0] | 8).astype(np.uint8), "P")
+            image.putpalette([level for level in range(256) for _ in range(3)])
+            image.save(path, transparency=7)
+            rgb = rgb | 8
+        else:
+            Image.fromarray(np.dstack([rgb[..., 0], alpha]), "LA").save(path)
+    with open_scene(path) as scene:
+        image, small = scene.read(0, 0, 53, 37), scene.overview(20)
+        part = scene.read(5, 8, 11, 13)
+    assert (image[:10] == PAD_VALUE).all()
+    assert (small[:3] == PAD_VALUE).all()
+    assert not (small[6:] == PAD_VALUE).all(axis=2).any()
+    np.testing.assert_array_equal(part, image[8:21, 5:16])
+    if kind == "16 bit":
+        assert (image[10:].min(), image[10:].max()) == (0, 255)
+        assert np.median(image[10:]) == pytest.approx(np.median(rgb[10:]), abs=6)
+    else:
+        np.testing.assert_array_equal(image[10:], rgb[10:])
+
+
+@pytest.mark.parametrize("kind", ["complex64", "CInt16", "CInt32"])
+def test_complex_scenes_are_shown_by_their_magnitude(tmp_path: Path, kind: str) -> None:
+    magnitude = np.arange(1000, 1000 + 20 * 30, dtype=np.float32).reshape(1, 20, 30)
+    turned = (magnitude * np.exp(1j * magnitude)).astype(np.complex64)
+    path = write_tiff(tmp_path / "a.tif", turned)
+    if kind != "complex64":  # what Sentinel-1's SLC holds; rasterio reads it and does not write it
+        source = f'<SourceFilename relativeToVRT="1">{path.name}</SourceFilename><SourceBand>1</SourceBand>'
+        band = f'<VRTRasterBand dataType="{kind}" band="1"><SimpleSource>{source}</SimpleSource></VRTRasterBand>'
+        path = tmp_path / "a.vrt"
+        path.write_text(f'<VRTDataset rasterXSize="30" rasterYSize="20">{band}</VRTDataset>')
+    image = open_scene(path).read(0, 0, 30, 20)
+    low, high = np.percentile(magnitude, (2, 98))
+    wanted = np.clip((magnitude[0] - low) / (high - low) * 255, 0, 255)
+    assert np.abs(image[..., 0] - wanted).max() <= 1.5
 
 
 def test_bands_are_chosen_by_number_from_one(tmp_path: Path) -> None:

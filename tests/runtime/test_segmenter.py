@@ -225,10 +225,18 @@ def test_prompts_without_a_point_are_not_dropped_in_silence(segmenter: Segmenter
     assert boxed.labels.tolist() == [2, 3]
 
 
-def test_negative_points_of_far_tiles_are_answered_too(segmenter: Segmenter) -> None:
-    """Their middle lies in a tile that holds neither: no point was left, and the graph refused to run."""
-    [far] = segmenter(blank(400, 300), [[(5, 5), (395, 295)]], [[0, 0]])
-    assert far.empty
+def test_negative_points_alone_mark_nothing_but_may_come_with_a_box(segmenter: Segmenter) -> None:
+    said = r"instance 2: no positive point; several points of one object go in as \[\[\.\.\.\]\]"
+    for points in (np.array([(9, 9), (20, 20), (50, 50)]), [[(9, 9)], [(20, 20)], [(50, 50)]]):
+        with pytest.raises(ResamError, match=said):
+            segmenter(blank(64, 64), points, [1, 1, 0])
+    embedding = segmenter.embed(blank(400, 300))
+    with pytest.raises(ResamError, match="instance 0: no positive point"):
+        embedding.prompt([[(5, 5), (395, 295)]], [[0, 0]])
+    [boxed] = embedding.prompt([[(5, 5), (395, 295)]], [[0, 0]], boxes=[(100, 100, 140, 130)])
+    assert not boxed.empty
+    [one] = segmenter(blank(64, 64), [[(9, 9), (20, 20), (50, 50)]], [[1, 1, 0]])
+    assert one.labels.tolist() == [1, 1, 0]
 
 
 def test_points_on_the_very_edge_are_inside(segmenter: Segmenter) -> None:
@@ -237,8 +245,8 @@ def test_points_on_the_very_edge_are_inside(segmenter: Segmenter) -> None:
 
 
 def test_an_instance_without_a_pixel_keeps_its_place(segmenter: Segmenter) -> None:
-    # A prompt of negative points alone marks nothing.
-    instances = segmenter(blank(64, 64), [[(10, 10)], [(30, 30)], [(50, 50)]], [[1], [0], [1]])
+    # The middle box holds no centre of a mask cell.
+    instances = segmenter.embed(blank(64, 64)).prompt(boxes=[(5, 5, 20, 20), (31, 31, 32, 32), (40, 40, 60, 60)])
     assert [item.empty for item in instances] == [False, True, False]
     assert instances[1].box.tolist() == [0, 0, 0, 0]
 
@@ -380,10 +388,32 @@ def test_the_parts_give_what_the_whole_gives(segmenter: Segmenter) -> None:
         segmenter.prepare_tile(image, Tile(0, 0, 64, 64))
 
 
-@pytest.mark.parametrize("options", [{"max_points": 0}, {"overlap": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_points": 0},
+        {"max_points": 2.5},
+        {"overlap": 1.0},
+        {"overlap": "a"},
+        {"views": 2.0},
+        {"views": True},
+        {"threads": 1.5},
+        {"threads": "2"},
+        {"device": 0},
+        {"automatic": {}},
+    ],
+)
 def test_impossible_options_are_refused(engine: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(ResamError, match=next(iter(options))):
-        Segmenter(engine, device="cpu", **options)
+    name, value = next(iter(options.items()))
+    shown = "dict" if value == {} else repr(value)
+    with pytest.raises(ResamError, match=f"^{name}: expected .*{shown}$"):
+        Segmenter(engine, **{"device": "cpu", **options})
+
+
+def test_numpys_whole_numbers_will_do(engine: Path) -> None:
+    numbers = {"max_points": np.int64(2), "views": np.uint8(1), "threads": np.int32(1), "overlap": np.float32(0.5)}
+    segmenter = Segmenter(engine, device="cpu", **numbers)  # type: ignore[arg-type]
+    assert len(segmenter(blank(64, 64), [(9, 9), (20, 20), (50, 50)])) == 3
 
 
 def test_importing_the_package_loads_no_backend_and_no_image_library() -> None:

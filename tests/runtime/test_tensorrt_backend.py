@@ -429,6 +429,26 @@ def test_memory_is_allocated_once_and_embeddings_are_pooled(plan: EngineFile) ->
     assert len(simulation.device.allocations) == allocated
 
 
+def test_memory_of_dead_embeddings_is_freed_where_the_device_is_active(plan: EngineFile) -> None:
+    freed: list[bool] = []  # of each allocation freed: whether it truly was
+
+    class Pointer(int):
+        def __del__(self) -> None:
+            freed.append(simulation.device._owner == threading.get_ident())
+
+    simulation = Simulation()
+    allocate = simulation.device.allocate
+    simulation.device.allocate = lambda nbytes: Pointer(allocate(nbytes))  # type: ignore[method-assign]
+    backend = simulation.load(plan)
+    many = [encoded(backend, seed) for seed in range(10)]
+    dropped = threading.Thread(target=many.clear)
+    dropped.start()
+    dropped.join()
+    assert freed == [], "its memory would be lost here"
+    encoded(backend, 0)
+    assert freed == [True] * 6, "four are kept for the next embeddings"
+
+
 def test_a_shape_that_comes_back_is_recorded_and_replayed(plan: EngineFile) -> None:
     simulation = Simulation()
     backend, embedding = simulation.load(plan), None

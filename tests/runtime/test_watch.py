@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from resam_runtime.watch import FolderWatch
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.progress import TerminalProgress
+from resam_runtime.run import Run, RunReport
+from resam_runtime.segmenter import Segmenter
+from resam_runtime.stop import StopRequest
+from resam_runtime.watch import FolderWatch, watch_folder
 
-from .run_helpers import draw_scene, instances_of, make_engine, resam_run, start_run, summary_of, write_points
+from .run_helpers import (
+    draw_scene,
+    instances_of,
+    make_engine,
+    make_folder,
+    resam_run,
+    start_run,
+    summary_of,
+    write_points,
+)
 
 
 def names(watch: FolderWatch) -> list[str]:
@@ -119,6 +136,104 @@ def test_a_watched_folder_is_processed_until_sigterm_and_after_a_restart(tmp_pat
     (folder / "broken.png").unlink()
     assert resam_run("--engine", engine, folder, "-o", tmp_path / "whole").code == 0
     assert instances_of(out) == instances_of(tmp_path / "whole")
+
+
+class Script(StopRequest):
+    """A stop request whose waits between two looks play a scene each, on a clock of their own; the last one stops."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *scenes: Callable[[], None]) -> None:
+        super().__init__()
+        self._scenes = list(scenes)
+        self.now = 0.0
+        monkeypatch.setattr("resam_runtime.watch.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        if self._scenes:
+            self._scenes.pop(0)()
+        else:
+            self.request()
+        return self.requested
+
+
+def idle() -> None:
+    pass
+
+
+def played(script: Script, folder: Path, out: Path) -> RunReport:
+    engine = EngineFile.open(make_engine(out.parent / "model.resam"))
+    with TerminalProgress() as progress:
+        return watch_folder(engine, Segmenter(engine), folder, out, script, observer=progress)
+
+
+def test_a_watched_folder_may_vanish_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, away, out = make_folder(tmp_path / "in", 1), tmp_path / "away", tmp_path / "out"
+    make_folder(tmp_path / "more", 2)
+
+    def unmount() -> None:
+        folder.rename(away)
+
+    def mount() -> None:
+        away.rename(folder)
+        for path in (tmp_path / "more").glob("s1.*"):
+            path.rename(folder / path.name)
+
+    script = Script(monkeypatch, idle, idle, unmount, idle, idle, mount, idle, idle, unmount, idle)
+    report = played(script, folder, out)
+    assert (report.scenes, report.failed) == (2, 0)
+    line = f"waiting: {folder}: No such file or directory"
+    assert capsys.readouterr().err.splitlines() == [line, line], "once for each time"
+
+
+def test_a_subfolder_that_cannot_be_read_keeps_no_other_scene_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(tmp_path / "in", 1)
+    make_folder(folder / "locked", 1)
+    real, locked = os.scandir, [True]
+
+    def scandir(path: Any = ".") -> Any:  # permissions do not stop root
+        if locked and os.fspath(path) == str(folder / "locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = played(Script(monkeypatch, idle, idle, idle, locked.clear, idle, idle), folder, tmp_path / "out")
+    assert report.scenes == 2
+    assert capsys.readouterr().err == f"waiting: {folder / 'locked'}: Permission denied\n"
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.01, 20), (4.0, 4)])
+def test_files_of_the_whole_run_are_not_written_anew_for_each_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, most: int
+) -> None:
+    """A scene every 10 s; writing instances.json takes next to nothing, or 4 s since there were so many before."""
+    source, folder, out = make_folder(tmp_path / "source", 20), tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    finish, writes, seen = Run.finish, list[float](), list[int]()
+
+    def slow(*arguments: Any) -> RunReport:
+        writes.append(script.now)
+        script.now += seconds
+        return finish(*arguments)
+
+    def arrive() -> None:
+        number = len(list(folder.glob("*.png")))
+        for path in source.glob(f"s{number}.*"):
+            path.rename(folder / path.name)
+
+    def look() -> None:
+        seen.append(len(summary_of(out)["scenes"]))
+
+    monkeypatch.setattr(Run, "finish", slow)
+    script = Script(monkeypatch, *[arrive, idle, idle, idle, look] * 20)
+    report = played(script, folder, out)
+    assert report.scenes == len(summary_of(out)["scenes"]) == 20, "at the end all is written"
+    assert len(writes) - 2 <= most
+    if seconds < 1:
+        assert seen == list(range(1, 21)), "in a small folder results are there at once"
 
 
 def test_watching_asks_for_a_folder_apart_from_the_outputs(tmp_path: Path) -> None:

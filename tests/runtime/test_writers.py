@@ -106,6 +106,30 @@ def test_instances_json_loads_as_coco(tmp_path: Path, capsys: pytest.CaptureFixt
     assert sorted(loaded.getAnnIds()) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("budget", [None, 10_000])
+def test_an_instance_without_a_category_is_not_counted_as_one_of_the_users(tmp_path: Path, budget: int | None) -> None:
+    ship, tank = {"id": 1, "name": "ship"}, {"id": 2, "name": "tank"}
+    items = [coco.annotation(instance(i, MASKS[0]), None, category) for i, category in enumerate((1, None))]
+    records = {"a.png": {"width": WIDTH, "height": HEIGHT, "annotations": items}}
+    path = tmp_path / "i.json"
+    for given, wanted in (([ship, tank], 3), ([tank], 3), ([ship, {"id": 7, "name": "instance"}], 7)):
+        coco.write_instances(path, ["a.png"], records.get, {}, given, budget)
+        data = json.loads(path.read_text())
+        assert [item["category_id"] for item in data["annotations"]] == [1, wanted if ship in given else 1]
+        names = {one["id"]: one["name"] for one in data["categories"]}
+        assert names[data["annotations"][1]["category_id"]] == "instance"
+
+
+def test_many_categories_do_not_break_the_budget(tmp_path: Path) -> None:
+    categories = [{"id": number, "name": str(number)} for number in range(1, 1000)]
+    records, path = {"a.png": record("a.png", 6)}, tmp_path / "i.json"
+    coco.write_instances(path, ["a.png"], records.get, {}, categories)
+    least, whole = coco.smallest_budget({}, categories), path.stat().st_size
+    for budget in range(least, whole + 40, 7):
+        coco.write_instances(path, ["a.png"], records.get, {}, categories, budget)
+        assert path.stat().st_size <= budget
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_empty_result_is_valid_json(tmp_path: Path, count: int) -> None:
     records = {"a.png": record("a.png", 0)} if count else {}
@@ -202,6 +226,21 @@ def test_wgs84_is_what_proj_says() -> None:
     pixels = map_to_pixel(TRANSFORM, np.stack([xs, ys], 1))
     assert np.abs(pixels - np.round(pixels * 2) / 2).max() < 0.02, "pixel edges lie at halves"
     assert pixels.min(0).tolist() == pytest.approx([17.5, 17.5], abs=0.02)
+
+
+def test_a_polygon_across_the_antimeridian_keeps_its_holes() -> None:
+    pytest.importorskip("rasterio")
+    ring = disc(60, 45, 35) & ~disc(40, 45, 5) & ~disc(80, 45, 5)
+    members = {"transform": (100.0, 0.0, 828000.0, 0.0, -100.0, 4500.0), "crs": "EPSG:32660"}
+    [feature] = feature_collection(scene([instance(0, ring)], **members), simplify=0)["features"]
+    [[outer, *holes]] = polygons(feature)
+    longitudes = [point[0] for point in outer]
+    assert min(longitudes) < 180 < max(longitudes)
+    assert len(holes) == 2, "one on either side"
+    west, east = sorted(holes)
+    assert max(x for x, _ in west) < 180 < min(x for x, _ in east)
+    for hole in holes:
+        assert all(min(longitudes) < x < max(longitudes) for x, _ in hole)
 
 
 @pytest.mark.parametrize("pixel", [0.004, 0.05, 0.5, 30.0])

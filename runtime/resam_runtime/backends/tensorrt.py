@@ -36,7 +36,7 @@ _DTYPES = {
     "BOOL": "bool",
 }
 _KEPT_SHAPES = 8  # contexts with a recording, per graph; each costs host memory and a little of the device's
-_POOLED = 4  # freed embeddings kept for the next one
+_POOLED = 4  # unused embeddings whose memory is kept for the next ones
 
 
 class TensorRTBackend:
@@ -104,6 +104,8 @@ class TensorRTBackend:
     def run(self, graph: str, inputs: Mapping[str, Any], outputs: Sequence[str], keep: bool = False) -> list[Any]:
         """See `Backend.run`."""
         with self._lock, self._device.active():
+            # Here, since pycuda frees memory only where the device is current; a tensor may die in any thread.
+            del self._pool[: max(0, len(self._pool) - _POOLED)]
             engine = self._graphs[graph]
             sizes = engine.run(inputs)
             results: list[Any] = []
@@ -141,8 +143,7 @@ class DeviceTensor:
         self._pool = pool
 
     def __del__(self) -> None:
-        if len(self._pool) < _POOLED:
-            self._pool.append((self.nbytes, self.pointer))
+        self._pool.append((self.nbytes, self.pointer))
 
 
 class _Graph:

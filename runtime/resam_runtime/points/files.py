@@ -12,8 +12,9 @@ import numpy as np
 
 from resam_runtime.errors import ResamError
 from resam_runtime.georeference import Affine, map_to_pixel, reproject_some
-from resam_runtime.points.parse import PIXELS, Entry, Malformed, Parsed, parse_csv, parse_json
+from resam_runtime.points.parse import PIXELS, Entry, Parsed, parse_csv, parse_json
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
+from resam_runtime.points.values import Malformed
 
 _FAR = 1e30
 SUFFIXES = (".points.json", ".points.csv", ".points.geojson")
@@ -89,7 +90,12 @@ class PointsFile:
     @property
     def by_place(self) -> bool:
         """Whether some points name no scene but a place on the map, and belong to every scene that they lie in."""
-        return self.on_map and None in self._entries
+        return bool(self.placed_ids)
+
+    @property
+    def placed_ids(self) -> set[str | int | None]:
+        """The ids of the instances that belong to scenes by their place; no two of them share one."""
+        return {entry.id for entry in self._entries.get(None, [])} if self.on_map else set()
 
     @property
     def names_no_scene(self) -> bool:
@@ -141,12 +147,15 @@ class PointsFile:
         for entry, coords in self._pixels(unnamed, transform, crs, scene_name):
             if self._crs != PIXELS and width is not None and height is not None:
                 inside = inside_image(coords, width, height)
-                if not inside[np.asarray(entry.labels, bool)].any():
+                positive = np.asarray(entry.labels, bool)
+                if not inside[positive].any():
                     continue
-                # A neighbour's point, seen from here, is outside this scene: the instance lives in both.
-                entry = Entry(entry.scene, entry.id, entry.coords, [v for v, i in zip(entry.labels, inside) if i])
-                coords = coords[inside]
-            prompts.append(_prompt(entry, coords))
+                # A negative point of a neighbour says nothing here. A positive one stays: `check_prompts` says why such
+                # an instance gets no mask, as it does for the other kinds of file.
+                use = inside | positive
+                entry = Entry(entry.scene, entry.id, entry.coords, [v for v, i in zip(entry.labels, use) if i])
+                coords = coords[use]
+            prompts.append(_prompt(entry, coords, by_place=self.on_map))
         return prompts
 
     def _pixels(
@@ -167,8 +176,7 @@ class PointsFile:
         return [(entry, flat[end - len(entry.coords) : end]) for entry, end in zip(entries, ends)]
 
 
-def _prompt(entry: Entry, coords: np.ndarray[Any, np.dtype[np.float64]]) -> Prompt:
+def _prompt(entry: Entry, coords: np.ndarray[Any, np.dtype[np.float64]], by_place: bool = False) -> Prompt:
     # A number that float32 cannot hold lies outside every scene, and still does when it is cut.
-    return Prompt(
-        np.clip(coords, -_FAR, _FAR).astype(np.float32), np.asarray(entry.labels, np.int32), entry.id, entry.category
-    )
+    cut = np.clip(coords, -_FAR, _FAR).astype(np.float32)
+    return Prompt(cut, np.asarray(entry.labels, np.int32), entry.id, entry.category, by_place)

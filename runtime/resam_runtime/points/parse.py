@@ -5,14 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
+
+from resam_runtime.points.values import (
+    Malformed,
+    cell_number,
+    is_number,
+    no_constant,
+    no_duplicates,
+    no_misspelt_label,
+    scene_name,
+    take_id,
+    take_label,
+    take_list,
+    take_object,
+    take_point,
+    take_whole,
+)
 
 PIXELS = "pixels"
 """`Parsed.crs` of a file that holds pixel coordinates."""
+_POINTS = {"points", "point", "labels", "label", "instance", "instances", "annotations"}
 
 
 @dataclass
@@ -33,16 +49,11 @@ class Parsed:
     scenes: names that the file knows, with points or without. categories: COCO's list, if any.
     """
 
-    kind: str
     entries: list[Entry]
     crs: str = PIXELS
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     scenes: list[str] = field(default_factory=list)
     categories: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Malformed(ValueError):
-    """What is wrong with a points file, in a few words and without its name."""
 
 
 def parse_csv(text: str) -> Parsed:
@@ -56,6 +67,9 @@ def parse_csv(text: str) -> Parsed:
 
 def _table(rows: Any) -> Parsed:
     header = [name.strip().lower() for name in next(rows, [])]
+    if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
+        raise Malformed(f"its fields are separated by {other[0]!r}, expected commas (and 1.5, not 1,5)")
+    no_misspelt_label(dict.fromkeys(header, 0), "label", "the header")
     if not {"x", "y"} <= set(header) or len(set(header)) != len(header):
         raise Malformed(f"expected the header scene,instance,x,y,label, came {','.join(header)[:80]!r}")
     groups = _Groups()
@@ -70,15 +84,15 @@ def _table(rows: Any) -> Parsed:
         instance: str | int = name if name else f"line {rows.line_num}"
         if whole := re.fullmatch(r"(-?[0-9]{1,18})(\.0+)?", name):  # spreadsheets write 1 as 1.0
             instance = int(whole[1])
-        point = _point([_number(cells["x"]), _number(cells["y"])], where)
-        groups.add(_scene(cells.get("scene")), instance, point, _label(cells.get("label") or 1, where))
-    return Parsed("csv", groups.entries, scenes=groups.scenes())
+        point = take_point([cell_number(cells["x"]), cell_number(cells["y"])], where)
+        groups.add(scene_name(cells.get("scene")), instance, point, take_label(cells.get("label") or 1, where))
+    return Parsed(groups.entries, scenes=groups.scenes())
 
 
 def parse_json(text: str) -> Parsed:
     """Our own points JSON, GeoJSON or COCO, told apart by their members."""
     try:
-        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        data = json.loads(text, parse_constant=no_constant, object_pairs_hook=no_duplicates)
     except Malformed:
         raise
     except RecursionError:
@@ -101,48 +115,52 @@ def _own(data: dict[str, Any]) -> Parsed:
         raise Malformed(f"expected format 'resam-points', came {data['format']!r}")
     if data.get("version", 1) != 1:
         raise Malformed(f"points file version {data['version']!r}, this program reads version 1")
-    parsed = Parsed("json", [])
+    parsed = Parsed([])
     scenes: Iterable[tuple[str | None, Any]]
     if "scenes" in data:
-        scenes = [(_scene(name), scene) for name, scene in _object(data["scenes"], "scenes").items()]
+        scenes = [(scene_name(name), scene) for name, scene in take_object(data["scenes"], "scenes").items()]
     else:
-        scenes = [(_scene(data.get("scene")), data)]
+        scenes = [(scene_name(data.get("scene")), data)]
     for name, value in scenes:
         where = f"scene {name!r}" if name else "the file"
-        scene = _object(value, where)
+        scene = take_object(value, where)
+        if "instances" not in scene and _POINTS & {member.lower() for member in scene}:
+            raise Malformed(f"{where}: expected instances, a list of objects with points")
         if name is not None:
             parsed.scenes.append(name)
         if "width" in scene and "height" in scene:
-            parsed.sizes[name or ""] = (_whole(scene["width"], where), _whole(scene["height"], where))
-        for number, instance in enumerate(_list(scene.get("instances"), f"{where}: instances"), 1):
+            parsed.sizes[name or ""] = (take_whole(scene["width"], where), take_whole(scene["height"], where))
+        for number, instance in enumerate(take_list(scene.get("instances"), f"{where}: instances"), 1):
+            if isinstance(instance, dict):
+                no_misspelt_label(instance, "labels", f"{where}, instance {number}", names=False)
             parsed.entries.append(_instance(instance, name, f"{where}, instance {number}", number))
     return parsed
 
 
 def _instance(value: Any, scene: str | None, where: str, number: int) -> Entry:
-    instance = _object(value, where)
-    points = [_point(point, where) for point in _list(instance.get("points"), f"{where}: points")]
+    instance = take_object(value, where)
+    points = [take_point(point, where) for point in take_list(instance.get("points"), f"{where}: points")]
     labels = instance.get("labels")
-    labels = [1] * len(points) if labels is None else [_label(label, where) for label in _list(labels, where)]
+    labels = [1] * len(points) if labels is None else [take_label(label, where) for label in take_list(labels, where)]
     if len(labels) != len(points):
         raise Malformed(f"{where}: {len(points)} points but {len(labels)} labels")
     category = instance.get("category")
     return Entry(
         scene,
-        _id(instance.get("id", number), where),
+        take_id(instance.get("id", number), where),
         points,
         labels,
-        None if category is None else _whole(category, where),
+        None if category is None else take_whole(category, where),
     )
 
 
 def _coco(data: dict[str, Any]) -> Parsed:
     """`annotations[]` with `points` (list) and `labels`, `point` (one) or `keypoints` (x, y, v; v > 0 counts)."""
-    parsed = Parsed("coco", [])
+    parsed = Parsed([])
     files: dict[Any, str] = {}
-    for value in _list(data.get("images"), "images"):
-        image = _object(value, "images")
-        name = _scene(image.get("file_name"))
+    for value in take_list(data.get("images"), "images"):
+        image = take_object(value, "images")
+        name = scene_name(image.get("file_name"))
         if name is None or "id" not in image:
             raise Malformed("an image of images[] has no id or file_name")
         if isinstance(image["id"], list | dict):
@@ -152,27 +170,31 @@ def _coco(data: dict[str, Any]) -> Parsed:
         files[image["id"]] = name
         parsed.scenes.append(name)
         if "width" in image and "height" in image:
-            parsed.sizes[name] = (_whole(image["width"], name), _whole(image["height"], name))
-    for value in _list(data.get("categories"), "categories"):
-        category = _object(value, "categories")
-        parsed.categories.append({**category, "id": _whole(category.get("id"), "categories: id")})
+            parsed.sizes[name] = (take_whole(image["width"], name), take_whole(image["height"], name))
+    for value in take_list(data.get("categories"), "categories"):
+        category = take_object(value, "categories")
+        parsed.categories.append({**category, "id": take_whole(category.get("id"), "categories: id")})
     bare = 0
-    for value in _list(data.get("annotations"), "annotations"):
-        annotation = _object(value, "annotations")
+    for value in take_list(data.get("annotations"), "annotations"):
+        annotation = take_object(value, "annotations")
         where = f"annotation {annotation.get('id')!r}"
         if isinstance(annotation.get("image_id"), list | dict) or annotation.get("image_id") not in files:
             raise Malformed(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
         points = annotation.get("points")
         labels: Any = annotation.get("labels")
         if points is None and "point" in annotation:
-            points, labels = [annotation["point"]], None
+            points = [annotation["point"]]
+        if points is not None:
+            no_misspelt_label(annotation, "labels", where)
         if points is None and "keypoints" in annotation:
-            flat = _list(annotation["keypoints"], f"{where}: keypoints")
+            flat = take_list(annotation["keypoints"], f"{where}: keypoints")
             if len(flat) % 3:
                 raise Malformed(f"{where}: keypoints come in threes (x, y, v), came {len(flat)} numbers")
             triples = [flat[at : at + 3] for at in range(0, len(flat), 3)]
-            seen = [_is_number(triple[2]) and triple[2] > 0 for triple in triples]
-            points, labels = [triple[:2] for triple, counts in zip(triples, seen) if counts], None
+            seen = [is_number(triple[2]) and triple[2] > 0 for triple in triples]
+            points = [triple[:2] for triple, counts in zip(triples, seen) if counts]
+            if isinstance(labels, list) and len(labels) == len(seen):  # one for each keypoint, seen or not
+                labels = [label for label, counts in zip(labels, seen) if counts]
         bare += points is None
         number = len(parsed.entries) + 1
         entry = {"points": points or [], "labels": labels, "category": annotation.get("category_id")}
@@ -189,27 +211,28 @@ def _coco(data: dict[str, Any]) -> Parsed:
 
 def _geojson(data: dict[str, Any]) -> Parsed:
     """Point and MultiPoint features; properties instance, label and scene, all optional. Map coordinates."""
-    features = _list(data["features"], "features") if "features" in data else [data]
+    features = take_list(data["features"], "features") if "features" in data else [data]
     groups = _Groups()
     for number, value in enumerate(features, 1):
         where = f"feature {number}"
-        feature = _object(value, where)
-        properties = _object(feature.get("properties") or {}, f"{where}: properties")
-        geometry = _object(feature.get("geometry") or {}, f"{where}: geometry")
+        feature = take_object(value, where)
+        properties = take_object(feature.get("properties") or {}, f"{where}: properties")
+        geometry = take_object(feature.get("geometry") or {}, f"{where}: geometry")
         kind = geometry.get("type")
         if kind not in ("Point", "MultiPoint"):
             raise Malformed(f"{where}: expected a Point or MultiPoint, came {kind!r}")
-        coordinates = _list(geometry.get("coordinates"), f"{where}: coordinates")
+        coordinates = take_list(geometry.get("coordinates"), f"{where}: coordinates")
+        no_misspelt_label(properties, "label", where)
         label = properties.get("label")
-        label = 1 if label is None else _label(label, where)  # QGIS writes an empty field as null
+        label = 1 if label is None else take_label(label, where)  # QGIS writes an empty field as null
         instance = properties.get("instance", feature.get("id"))
-        instance = f"feature {number}" if instance is None else _id(instance, where)
+        instance = f"feature {number}" if instance is None else take_id(instance, where)
         for point in [coordinates] if kind == "Point" else coordinates:
             # a third number is the height
-            point = _list(point, f"{where}: coordinates")
-            groups.add(_scene(properties.get("scene")), instance, _point(point[:2], where), label)
+            point = take_list(point, f"{where}: coordinates")
+            groups.add(scene_name(properties.get("scene")), instance, take_point(point[:2], where), label)
     crs = _geojson_crs(data)
-    return Parsed("geojson", groups.entries, crs=crs, scenes=groups.scenes())
+    return Parsed(groups.entries, crs=crs, scenes=groups.scenes())
 
 
 def _geojson_crs(data: Mapping[str, Any]) -> str:
@@ -244,85 +267,3 @@ class _Groups:
 
     def scenes(self) -> list[str]:
         return list(dict.fromkeys(scene for scene, _ in self._entries if scene is not None))
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number JSON knows")
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Malformed(f"{where}: expected an object, came {type(value).__name__}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise Malformed(f"{where}: expected a list, came {type(value).__name__}")
-    return value
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):  # Python would keep the last, and drop the points of the first in silence
-        keys = [key for key, _ in pairs]
-        raise Malformed(f"the member {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
-    return result
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(cell: str) -> float | str:
-    """A cell of a table as a number, or as it is."""
-    try:
-        return cell if "_" in cell else float(cell)
-    except ValueError:
-        return cell
-
-
-def _point(value: Any, where: str) -> tuple[float, float]:
-    try:
-        if not isinstance(value, list) or not all(_is_number(number) for number in value):
-            raise ValueError
-        x, y = (float(number) for number in value)
-    except (ValueError, OverflowError):
-        raise Malformed(f"{where}: expected a point [x, y], came {' '.join(str(value)[:60].split())}") from None
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise Malformed(f"{where}: point {x}, {y} is not finite")
-    return x, y
-
-
-def _label(value: Any, where: str) -> int:
-    number = _number(value) if isinstance(value, str) else value
-    if not _is_number(number) or number not in (0, 1):
-        raise Malformed(f"{where}: expected label 1 (on the instance) or 0 (off it), came {str(value)[:20]!r}")
-    return int(number)
-
-
-def _whole(value: Any, where: str) -> int:
-    if not _is_number(value) or value != value // 1:
-        raise Malformed(f"{where}: expected a whole number, came {str(value)[:40]!r}")
-    return int(value)
-
-
-def _id(value: Any, where: str) -> str | int:
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise Malformed(f"{where}: expected a number or text as its id, came {str(value)[:40]!r}")
-
-
-def _scene(value: Any) -> str | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise Malformed(f"expected a scene's file name, came {str(value)[:40]!r}")
-    name = value.replace("\\", "/")
-    while name.startswith("./"):
-        name = name[2:]
-    return name

@@ -15,13 +15,15 @@ class Prompt:
     """Points of one instance of a scene.
 
     coords: (P, 2) float32 scene pixels, x first, pixel centres at integers. labels: (P,) int32, 1 on the instance,
-    0 off it. id: what the points file calls the instance. category: COCO's number, where the file gave one.
+    0 off it. id: what the points file calls the instance. category: COCO's number, where the file gave one. by_place:
+    whether it names no scene, and belongs to this one by its place on the map.
     """
 
     coords: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32] = field(default_factory=lambda: np.ones(1, np.int32))
     id: str | int | None = None
     category: int | None = None
+    by_place: bool = False
 
 
 ScenePoints = list[Prompt]

@@ -6,6 +6,7 @@ The file is a function of the scenes, the points, the engine and the options alo
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
 from resam_runtime.instance import Instance
 
-DEFAULT_CATEGORY = {"id": 1, "name": "instance"}
+_OWN_CATEGORY = "instance"  # of instances to which the points gave none
 Annotation = dict[str, Any]
 Record = Mapping[str, Any]
 
@@ -26,11 +27,12 @@ def annotation(instance: Instance, name: str | int | None = None, category: int 
     """A COCO annotation without its `id` and `image_id`, which only the whole run can give.
 
     bbox = [x, y, width, height] in px; `instance` is what the points file calls it, `index` its place in the scene,
-    `points` and `labels` its prompt: the file can be given to `--points` as it is.
+    `points` and `labels` its prompt: the file can be given to `--points` as it is. `category_id` may be None here:
+    `write_instances` knows which numbers are free.
     """
     x0, y0, x1, y1 = (int(value) for value in instance.box)
     return {
-        "category_id": DEFAULT_CATEGORY["id"] if category is None else category,
+        "category_id": category,
         "instance": instance.index + 1 if name is None else name,
         "index": instance.index,
         "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1],
@@ -57,12 +59,13 @@ def write_instances(
 
     names: of the scenes that are done, in the order of the file. load: name -> record (`width`, `height`,
     `annotations`), called twice per scene, so that memory holds one scene at a time; None leaves the scene out.
-    categories: COCO's, if the points file had any. budget: bytes that the file may have at most; then the instances of
-    the highest scores are kept, each that fits into what better ones leave, with the images that hold them.
+    categories: COCO's, if the points file had any; an instance that has none of them gets one named "instance".
+    budget: bytes that the file may have at most; then the instances of the highest scores are kept, each that fits
+    into what better ones leave, with the images that hold them.
     Raises ResamError for a budget that cannot hold even an empty file, OSError when the file cannot be written.
     """
     images: dict[str, bytes] = {}
-    used: set[int] = set()
+    used: set[int | None] = set()
     ranked: list[tuple[float, int, int, str]] = []  # -score, annotation id, bytes, scene
     for image_id, name in enumerate(names, 1):
         record = load(name)
@@ -73,10 +76,14 @@ def write_instances(
         for item in record["annotations"]:
             used.add(item["category_id"])
             if budget is not None:
-                line = _annotation_line(item, len(ranked) + 1, image_id)
+                line = _annotation_line(item, len(ranked) + 1, image_id, 1)
                 ranked.append((-item["score"], len(ranked) + 1, len(line), name))
-    head = _head(info, categories, used)
-    kept = None if budget is None else _within(budget, ranked, images, len(_document_size(head)))
+    head, own = _head(info, categories, used)
+    kept = None
+    if budget is not None:
+        more = len(str(own)) - 1  # the lines were measured before this number was known
+        sizes = [(score, item, size + more, name) for score, item, size, name in ranked]
+        kept = _within(budget, sizes, images, len(_document_size(head)))
     count = 0
     with atomic_write(path) as temporary, temporary.open("wb") as out:
         out.write(head + b'"images":[')
@@ -91,7 +98,7 @@ def write_instances(
             for item in () if record is None else record["annotations"]:
                 count += 1
                 if kept is None or count in kept:
-                    out.write((b"\n" if first else b",\n") + _annotation_line(item, count, image_id))
+                    out.write((b"\n" if first else b",\n") + _annotation_line(item, count, image_id, own))
                     first = False
         out.write(_TAIL)
     return 0 if kept is None else len(ranked) - len(kept)
@@ -102,7 +109,7 @@ _TAIL = b"\n]}\n"
 
 def smallest_budget(info: Mapping[str, Any], categories: Sequence[Mapping[str, Any]] = ()) -> int:
     """Bytes of a file without any instance."""
-    return len(_document_size(_head(info, categories, set())))
+    return len(_document_size(_head(info, categories, {None})[0]))
 
 
 def _document_size(head: bytes) -> bytes:
@@ -125,18 +132,25 @@ def _within(
     return kept
 
 
-def _head(info: Mapping[str, Any], categories: Iterable[Mapping[str, Any]], used: set[int]) -> bytes:
+def _head(info: Mapping[str, Any], categories: Iterable[Mapping[str, Any]], used: set[int | None]) -> tuple[bytes, int]:
+    """What comes before the images, and the number of the category of instances that have none (None in `used`)."""
     known = {int(category["id"]): dict(category) for category in categories if "id" in category}
-    for number in used - known.keys():
-        known[number] = (
-            dict(DEFAULT_CATEGORY) if number == DEFAULT_CATEGORY["id"] else {"id": number, "name": str(number)}
-        )
-    known = known or {1: dict(DEFAULT_CATEGORY)}
-    return b'{"info":' + _line(info) + b',\n"categories":' + _line([known[key] for key in sorted(known)]) + b",\n"
+    for number in used:
+        if number is not None and number not in known:
+            # records of an earlier resam have 1 where the points gave no category
+            known[number] = {"id": number, "name": _OWN_CATEGORY if number == 1 else str(number)}
+    own = next((number for number, category in known.items() if category.get("name") == _OWN_CATEGORY), None)
+    if own is None:
+        own = next(number for number in itertools.count(1) if number not in known)
+        if None in used or not known:
+            known[own] = {"id": own, "name": _OWN_CATEGORY}
+    shown = _line([known[key] for key in sorted(known)])
+    return b'{"info":' + _line(info) + b',\n"categories":' + shown + b",\n", own
 
 
-def _annotation_line(item: Mapping[str, Any], number: int, image_id: int) -> bytes:
-    return _line({"id": number, "image_id": image_id, **item})
+def _annotation_line(item: Mapping[str, Any], number: int, image_id: int, own: int) -> bytes:
+    category = own if item["category_id"] is None else item["category_id"]
+    return _line({"id": number, "image_id": image_id, **item, "category_id": category})
 
 
 def _line(data: Any) -> bytes:

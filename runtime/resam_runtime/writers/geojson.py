@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,8 +58,7 @@ def feature_collection(scene: SceneResult, crs: CrsChoice = "wgs84", simplify: f
     features = []
     for instance in scene.instances:
         polygons = [
-            [_ring(ring, index == 0, scene, target, digits) for index, ring in enumerate(polygon)]
-            for polygon in valid_polygons(instance.mask, instance.origin, simplify)
+            _polygon(rings, scene, target, digits) for rings in valid_polygons(instance.mask, instance.origin, simplify)
         ]
         single = len(polygons) == 1
         properties = {
@@ -89,13 +89,24 @@ def _digits(scene: SceneResult, target: str) -> int:
     return math.ceil(-math.log10(step)) if step > 1e-15 else 15
 
 
-def _ring(ring: Ring, outer: bool, scene: SceneResult, target: str | None, digits: int) -> list[list[float]]:
-    """A closed ring of output coordinates, turned the right way."""
+def _polygon(rings: Sequence[Ring], scene: SceneResult, target: str | None, digits: int) -> list[list[list[float]]]:
+    """Rings of output coordinates, the outer one first."""
+    placed = [_placed(ring, scene, target) for ring in rings]
+    if target == WGS84 and np.ptp(placed[0][:, 0]) > 180:
+        # Across the antimeridian: kept in one piece, with its holes, which may lie on one side of it.
+        placed = [np.stack([points[:, 0] % 360, points[:, 1]], axis=1) for points in placed]
+    return [_ring(points, index == 0, digits) for index, points in enumerate(placed)]
+
+
+def _placed(ring: Ring, scene: SceneResult, target: str | None) -> Coordinates:
     points: Coordinates = np.asarray(ring, np.float64)
-    if target is not None and scene.transform is not None and scene.crs is not None:
-        points = reproject(pixel_to_map(scene.transform, points), scene.crs, target)
-        if target == WGS84 and np.ptp(points[:, 0]) > 180:  # across the antimeridian: keep the ring in one piece
-            points = np.stack([points[:, 0] % 360, points[:, 1]], axis=1)
+    if target is None or scene.transform is None or scene.crs is None:
+        return points
+    return reproject(pixel_to_map(scene.transform, points), scene.crs, target)
+
+
+def _ring(points: Coordinates, outer: bool, digits: int) -> list[list[float]]:
+    """A closed ring, turned the right way."""
     if (ring_area(points) > 0) != outer:  # positive: counter-clockwise where y points up
         points = points[::-1]
     closed = np.round(np.concatenate([points, points[:1]]), digits) + 0.0  # + 0.0: no negative zero

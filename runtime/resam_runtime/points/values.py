@@ -1,0 +1,118 @@
+"""The values of a points file, each checked as it is taken: what is wrong is said in a few words, without the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+_LABELS = {"label", "labels", "lable", "lables", "pointlabel", "pointlabels"}
+
+
+class Malformed(ValueError):
+    """What is wrong with a points file, in a few words and without its name."""
+
+
+def no_constant(name: str) -> NoReturn:
+    """For json's `parse_constant`: NaN and the infinities are an error."""
+    raise ValueError(f"{name} is not a number JSON knows")
+
+
+def take_object(value: Any, where: str) -> dict[str, Any]:
+    """A JSON object, as it is. Raises Malformed, as all of these do."""
+    if not isinstance(value, dict):
+        raise Malformed(f"{where}: expected an object, came {type(value).__name__}")
+    return value
+
+
+def take_list(value: Any, where: str) -> list[Any]:
+    """A JSON list, as it is; an empty one for None."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise Malformed(f"{where}: expected a list, came {type(value).__name__}")
+    return value
+
+
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For json's `object_pairs_hook`: a member that appears twice is an error."""
+    result = dict(pairs)
+    if len(result) != len(pairs):  # Python would keep the last, and drop the points of the first in silence
+        keys = [key for key, _ in pairs]
+        raise Malformed(f"the member {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
+    return result
+
+
+def no_misspelt_label(given: Mapping[str, Any], expected: str, where: str, names: bool = True) -> None:
+    """Raise Malformed for a member that seems to be the misspelt labels: a point off the object would turn into one
+    on it. Other unknown members may be anyone's. names: whether a text that is no number may be, say, a class's name.
+    """
+    if given.get(expected) is not None:
+        return
+    for member, value in given.items():
+        if member.lower().replace("_", "") not in _LABELS or value is None:
+            continue
+        if not (names and isinstance(value, str) and isinstance(cell_number(value), str)):
+            raise Malformed(f"{where}: {member!r} is not known, expected {expected!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def cell_number(cell: str) -> float | str:
+    """A cell of a table as a number, or as it is."""
+    try:
+        return cell if "_" in cell else float(cell)
+    except ValueError:
+        return cell
+
+
+def take_point(value: Any, where: str) -> tuple[float, float]:
+    """[x, y], two finite numbers."""
+    try:
+        if not isinstance(value, list) or not all(is_number(number) for number in value):
+            raise ValueError
+        x, y = (float(number) for number in value)
+    except (ValueError, OverflowError):
+        raise Malformed(f"{where}: expected a point [x, y], came {' '.join(str(value)[:60].split())}") from None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise Malformed(f"{where}: point {x}, {y} is not finite")
+    return x, y
+
+
+def take_label(value: Any, where: str) -> int:
+    """1 or 0, also as text."""
+    number = cell_number(value) if isinstance(value, str) else value
+    if not is_number(number) or number not in (0, 1):
+        raise Malformed(f"{where}: expected label 1 (on the instance) or 0 (off it), came {str(value)[:20]!r}")
+    return int(number)
+
+
+def take_whole(value: Any, where: str) -> int:
+    """A whole number, also written 1.0."""
+    if not is_number(value) or value != value // 1:
+        raise Malformed(f"{where}: expected a whole number, came {str(value)[:40]!r}")
+    return int(value)
+
+
+def take_id(value: Any, where: str) -> str | int:
+    """A number or text that names an instance."""
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise Malformed(f"{where}: expected a number or text as its id, came {str(value)[:40]!r}")
+
+
+def scene_name(value: Any) -> str | None:
+    """A scene's name with forward slashes; None for an empty one."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise Malformed(f"expected a scene's file name, came {str(value)[:40]!r}")
+    name = value.replace("\\", "/")
+    while name.startswith("./"):
+        name = name[2:]
+    return name
