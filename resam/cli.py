@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from resam.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.extras import needs_extra
 
@@ -18,7 +19,7 @@ EXISTING = click.Path(path_type=Path)
 
 
 @click.command(
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
     epilog="Example: resam-train --data data/nwpu --base sam_vit_b_01ec64.pth --preset nwpu -o runs/nwpu",
 )
 @click.option("--data", type=EXISTING, help="Folder with train.json, images/ and perhaps val.json and test.json. "
@@ -39,7 +40,7 @@ EXISTING = click.Path(path_type=Path)
 )
 @click.option("--base", help="tiny, or a SAM checkpoint file (its type is recognised); with --resume: "
               "where it lies now.")  # fmt: skip
-@click.option("--points", type=int, help="Positive points per instance: 1, 2 or 3.")
+@click.option("--points", type=int, help="Positive points drawn per instance, 1 or more (the paper: 1, 2 or 3).")
 @click.option(
     "--negatives", type=int, help="Negative points per instance, drawn outside the true mask (reference protocol)."
 )
@@ -109,6 +110,7 @@ EXISTING = click.Path(path_type=Path)
     help="Scenes of the val split (else test) measured after each epoch.",
 )
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
+@version
 @command_errors
 def train(
     data: Path | None,
@@ -156,6 +158,8 @@ def train(
     fabric.launch()
     folder = Path(fabric.broadcast(str(folder)))
     with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
+        if resume is None and (idle := _idle(changes, points_file, keypoints)):
+            reporter.note(idle)
         on_main(fabric, lambda: sources.prepare(folder, reporter))
         result = run(
             folder,
@@ -188,6 +192,17 @@ def _check_resume(folder: Path) -> None:
             raise ResamError(f"--resume takes the run's own options; leave out {parameter.opts[-1]}")
     if not (folder / "config.toml").is_file():
         raise ResamError(f"{folder}: holds no run (no config.toml)")
+
+
+def _idle(changes: Mapping[str, Any], points_file: Path | None, keypoints: bool) -> str | None:
+    """What to say of options that count points to draw where the training points are read; None: nothing."""
+    if points_file is None and not keypoints:
+        return None
+    flags = [f"--{name}" for name in ("points", "negatives", "resample-points") if changes[name.replace("-", "_")]]
+    if not flags:
+        return None
+    source = points_file or "the annotations"
+    return f"{', '.join(flags)}: training takes the points of {source} as they are; drawn ones are for measuring alone"
 
 
 def _free_folder(name: str) -> Path:

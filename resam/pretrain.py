@@ -9,9 +9,12 @@ decoded from the points; with or without the points.
 from __future__ import annotations
 
 import copy
+import errno
+import io
 import json
 import math
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,10 +26,11 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch.nn import functional as F
 
+from resam.commands import HELP, version
 from resam.data.procedural import ProceduralImage, generate
 from resam.model.bases import load_base
 from resam.model.decoder import PromptDecoder
@@ -306,12 +310,47 @@ def train_stage(
             with log.open("a") as out:
                 out.write(json.dumps(row) + "\n")
             progress.console.print(row, highlight=False)
-            with atomic_write(log.with_suffix(".pt")) as temporary:
-                torch.save({"sam": average.state_dict(), "row": row}, temporary)
+            data = io.BytesIO()
+            torch.save({"sam": average.state_dict(), "row": row}, data)
+            _write(log.with_suffix(".pt"), data.getbuffer())
     return average
 
 
-@click.command(epilog="Example: python -m resam.pretrain -o tiny.safetensors --seed 0")
+def _write(path: Path, data: bytes | memoryview) -> None:
+    """From memory, where a few MB do no harm: the libraries' own writers answer a full disk with errors about their
+    insides, and name no file."""
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise ResamError(f"{path}: cannot be written ({error.strerror or error}); make room there") from None
+
+
+def _check_output(output: Path, log: Path) -> None:
+    """`ResamError` where the weights could not be written: said before the hours of training, not after."""
+    try:
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        log.open("a").close()
+    except OSError as error:
+        raise ResamError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+
+
+def _device(name: str) -> torch.device:
+    """A device that torch can compute on here, else `ResamError`. torch knows names of more than a machine has."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ResamError(
+            f"--device {name}: torch {torch.__version__} cannot compute on it here; "
+            "use cpu, or cuda where there is a GPU"
+        ) from None
+    return device
+
+
+@click.command(context_settings=HELP, epilog="Example: python -m resam.pretrain -o tiny.safetensors --seed 0")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Weights to write (safetensors).")
 @click.option("--steps", type=int, default=2400, show_default=True, help="Steps on images of half the tile's side.")
 @click.option("--tile-steps", type=int, default=500, show_default=True, help="Steps on whole tiles.")
@@ -329,6 +368,7 @@ def train_stage(
 )
 @click.option("--workers", type=int, default=2, show_default=True, help="Processes that draw images.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@version
 @command_errors
 def pretrain(
     output: Path,
@@ -344,14 +384,14 @@ def pretrain(
     device: str,
 ) -> None:
     """Train the tiny base on procedural images, from nothing or from earlier weights, in two stages."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     full = ARCHITECTURES["tiny"]
     log, began = output.with_suffix(".jsonl"), time.time()
-    target = torch.device(device)
+    target = _device(device)
     sam, earlier = build_sam(full), None
     if init is not None:
         earlier = load_pretrained(sam, init)
+    _check_output(output, log)
     sam.to(target)
     stages = (
         Stage(full.image_size // 2, steps, images, 4, pool, learning_rate, falling=False),
@@ -378,11 +418,10 @@ def pretrain(
         "device": device,
         "held_out": result,
     }
-    with atomic_write(output) as temporary:
-        state = {name: value.contiguous().cpu() for name, value in sam.state_dict().items()}
-        save_file(state, temporary, metadata={"resam": json.dumps(record)})
+    state = {name: value.contiguous().cpu() for name, value in sam.state_dict().items()}
+    _write(output, save(state, metadata={"resam": json.dumps(record)}))
     click.echo(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
-    pretrain()
+    pretrain(prog_name="python -m resam.pretrain")

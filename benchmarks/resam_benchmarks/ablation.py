@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resam_benchmarks import document, machine
+from resam_benchmarks.kinds import mismatch, read_json
 from resam_benchmarks.runner import Progress
 from resam_runtime.errors import ResamError
 
@@ -30,6 +31,25 @@ if TYPE_CHECKING:
     from resam_runtime.points import Prompt
 
 FORMAT, VERSION = "resam-ablation", 1
+
+_STAGE = {"miou": float, "miou_images": float}
+_DOCUMENT = {
+    "created": str,
+    "machine": dict,
+    "base": {"name": str, "sha256": str},
+    "data": [
+        {
+            "name": str,
+            "train": {"digest": str, "scenes": int, "instances": int},
+            "test": {"split": str, "digest": str, "scenes": int, "instances": int},
+        }
+    ],
+    "rows": [{"name": str, "title": str, "trained": bool, "precision": str, "options": {"requery": str}}],
+    "cells": [
+        {"data": str, "row": str, "seed": int, "coarse": _STAGE, "final": _STAGE, "training": dict, "seconds": float}
+    ],
+}
+"""What is read from an `ablation.json`, by anybody."""
 SYNTHETIC = "synthetic"
 TEACHER_AVERAGE = 0.99
 
@@ -305,15 +325,14 @@ def _start(
 
 def read(path: Path) -> dict[str, Any]:
     """Read an `ablation.json`; `ResamError` names what is wrong with it."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ResamError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ResamError(f"{path}: not JSON ({error}); remove it to start anew") from None
+    advice = "remove it to start anew"
+    data = read_json(path, advice)
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
-        raise ResamError(f"{path}: not an ablation of this version; remove it to start anew")
-    parts = {"base": dict, "machine": dict, "data": list, "rows": list, "cells": list, "created": str}
-    if damaged := [part for part, kind in parts.items() if not isinstance(data.get(part), kind)]:
-        raise ResamError(f"{path}: damaged (no {damaged[0]}); remove it to start anew")
+        raise ResamError(f"{path}: not an ablation of this version; {advice}")
+    found = mismatch(data, _DOCUMENT)
+    for place, cell in enumerate(data["cells"] if found is None else ()):
+        if cell["training"] and found is None:  # rows that are not trained have no figures of it
+            found = mismatch(cell["training"], {"labelled": float}, f"cells[{place}].training")
+    if found is not None:
+        raise ResamError(f"{path}: damaged ({found}); {advice}")
     return data

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from resam.commands import HELP, version
+from resam_benchmarks.ablation import NAMES
 from resam_benchmarks.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
 from resam_benchmarks.document import check_folder
 from resam_benchmarks.rivals import BASELINES
@@ -24,16 +26,18 @@ class _WithDefault(click.Group):
     """A group whose first argument need not be a command: what is none goes to `run`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
 @click.group(
     cls=_WithDefault,
+    context_settings=HELP,
     no_args_is_help=True,
     epilog="Example: resam-bench base.resam adapted.resam --data nwpu --points 1,2,3 --baseline segment-anything",
 )
+@version
 def bench() -> None:
     """Measure engines and their rivals in one run, on the same scenes and points.
 
@@ -77,6 +81,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--tolerance", default=2.0, show_default=True, callback=not_negative, help="Of the boundary F-score, px.")
 @click.option("-o", "--out", type=_PATH, default=Path("bench"), show_default=True, help="Folder of the results.")
 @_shared
+@version
 @command_errors
 def run(out: Path, quiet: bool, **chosen: Any) -> None:
     """Latency, memory, energy and mask quality of ENGINE files and baselines.
@@ -107,9 +112,11 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     help="mIoU, boundary F, recall: fallen by this.",
 )
 @click.option("--quality-only", is_flag=True, help="Masks alone, as of runs on two machines.")
+@version
 @command_errors
 def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_only: bool) -> None:
-    """Fail (exit code 1) where AFTER is worse than BEFORE by more than a limit and more than the noise, or lacks a case.
+    """Fail (exit code 1) where AFTER is worse than BEFORE by more than a limit and more than the noise, or lacks what
+    BEFORE measured.
 
     Runs on other scenes, and timings of two machines, cannot be compared: exit code 2.
     """
@@ -131,6 +138,7 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
 @click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
 @click.option("-o", "--out", type=_PATH, default=Path("robustness"), show_default=True, help="Folder of the results.")
 @_shared
+@version
 @command_errors
 def robustness(
     engines: tuple[Path, ...], data: Path, split: str, points: int, limit: int | None, out: Path, **rest: Any
@@ -159,6 +167,7 @@ def robustness(
 )
 @click.option("-o", "--out", type=_PATH, default=Path("bench-train"), show_default=True, help="Folder of the results.")
 @_shared
+@version
 @command_errors
 def train(random: str, instances: tuple[int, ...], steps: int, precision: str, out: Path, **rest: Any) -> None:
     """One training step of ours against a plain re-implementation of the reference's, on the same weights and images.
@@ -183,7 +192,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of every row.")
 @click.option("--base", help="tiny, or a SAM checkpoint file; default: the preset's.")
 @click.option("--preset", default="tiny", show_default=True, help="A preset of resam-train, or a TOML file.")
-@click.option("--rows", help="Names, separated by commas; default: all.")
+@click.option("--rows", help=f"Names, separated by commas, of {', '.join(NAMES)}; default: all.")
 @click.option("--epochs", type=click.IntRange(0), help="Times each tile is seen; default: the preset's.")
 @click.option(
     "--scenes", default=10, show_default=True, type=click.IntRange(0), help="Training scenes at most (0: all)."
@@ -194,6 +203,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
 @click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train, for all rows.")
 @click.option("-o", "--out", type=_PATH, default=Path("ablation"), show_default=True, help="Folder of the results.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@version
 @command_errors
 def ablation(
     rows: str | None,
@@ -211,12 +221,12 @@ def ablation(
     with needs_extra("resam-bench ablation", "train"):
         import resam.training.run  # noqa: F401 (all that a row needs: said now, not after scenes were drawn)
         from resam.training.options import parse_changes
-    from resam_benchmarks.ablation import NAMES, Settings, ablate
+    from resam_benchmarks.ablation import Settings, ablate
     from resam_benchmarks.ablation_table import tables_of, write_page
 
     check_folder(out)
     changes = {**parse_changes(options), **{k: v for k, v in (("base", base), ("epochs", epochs)) if v is not None}}
-    named = tuple(rows.split(",")) if rows else NAMES
+    named = NAMES if rows is None else tuple(name.strip() for name in rows.split(","))
     with progress_bar(quiet) as progress:
         settings = Settings(rows=named, changes=changes, **chosen)
         found = ablate(settings, out, _typed(), progress, lambda text: None if quiet else click.echo(text, err=True))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from resam_benchmarks import statistics
 from resam_benchmarks.statistics import MIN_GROUPS, Estimate
 from resam_benchmarks.summary import STAGES, seconds, size
 from resam_runtime.errors import ResamError
+
+Key = TypeVar("Key", bound=Hashable)
+TICK = 1e-9  # s; the clock may see nothing pass in a stage, and ratios need something
 
 
 class Change(NamedTuple):
@@ -31,11 +34,20 @@ class Change(NamedTuple):
     regression: bool
 
 
+class Missing(NamedTuple):
+    """What the first run measured and the second did not: a case, or a figure of one. before, after: how much of it."""
+
+    case: str
+    figure: str
+    before: str
+    after: str
+
+
 class Comparison(NamedTuple):
-    """All changes; cases that only the first or only the second run has; what else differs (one line each)."""
+    """All changes; what the second run lacks; cases that it has alone; what else differs (one line each)."""
 
     changes: list[Change]
-    missing: list[str]
+    missing: list[Missing]
     added: list[str]
     warnings: list[str]
 
@@ -57,7 +69,8 @@ def compare(
 
     limit: relative, for latency, memory and file size (0.1: a tenth); miou_limit: absolute, for mIoU, boundary F-score
     and recall. quality_only: compare masks alone, which do not depend on the machine. Raises `ResamError` where no case
-    is in both, the scenes are not the same, or timings of two machines would be compared.
+    is in both, nothing in them was measured before, the scenes are not the same, or timings of two machines would be
+    compared.
     """
     old, new = ({case["name"]: case for case in data["cases"]} for data in (before, after))
     shared = [name for name in old if name in new]
@@ -67,21 +80,24 @@ def compare(
         )
     _check_same(before, after, quality_only)
     changes: list[Change] = []
+    lost = [Missing(name, "", "measured", "missing") for name in old if name not in new]
     for name in shared:
         if not quality_only:
-            changes += _latency(name, old[name], new[name], limit)
-        changes += _quality(name, old[name], new[name], miou_limit)
-    changes += _recall(before, after, miou_limit)
+            _latency(name, old[name], new[name], limit, changes, lost)
+        _quality(name, old[name], new[name], miou_limit, changes, lost)
+    _recall(before, after, miou_limit, changes, lost)
     if not quality_only:
-        changes += _sizes(before, after, limit)
+        _sizes(before, after, limit, changes, lost)
+    if not changes and not lost:
+        kinds = "graded mask" if quality_only else "latency and no graded mask"
+        raise ResamError(f"nothing can be compared: the first run holds no {kinds} of the cases that both have")
     was = {rival["name"]: rival["description"] for rival in before["rivals"]}
     warnings = [
         f"{rival['name']} ran differently: {was[rival['name']]}; then {rival['description']}"
         for rival in after["rivals"]
         if was.get(rival["name"], rival["description"]) != rival["description"]
     ]
-    missing, added = ([name for name in one if name not in other] for one, other in ((old, new), (new, old)))
-    return Comparison(changes, missing, added, warnings)
+    return Comparison(changes, lost, [name for name in new if name not in old], warnings)
 
 
 def _check_same(before: Mapping[str, Any], after: Mapping[str, Any], quality_only: bool) -> None:
@@ -105,25 +121,36 @@ def _check_same(before: Mapping[str, Any], after: Mapping[str, Any], quality_onl
             )
 
 
-def _latency(name: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float) -> list[Change]:
-    changes = []
+def _latency(
+    name: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float, changes: list[Change], lost: list[Missing]
+) -> None:
     for stage in STAGES:
         runs = [_by_scene(case["samples"], f"{stage}_s") for case in (old, new)]
-        scenes = [scene for scene in runs[0] if scene in runs[1]]
+        scenes = _shared(name, f"{stage}, median", "scenes", *runs, lost)
         if not scenes:
             continue
         ratio, noisy = _slowdown(*([run[scene] for scene in scenes] for run in runs))
         texts = [seconds(float(np.median(np.concatenate(list(run.values()))))) for run in runs]
         regression = ratio.value > 1 + limit and not noisy
         changes.append(Change(name, f"{stage}, median", *texts, ratio, False, noisy, regression))
-    return changes
+
+
+def _shared(
+    case: str, figure: str, what: str, before: Mapping[Key, Any], after: Mapping[Key, Any], lost: list[Missing]
+) -> list[Key]:
+    """The keys that both runs measured. Where the first has more, `lost` gets a line: the mean over what is left may be
+    that of the easy ones, or of nothing. what: the keys are, in words."""
+    keys = [key for key in before if key in after]
+    if len(keys) < len(before):
+        lost.append(Missing(case, figure, f"{len(before)} {what}", f"{len(keys)} of them"))
+    return keys
 
 
 def _by_scene(samples: Sequence[Mapping[str, Any]], key: str) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for sample in samples:
         if sample[key] is not None:
-            found.setdefault(sample["scene"], []).append(sample[key])
+            found.setdefault(sample["scene"], []).append(max(sample[key], TICK))
     return found
 
 
@@ -148,30 +175,29 @@ def _slowdown(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]
     return Estimate(value), not (slower or faster)
 
 
-def _quality(name: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float) -> list[Change]:
-    one, other = ({(g["scene"], str(g["id"])): g for g in case["grades"]} for case in (old, new))
-    shared = [key for key in one if key in other]
-    return [
-        _fall(name, figure, *([grades[place][key] for place in shared] for grades in (one, other)),
-              [scene for scene, _ in shared], limit)
-        for figure, key in (("mIoU", "iou"), ("boundary F", "boundary"))
-        if shared
-    ]  # fmt: skip
+def _quality(
+    name: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float, changes: list[Change], lost: list[Missing]
+) -> None:
+    runs = [{(g["scene"], str(g["id"])): g for g in case["grades"]} for case in (old, new)]
+    if places := _shared(name, "mIoU, boundary F", "instances", *runs, lost):
+        for figure, key in (("mIoU", "iou"), ("boundary F", "boundary")):
+            values = ([run[place][key] for place in places] for run in runs)
+            changes.append(_fall(name, figure, *values, [scene for scene, _ in places], limit))
 
 
-def _recall(before: Mapping[str, Any], after: Mapping[str, Any], limit: float) -> list[Change]:
-    """The automatic mode: which true instances it found, in the scenes that both runs looked at."""
-    old = {rival["name"]: rival["proposals"] for rival in before["rivals"]}
-    changes = []
-    for rival in after["rivals"]:
-        one, other = (
+def _recall(
+    before: Mapping[str, Any], after: Mapping[str, Any], limit: float, changes: list[Change], lost: list[Missing]
+) -> None:
+    """The automatic mode: which true instances it found."""
+    new = {rival["name"]: rival["proposals"] for rival in after["rivals"]}
+    for rival in before["rivals"]:
+        runs = [
             {(scene["scene"], i): float(hit) for scene in proposals for i, hit in enumerate(scene["found"])}
-            for proposals in (old.get(rival["name"], []), rival["proposals"])
-        )
-        if shared := [key for key in one if key in other]:
-            values = ([found[key] for key in shared] for found in (one, other))
-            changes.append(_fall(rival["name"], "recall", *values, [scene for scene, _ in shared], limit))
-    return changes
+            for proposals in (rival["proposals"], new.get(rival["name"], []))
+        ]
+        if places := _shared(rival["name"], "recall", "instances", *runs, lost):
+            values = ([run[place] for place in places] for run in runs)
+            changes.append(_fall(rival["name"], "recall", *values, [scene for scene, _ in places], limit))
 
 
 def _fall(
@@ -185,13 +211,15 @@ def _fall(
     return Change(case, figure, *texts, fall, True, noisy, fall.value > limit and not noisy)
 
 
-def _sizes(before: Mapping[str, Any], after: Mapping[str, Any], limit: float) -> list[Change]:
-    old = {rival["name"]: rival for rival in before["rivals"]}
-    changes = []
-    for rival in after["rivals"]:
+def _sizes(
+    before: Mapping[str, Any], after: Mapping[str, Any], limit: float, changes: list[Change], lost: list[Missing]
+) -> None:
+    new = {rival["name"]: rival for rival in after["rivals"]}
+    for rival in before["rivals"]:
         for figure, key in (("peak memory", "peak_bytes"), ("device memory", "device_bytes"), ("file", "size_bytes")):
-            one, other = old.get(rival["name"], {}).get(key), rival[key]
+            one, other = rival[key], new.get(rival["name"], {}).get(key)
             if one and other:
                 ratio, texts = other / one, (size(one), size(other))
                 changes.append(Change(rival["name"], figure, *texts, Estimate(ratio), False, False, ratio > 1 + limit))
-    return changes
+            elif one:
+                lost.append(Missing(rival["name"], figure, size(one), "missing"))

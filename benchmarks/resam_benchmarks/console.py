@@ -111,7 +111,7 @@ def print_comparison(found: Comparison) -> None:
             value += " [{:+.4f}, {:+.4f}]".format(*ends) if change.share else " [{:.3f}, {:.3f}]".format(*ends)
         verdict = "REGRESSION" if change.regression else "inside the noise" if change.noisy else "within the limit"
         rows.append([change.case, change.figure, change.before, change.after, value, verdict])
-    rows += [[name, "", "measured", "missing", "", "MISSING"] for name in found.missing]
+    rows += [[*missing, "", "MISSING"] for missing in found.missing]
     head = ["", "figure", "before", "after", "change", ""]
     note = "Latency: change scene by scene, or of the medians where there are few scenes. In brackets 95 % intervals."
     print_tables(None, [Table("Compared", head, rows, note, frozenset({0, 1, 5}))])

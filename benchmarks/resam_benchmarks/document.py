@@ -12,11 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from resam_benchmarks import machine
+from resam_benchmarks.kinds import mismatch, read_json
 from resam_benchmarks.runner import CaseResult, RivalResult, RunResult
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
 
 FORMAT, VERSION = "resam-bench", 1
+
+_SAMPLE = {
+    "repeat": int, "scene": int, "prompts": int, "whole_s": float, "encoder_s": (float, None), "loop_s": (float, None),
+}  # fmt: skip
+_GRADE = {
+    "scene": int, "id": (int, str), "area": float, "iou": float, "coarse_iou": float, "boundary": float,
+    "coarse_boundary": float,
+}  # fmt: skip
+_BYTES = (float, None)
+_RIVAL = {
+    "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES, "load_s": float,
+    "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": [bool]}],
+}  # fmt: skip
+_DOCUMENT = {
+    "created": str, "command": str, "commit": object, "energy_source": (str, None), "versions": dict, "seeds": dict,
+    "machine": {"processor": object, "cores": object, "devices": object, "system": object},
+    "data": {"scenes": [{"instances": int}]},
+    "rivals": [_RIVAL],
+    "cases": [{"name": str, "rival": str, "label": str, "samples": [_SAMPLE], "grades": [_GRADE]}],
+}  # fmt: skip
+"""What is read from a `bench.json`, by anybody."""
 
 
 def document(result: RunResult, *, command: str, data: Mapping[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
@@ -102,46 +124,29 @@ def check_folder(folder: Path) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """Read a `bench.json`; `ResamError` names what is wrong with it."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ResamError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ResamError(f"{path}: not JSON ({error}); expected a bench.json of resam-bench") from None
+    data = read_json(path, "give the bench.json of a run")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ResamError(f"{path}: not a result of resam-bench; give the bench.json of a run")
     if data.get("version") != VERSION:
         raise ResamError(f"{path}: version {data.get('version')}, expected {VERSION}; measure again with this resam")
-    if lacking := _lacking(data):
-        raise ResamError(f"{path}: damaged ({lacking}); measure again")
+    if found := mismatch(data, _DOCUMENT) or _impossible(data):
+        raise ResamError(f"{path}: damaged ({found}); measure again")
     return data
 
 
-def _lacking(data: Mapping[str, Any]) -> str | None:
-    """What a `bench.json` lacks of what is read from it, None where it is whole."""
-    for part in ("machine", "versions", "data", "seeds"):
-        if not isinstance(data.get(part), dict):
-            return f"no {part}"
-    try:
-        for case in data["cases"]:
-            for sample in case["samples"]:
-                _ = [sample[key] for key in ("repeat", "scene", "prompts", "encoder_s", "loop_s")]
-                if not sample["whole_s"] > 0:
-                    return f"a latency of {sample['whole_s']}"
-            for grade in case["grades"]:
-                _ = [grade[key] + 0.0 for key in ("area", "iou", "coarse_iou", "boundary", "coarse_boundary")]
-                _ = grade["scene"], grade["id"]
-            _ = case["name"] + case["rival"] + case["label"]
-        for rival in data["rivals"]:
-            _ = [rival[key] for key in ("description", "size_bytes", "peak_bytes", "device_bytes", "load_s", "first_s")]
-            _ = rival["name"] + "", [scene["proposed"] + len(scene["found"]) for scene in rival["proposals"]]
-        _ = [scene["instances"] for scene in data["data"]["scenes"]], data["energy_source"]
-        _ = [data["machine"][key] for key in ("processor", "cores", "devices", "system")]
-        _ = data["created"], data["command"], data["commit"]
-    except KeyError as error:
-        return f"no {error.args[0]}"
-    except TypeError:
-        return "a value of another kind"
+def _impossible(data: Mapping[str, Any]) -> str | None:
+    """A figure that nothing can have."""
+    for case in data["cases"]:
+        for sample in case["samples"]:
+            if not sample["whole_s"] > 0:
+                return f"a latency of {sample['whole_s']}"
+            for key in ("encoder_s", "loop_s"):  # 0: shorter than the clock can see
+                if sample[key] is not None and sample[key] < 0:
+                    return f"a latency of {sample[key]}"
+    for rival in data["rivals"]:
+        for key in ("size_bytes", "peak_bytes", "device_bytes"):
+            if rival[key] is not None and rival[key] < 0:
+                return f"{rival[key]} bytes"
     return None
 
 

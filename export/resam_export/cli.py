@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from resam.commands import HELP, version
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.extras import needs_extra
@@ -59,17 +60,13 @@ class _Bytes(click.ParamType[int]):
         return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2].upper()]
 
 
-@click.command("resam-export", context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
+@click.command("resam-export", context_settings=HELP, epilog=_EXAMPLES)
 @click.argument("source", required=False, type=_PATH, metavar="[ADAPTER|MODEL.resam]")
 @click.option("-o", "--output", type=_PATH, help="What to write: a name ending in .resam (ONNX graphs, any machine) "
               "or .plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
-@click.option("--fp32", "precision", flag_value="fp32", help="Everything in float32  [default for a .resam]")
-@click.option(
-    "--fp16", "precision", flag_value="fp16", help="float16, with float32 where it matters  [default for a .plan]"
-)
-@click.option(
-    "--int8", "precision", flag_value="int8", help="The encoder in INT8 where it can be, calibrated on --images."
-)
+@click.option("--fp32", is_flag=True, help="Everything in float32  [default for a .resam]")
+@click.option("--fp16", is_flag=True, help="float16, with float32 where it matters  [default for a .plan]")
+@click.option("--int8", is_flag=True, help="The encoder in INT8 where it can be, calibrated on --images.")
 @click.option("--base", help="Export a bare base ('tiny' or a SAM checkpoint), or the one an adapter was trained on.")
 @click.option("--images", type=_PATH, help="Folder of your own images, to verify and to calibrate with.")
 @click.option("--keep-anyway", is_flag=True, help="Write the file even where it misses the limits of its verification.")
@@ -78,7 +75,7 @@ class _Bytes(click.ParamType[int]):
 @click.option("--points-per-instance", type=click.IntRange(1, 256), default=8, show_default=True,
               help=".plan: points of one instance at most.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1, 256), default=1, show_default=True,
-              help=".plan: tiles encoded in one call at most.")  # fmt: skip
+              help=".plan: tiles encoded in one call at most; resam-run sends one.")  # fmt: skip
 @click.option(
     "--workspace", type=_Bytes(), help=".plan: scratch memory at most, such as 512M or 2G  [default: no limit]"
 )
@@ -90,6 +87,7 @@ class _Bytes(click.ParamType[int]):
     "--inspect", "inspected", type=_PATH, metavar="FILE", help="Print what is inside an engine file, and stop."
 )
 @click.pass_context
+@version
 @command_errors
 def export(ctx: click.Context, **given: Any) -> None:
     """Write an engine file from ADAPTER (an adapter file or a run's folder; by default the newest run under runs/),
@@ -101,8 +99,7 @@ def export(ctx: click.Context, **given: Any) -> None:
     """
     console = Console(width=None if Console().is_terminal else 160)
     if given["inspected"] is not None:
-        if given["source"] is not None or given["output"] is not None:
-            raise ResamError("--inspect FILE only prints; leave out the other file")
+        _check_alone(ctx)
         print_engine(EngineFile.open(given["inspected"]), console)
         return
     if given["dla"]:
@@ -110,6 +107,10 @@ def export(ctx: click.Context, **given: Any) -> None:
             "--dla: not possible: a DLA runs fixed shapes only and no LayerNormalization, and these graphs have both; "
             "leave it out, and the plan runs on the GPU"
         )
+    chosen = [name for name in ("fp32", "fp16", "int8") if given[name]]
+    if len(chosen) > 1:
+        raise ResamError(f"--{chosen[0]} and --{chosen[1]}: an engine has one precision; give one of them")
+    given["precision"] = chosen[0] if chosen else None
     source: Path | None = given["source"]
     from_engine = source is not None and source.suffix == ".resam"
     output = given["output"] or (source.with_suffix(".plan") if source and from_engine else Path("model.resam"))
@@ -126,6 +127,15 @@ def export(ctx: click.Context, **given: Any) -> None:
         write_engine(source, given["base"], engine_path, precision, given["images"], given["keep_anyway"], console)
     if output.suffix == ".plan":
         write_plan(engine_path, output, given, set_here, console)
+
+
+def _check_alone(ctx: click.Context) -> None:
+    """`ResamError` for anything that was given beside --inspect."""
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        if name != "inspected" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            what = "the other file" if name == "source" else parameter.opts[-1]
+            raise ResamError(f"--inspect FILE only prints; leave out {what}")
 
 
 def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> None:

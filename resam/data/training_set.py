@@ -50,13 +50,15 @@ class TrainingSet:
         note: Note = lambda text: None,
     ) -> None:
         """strength: probability of each operation of the strong view. note: told of points that are not used. Raises
-        `ResamError` as `scene_prompts` does."""
+        `ResamError` as `scene_prompts` does, and, `supervised`, for points of an instance that has no mask."""
         self._note = note
         self.data, self.points, self.seed, self.strength = data, points, seed, strength
         self.architecture, self.framing, self.supervised = architecture, framing, supervised
         self._taught: Mapping[tuple[int, int], NDArray[np.bool_]] | None = None
         self._epoch = -1
         self.start_epoch(0)
+        if supervised and (points.file is not None or points.keypoints):
+            self._check_annotated()
 
     def start_epoch(self, epoch: int) -> None:
         """Draw new points where the options say so; else nothing changes after the first time."""
@@ -105,6 +107,18 @@ class TrainingSet:
             taught = np.stack([self._taught[sample.scene, i] for i in sample.prompts])
             given = view.back(taught.astype(np.float32))[0].round()
         return TileViews(weak, strong_view(weak.image, rng, weak.extent, self.strength), given, scene.name)
+
+    def _check_annotated(self) -> None:
+        """`ResamError` for a prompt without a true mask, now, not at its turn in training. Points that were drawn from
+        masks have one."""
+        for scene, prompts in zip(self.data.scenes, self.prompts):
+            known = {instance.id: instance for instance in scene.instances}
+            for prompt in prompts:
+                instance = self._instance(known, prompt, scene.name)
+                try:
+                    scene.mask(instance)
+                except ResamError as error:
+                    raise ResamError(f"{self.data.path}: {error}") from None
 
     def _instance(self, known: dict[str | int, CocoInstance], prompt: Prompt, scene: str) -> CocoInstance:
         if prompt.id not in known:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
 from resam.model.sam import ARCHITECTURES, Architecture, build_sam
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, system_error
 from resam_runtime.files import sha256_file
 
 TINY_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
@@ -121,9 +121,18 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ResamError(f"{path}: not a whole safetensors file ({error})") from None
-    except Exception as error:  # the unpickler answers damage with whatever it trips over
-        cause = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise ResamError(f"{path}: not a checkpoint that can be read safely ({cause}); download it again") from None
+    except OSError as error:
+        raise ResamError(system_error(error, path)) from None
+    except Exception as error:  # the unpickler answers damage with whatever it trips over, and pages of advice
+        if "Unsupported global" in str(error):
+            raise ResamError(
+                f"{path}: not a checkpoint that can be read safely: it holds other objects than tensors; "
+                "save its state dict alone"
+            ) from None
+        raise ResamError(
+            f"{path}: not a checkpoint that torch can read; "
+            f"give one of SAM, such as {OFFICIAL_FILES[0]}, or download it again"
+        ) from None
     if isinstance(state, Mapping) and isinstance(state.get("sam"), Mapping):  # an unfinished run of resam.pretrain
         state = state["sam"]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -239,11 +239,16 @@ def _training_set(options: TrainOptions, base: Base, data: RunData, reporter: Re
 
 
 def check_free(folder: Path) -> None:
-    """`ResamError` where a folder holds a run, or is no folder."""
+    """`ResamError` where a folder holds a run or something else, or is no folder. Synthetic scenes that a stopped
+    command has drawn there will do."""
+    from resam.training.sources import SYNTHETIC  # which imports this module
+
     if folder.exists() and not folder.is_dir():
         raise ResamError(f"{folder}: is a file; choose another --output")
     if (folder / "config.toml").exists():
         raise ResamError(f"{folder}: holds a run already; go on with it (--resume) or choose another --output")
+    if folder.is_dir() and (foreign := sorted({path.name for path in folder.iterdir()} - {SYNTHETIC})):
+        raise ResamError(f"{folder}: is no run and not empty (it holds {foreign[0]}); choose another --output")
 
 
 def start_folder(folder: Path, options: TrainOptions, data: Mapping[str, Any]) -> None:

@@ -97,9 +97,8 @@ class Run:
         """Find scenes and points and check them against each other.
 
         Raises ResamError, one line, when there are no scenes, none of them exists, no points for any of them
-        (options.automatic being off),
-        a points file that cannot be read, outputs that would overwrite a scene or go into a folder of scenes itself,
-        or a budget that holds nothing.
+        (options.automatic being off), a points file that cannot be read, outputs that would overwrite a scene or go
+        into a folder of scenes itself, or a budget that holds nothing.
         """
         options, inputs, out = options or RunOptions(), list(inputs), Path(out)
         check_apart(inputs, out)

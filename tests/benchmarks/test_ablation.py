@@ -142,6 +142,67 @@ def test_a_damaged_ablation_is_an_error_of_one_line(content: str, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+STAGE = {"miou": 0.5, "miou_images": 0.5}
+CELL = {"data": "set", "row": "base", "seed": 0, "coarse": STAGE, "final": STAGE, "training": {}, "seconds": 1.0}
+
+
+def _whole() -> dict[str, Any]:
+    """An `ablation.json` of one cell."""
+    options = {"requery": "box"}
+    part = {"digest": "0", "scenes": 1, "instances": 2}
+    return {
+        "format": "resam-ablation", "version": 1, "created": "2030-01-01", "machine": {}, "base": {"name": "tiny", "sha256": "0"},
+        "data": [{"name": "set", "train": part, "test": {**part, "split": "test"}}],
+        "rows": [{"name": "base", "title": "base", "trained": False, "precision": "32", "options": options}],
+        "cells": [CELL],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "cause"),
+    [
+        ("rows", [1], "rows[0]: expected an object, came 1"),
+        ("cells", [1], "cells[0]: expected an object, came 1"),
+        ("cells", [{}], "no cells[0].data"),
+        ("data", [{}], "no data[0].name"),
+        ("cells", [CELL | {"final": None}], "cells[0].final: expected an object, came null"),
+        ("cells", [CELL | {"final": {"miou": None, "miou_images": 0.5}}], "cells[0].final.miou: expected a number"),
+        ("cells", [CELL | {"seed": []}], "cells[0].seed: expected a whole number"),
+        ("cells", [CELL, CELL | {"training": {"loss": 1.0}}], "no cells[1].training.labelled"),
+        ("cells", [CELL | {"seconds": float("nan")}], "NaN is no measurement"),
+        ("rows", [{"name": "base"}], "no rows[0].title"),
+        ("base", {}, "no base.name"),
+    ],
+)  # fmt: skip
+def test_a_part_of_an_ablation_that_is_damaged_is_named_in_one_line(
+    part: str, value: Any, cause: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ablation.json"
+    path.write_text(json.dumps(_whole()))
+    assert tables_of(read(path))[0].rows
+    path.write_text(json.dumps(_whole() | {part: value}))
+    with pytest.raises(ResamError, match=r"ablation\.json: damaged .*; remove it") as caught:
+        read(path)
+    assert cause in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_may_have_blanks_between_them(settings: Settings, tmp_path: Path) -> None:
+    arguments = [
+        "ablation",
+        "--data",
+        settings.data[0],
+        "--base",
+        str(settings.changes["base"]),
+        "--rows",
+        "base , coarse",
+    ]
+    arguments += ["--epochs", "0", "--scenes", "1", "--limit", "1", "--seeds", "1", "--set", "rank=2", "--quiet"]
+    result = CliRunner().invoke(bench, [*arguments, "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert [row["name"] for row in read(tmp_path / "ablation.json")["rows"]] == ["base", "coarse"]
+
+
 def test_the_command_writes_table_and_page(settings: Settings, tmp_path: Path) -> None:
     arguments = ["ablation", "--data", settings.data[0], "--base", str(settings.changes["base"]), "--rows", "coarse"]
     arguments += [

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import resam
+from resam_benchmarks.ablation import ROWS
 from resam_benchmarks.cli import bench
 from resam_benchmarks.dataset import load
 from resam_benchmarks.rivals import engine_rivals
@@ -306,8 +308,16 @@ def children(parent: int) -> list[str]:
     return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["robustness"], ["train"]])
-def test_every_help_has_an_example(command: list[str]) -> None:
+@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["robustness"], ["train"], ["ablation"]])
+def test_every_help_has_an_example_and_two_flags_and_every_command_a_version(command: list[str]) -> None:
     result = resam_bench(*command, "--help")
     assert result.exit_code == 0
     assert "Example: resam-bench" in result.output
+    assert resam_bench(*command, "-h").output == result.output
+    said = resam_bench(*command, "--version")
+    assert (said.exit_code, f"version {resam.__version__}" in said.output) == (0, True)
+
+
+def test_the_help_of_the_ablation_names_its_rows() -> None:
+    words = "".join(resam_bench("ablation", "--help").output.split())  # a name may be broken at its hyphen
+    assert all(row.name in words for row in ROWS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,114 @@ def test_a_damaged_result_is_an_error_of_one_line(compare: Any, damage: Any) -> 
         assert result.exit_code == 2
         assert "damaged" in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+def _emptied(data: dict[str, Any]) -> None:
+    for case in data["cases"]:
+        case["samples"], case["grades"] = [], []
+
+
+def _few_left(data: dict[str, Any]) -> None:
+    for case in data["cases"]:
+        case["grades"] = case["grades"][:5]
+
+
+LESS: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
+    "nothing measured": (_emptied, ["whole, median", "mIoU, boundary F", "0 of them", "16 missing"]),
+    "one case ungraded": (
+        lambda data: data["cases"][0].update(grades=[]),
+        ["base <1> · 1 point", "90 instances", "1 missing"],
+    ),
+    "a few easy masks": (_few_left, ["90 instances", "5 of them", "4 missing"]),
+    "one scene not timed": (lambda data: data["cases"][3]["samples"].pop(), []),
+    "no latency of one scene": (
+        lambda data: data["cases"][3].update(samples=[s for s in data["cases"][3]["samples"] if s["scene"] != 7]),
+        ["adapted · 2 points", "30 scenes", "29 of them", "3 missing"],
+    ),
+    "a stage not timed": (
+        lambda data: [s.update(loop_s=None) for s in data["cases"][0]["samples"]],
+        ["loop", "1 missing"],
+    ),
+    "no rivals": (lambda data: data.update(rivals=[]), ["peak memory", "file", "recall", "6 missing"]),
+    "no memory": (lambda data: data["rivals"][0].update(peak_bytes=None), ["200 MB", "1 missing"]),
+    "nothing proposed": (lambda data: data["rivals"][1].update(proposals=[]), ["recall", "3 instances", "1 missing"]),
+}
+
+
+@pytest.mark.parametrize("what", LESS)
+def test_what_is_no_longer_measured_fails_and_is_named(compare: Any, what: str) -> None:
+    change, said = LESS[what]
+    less = make_document()
+    change(less)
+    result = compare(make_document(), less)
+    assert result.exit_code == (1 if said else 0), result.output  # fewer repeats are no loss
+    assert all(words in result.output for words in said), result.output
+    assert "0 regressions" in result.output
+    if what != "nothing measured":
+        assert compare(less, make_document()).exit_code == 0
+
+
+def test_masks_alone_need_no_latencies_but_masks(compare: Any) -> None:
+    untimed, ungraded = make_document(), make_document()
+    for timed, graded in zip(untimed["cases"], ungraded["cases"]):
+        timed["samples"], graded["grades"] = [], []
+    assert compare(make_document(), untimed, "--quality-only").exit_code == 0
+    assert compare(make_document(), ungraded, "--quality-only").exit_code == 1
+
+
+def test_a_first_run_that_measured_nothing_cannot_be_compared(compare: Any) -> None:
+    nothing = make_document()
+    _emptied(nothing)
+    nothing["rivals"] = []
+    result = compare(nothing, make_document())
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "nothing can be compared" in result.stderr
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1e300", str(10**400)])
+@pytest.mark.parametrize("place", ["iou", "whole_s", "peak_bytes"])
+def test_a_number_that_cannot_be_compared_is_damage(tmp_path: Path, number: str, place: str) -> None:
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    data = make_document()
+    good.write_text(json.dumps(data), encoding="utf-8")
+    for part in (data["cases"][0]["grades"][0], data["cases"][0]["samples"][0], data["rivals"][0]):
+        if place in part:
+            part[place] = "here"
+    bad.write_text(json.dumps(data).replace('"here"', number), encoding="utf-8")
+    for paths in ([good, bad], [bad, good]):
+        result = CliRunner().invoke(bench, ["compare", *map(str, paths)])
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+        assert "bad.json: damaged" in result.stderr
+
+
+VALUES: list[Any] = ["517 MB", [1], {}, True, -1]
+WRONG = [
+    (part, key, value)
+    for part, key, right in (
+        ("rivals", "peak_bytes", ()),
+        ("rivals", "size_bytes", ()),
+        ("rivals", "description", ("517 MB",)),
+        ("samples", "encoder_s", ()),
+        ("samples", "loop_s", ()),
+        ("samples", "scene", (-1,)),
+        ("grades", "scene", (-1,)),
+        ("proposals", "found", ()),
+    )
+    for value in VALUES
+    if value not in right
+]
+
+
+@pytest.mark.parametrize(("part", "key", "value"), WRONG)
+def test_a_value_of_another_kind_is_an_error_of_one_line(compare: Any, part: str, key: str, value: Any) -> None:
+    data = make_document()
+    case, rival = data["cases"][0], data["rivals"][0]
+    owner = {"rivals": rival, "proposals": rival["proposals"][0]}.get(part) or case[part][0]
+    owner[key] = value
+    result = compare(make_document(), data)
+    assert isinstance(result.exception, SystemExit)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert "after.json: damaged" in result.stderr
 
 
 @pytest.mark.parametrize("limit", ["-0.1", "nan", "inf"])

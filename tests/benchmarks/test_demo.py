@@ -130,6 +130,13 @@ demo()
 """
 
 
+def test_a_missing_module_of_our_own_is_a_defect_with_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, "resam_benchmarks.demo.steps", "-o", str(tmp_path / "demo")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+
+
 @pytest.mark.parametrize("missing", ["segment_anything", "onnx", "onnxscript"])
 def test_a_missing_extra_is_named_before_anything_is_done(missing: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT, missing, "-o", str(tmp_path / "demo"), "--scenes", "1", "--epochs", "1"]

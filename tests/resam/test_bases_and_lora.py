@@ -36,6 +36,17 @@ def test_a_checkpoint_loads_whatever_its_format(toy: Base, tmp_path: Path) -> No
         assert all(torch.equal(value, state[name]) for name, value in base.sam.state_dict().items())
 
 
+@pytest.mark.parametrize("content", [b"", b"# a page\n", b"PK\x03\x04 half", b"\x80\x02broken"])
+def test_what_torch_cannot_read_is_called_that_and_nothing_more(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_bytes(content)
+    with pytest.raises(ResamError) as caught:
+        load_base(path)
+    assert str(caught.value).startswith(f"{path}: not a checkpoint that torch can read; give one of SAM, such as ")
+    assert "eights" not in str(caught.value).replace(str(path), "")  # torch's advice, cut off, is no help
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"broken{suffix}"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from resam import pretrain
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
@@ -46,6 +47,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "epoch-0003.pt": lambda folder: save_checkpoint(folder, 3, {"trainer": torch.rand(5000)}),
     "adapter.safetensors": lambda folder: write_adapter(folder / "adapter.safetensors", {"a": torch.rand(5000)}, {}),
     "report.html": lambda folder: write_report(folder, TrainOptions(), [], {}),
+    "tiny.safetensors": lambda folder: pretrain._write(folder / "tiny.safetensors", bytes(5000)),
 }
 
 

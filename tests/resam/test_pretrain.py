@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from resam.data.procedural import generate
 from resam.model.sam import ARCHITECTURES, build_sam
-from resam.pretrain import HELD_OUT_SEED, PlacedSam, evaluate, jittered_box, load_pretrained, sample_points
+from resam.pretrain import HELD_OUT_SEED, PlacedSam, evaluate, jittered_box, load_pretrained, pretrain, sample_points
 from resam.training.muon import orthogonalise
 from resam_runtime.errors import ResamError
 
@@ -93,3 +94,30 @@ def test_pretraining_goes_on_from_weights_that_it_wrote_and_from_no_others(tmp_p
     for path in (foreign, tmp_path / "text.safetensors"):
         with pytest.raises(ResamError, match=path.name):
             load_pretrained(sam, path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (
+            ["-o", "{file}/x.safetensors"],
+            "/x.safetensors: cannot be written (File exists); choose another --output",
+        ),
+        (["-o", "/proc/x/y"], "/proc/x/y: cannot be written (No such file or directory); choose another --output"),
+        (["-o", "{folder}"], ": cannot be written (Is a directory)"),
+        (["-o", "{folder}/y", "--device", "nope"], "--device nope: torch"),
+        (["-o", "{folder}/y", "--device", "meta"], "--device meta: torch"),
+    ],
+)
+def test_what_pretraining_refuses_is_one_line_and_leaves_nothing(
+    arguments: list[str], cause: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    places = {"file": tmp_path / "file", "folder": tmp_path / "folder"}
+    result = CliRunner().invoke(pretrain, [word.format(**places) for word in arguments])
+    assert isinstance(result.exception, SystemExit)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert cause in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before

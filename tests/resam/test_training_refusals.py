@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from resam.cli import train
 from resam.training.options import TrainOptions, write_options
+from resam.training.run import check_free
 
 
 def _refused(folder: Path, *arguments: str) -> str:
@@ -171,3 +172,61 @@ def test_synthetic_scenes_are_not_drawn_for_a_run_that_is_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert cause in _refused(tmp_path, "--base", str(base_file), "--scenes", "1", *arguments)
+
+
+def _points(folder: Path, name: str) -> Path:
+    """A points file of one point, of an instance of that name, in the image of `_broken_set`."""
+    (folder / "p.csv").write_text(f"scene,instance,x,y\na.png,{name},15,15\n")
+    return folder / "p.csv"
+
+
+def test_points_without_a_mask_are_refused_before_there_is_a_folder_that_supervised_training_could_not_use(
+    base_file: Path, tmp_path: Path
+) -> None:
+    data = _broken_set(tmp_path / "set")
+    arguments = ["--data", str(data), "--base", str(base_file), "--supervised", "--epochs", "1", "--rank", "2"]
+    line = _refused(tmp_path, *arguments, "--points-file", str(_points(tmp_path, "7")))
+    assert "no annotation 7, which supervised training needs" in line
+    right = [*arguments, "--points-file", str(_points(tmp_path, "5")), "--preset", "tiny", "-o", str(tmp_path / "r")]
+    result = CliRunner().invoke(train, right)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_mask_that_cannot_be_read_is_refused_for_points_that_are_read_too(base_file: Path, tmp_path: Path) -> None:
+    data = _broken_set(tmp_path / "set", annotation={"segmentation": [[1, 2, 3, 4]]})
+    arguments = ["--data", str(data), "--base", str(base_file), "--supervised"]
+    line = _refused(tmp_path, *arguments, "--points-file", str(_points(tmp_path, "5")))
+    assert "train.json: annotation 5: its polygons need" in line
+
+
+def test_a_folder_of_something_else_is_left_alone(base_file: Path, tmp_path: Path) -> None:
+    data = _broken_set(tmp_path / "set")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "holiday.jpg").touch()
+    line = _refused(tmp_path, "--data", str(data), "--base", str(base_file))
+    assert f"{tmp_path / 'r'}: is no run and not empty (it holds holiday.jpg); choose another --output" in line
+
+
+@pytest.mark.parametrize("content", [None, "synthetic"])
+def test_a_folder_that_is_empty_or_has_drawn_scenes_alone_is_free(content: str | None, tmp_path: Path) -> None:
+    if content:
+        (tmp_path / content).mkdir()
+    check_free(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--points", "3"], "--points: "),
+        (["--negatives", "2", "--resample-points"], "--negatives, --resample-points: "),
+    ],
+)
+def test_a_number_of_points_beside_a_points_file_is_said_to_be_idle(
+    flags: list[str], said: str, base_file: Path, tmp_path: Path
+) -> None:
+    images = _broken_set(tmp_path / "set") / "images"
+    points = _points(tmp_path, "5")
+    arguments = ["--images", str(images), "--points-file", str(points), "--base", str(base_file), "--pseudo", "final"]
+    result = CliRunner().invoke(train, [*arguments, *flags, "--epochs", "0", "--rank", "2", "-o", str(tmp_path / "r")])
+    assert result.exit_code == 0, result.output
+    assert f"{said}training takes the points of {points} as they are" in " ".join(result.output.split())

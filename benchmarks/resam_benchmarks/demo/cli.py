@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 
-from resam_runtime.errors import ResamError, command_errors
+from resam.commands import HELP, version
+from resam_runtime.errors import command_errors
+from resam_runtime.extras import needs_extra
 
 
 @click.command(
     "resam-demo",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
     epilog="Example: resam-demo -o demo",
 )
 @click.option(
@@ -22,6 +24,7 @@ from resam_runtime.errors import ResamError, command_errors
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Times each is seen.")
 @click.option("--limit", type=click.IntRange(2), default=16, show_default=True, help="Test scenes to measure on.")
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Timings of every test scene.")
+@version
 @command_errors
 def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> None:
     """Everything once, on synthetic scenes, with nothing downloaded: a page to look at comes out.
@@ -30,14 +33,11 @@ def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> No
     it on scenes it has not seen, measures all of it, and writes demo.html. About ten minutes on two CPU cores. Stopped or run
     again, it goes on where it was.
     """
-    try:
+    with needs_extra("resam-demo", "train,export"):
         # what the later steps import: nobody waits for training to hear that the export cannot be done
         import resam.training.run  # noqa: F401
         import resam_export.engine  # noqa: F401
         from resam_benchmarks.demo.steps import DemoOptions, run_demo
-    except ModuleNotFoundError as error:
-        lacking = str(error.name).partition(".")[0]
-        raise ResamError(f"resam-demo: {lacking} is not installed; pip install 'resam[train,export]'") from None
 
     try:
         page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), lambda line: click.echo(line, err=True))

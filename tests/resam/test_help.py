@@ -1,0 +1,25 @@
+"""What every command answers: -h as --help, and --version."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import resam
+from resam.cli import train
+from resam.data.synthetic.__main__ import main as synthetic
+from resam.pretrain import pretrain
+from resam_benchmarks.demo.cli import demo
+from resam_export.cli import export
+
+
+@pytest.mark.parametrize("command", [train, export, demo, pretrain, synthetic], ids=lambda command: command.name)
+def test_every_command_has_a_short_help_and_a_version(command: click.Command) -> None:
+    short, long, version = (CliRunner().invoke(command, [flag]) for flag in ("-h", "--help", "--version"))
+    assert (short.exit_code, short.output) == (0, long.output)
+    assert (version.exit_code, f"version {resam.__version__}" in version.output) == (0, True)
+
+
+def test_the_help_does_not_forbid_more_points_than_training_takes() -> None:
+    assert "1 or more" in " ".join(CliRunner().invoke(train, ["--help"]).output.split())
