@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from resam.commands import HELP, version
+from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.extras import needs_extra
 

@@ -30,7 +30,6 @@ from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch.nn import functional as F
 
-from resam.commands import HELP, version
 from resam.data.procedural import ProceduralImage, generate
 from resam.model.bases import load_base
 from resam.model.decoder import PromptDecoder
@@ -38,6 +37,7 @@ from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import refine_logit, tight_boxes
 from resam.model.sam import ARCHITECTURES, build_sam
 from resam.training.muon import Muon
+from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.files import atomic_write
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from resam.commands import HELP, version
 from resam_benchmarks.ablation import NAMES
 from resam_benchmarks.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
 from resam_benchmarks.document import check_folder
 from resam_benchmarks.rivals import BASELINES
+from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.extras import check_installed, needs_extra
 

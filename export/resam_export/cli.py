@@ -20,7 +20,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from resam.commands import HELP, version
+from resam_runtime.commands import HELP, version
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.extras import needs_extra

@@ -12,7 +12,7 @@ Same numbers, fewer and better operations. Writing x for a block's normalised to
 * rows and columns of relative positions, and their one-hot codes, are constants;
 * unless told to fold, blocks that see the whole grid add relative positions to the scores: on a CPU two additions
   cost less than a product three times as wide (ViT-B, two cores: 5.6 s an image against 6.3 s). The scores of the
-  official sizes are made in four pieces: as fast, and a ViT-B's peak is 1.6 GB instead of 3.5.
+  official sizes are made in four pieces: as fast, and a ViT-B's peak is 1.8 GB instead of 3.5.
 
 `resam_export.verify` compares it with `ImageEncoder` at every export.
 """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors, printable
 from resam_runtime.options import FORMATS, RunOptions
 from resam_runtime.stop import StopRequest
@@ -89,7 +90,7 @@ class _Finite(click.FloatRange):
         return number
 
 
-@click.command("resam-run", context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.command("resam-run", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
 @click.option(
@@ -158,7 +159,7 @@ class _Finite(click.FloatRange):
     show_default=True,
     help="Seconds between two looks into the watched folder; a file unchanged between them is whole.",
 )
-@click.version_option(package_name="resam")
+@version
 @command_errors
 def run(
     images: tuple[Path, ...],

@@ -294,7 +294,9 @@ def test_help_has_an_example_that_parses(name: str) -> None:
     command = click_command(name)
     own = command.commands.values() if isinstance(command, click.Group) else [command]
     for one in own:
-        text = one.get_help(click.Context(one, info_name=name, terminal_width=300, max_content_width=300))
+        text = one.get_help(
+            one.context_class(one, info_name=name, terminal_width=300, max_content_width=300, **one.context_settings)
+        )
         shown = re.findall(rf"^\s*(?:Example: )?({re.escape(name)}(?: .*)?)$", text, re.MULTILINE)
         assert shown, f"{name} {one.name}: no example in --help"
         for example in shown:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from resam.commands import HELP, version
+from resam_runtime.commands import HELP, version
 from resam_runtime.errors import command_errors
 from resam_runtime.extras import needs_extra
 

@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from resam.commands import HELP, version
 from resam.data.synthetic.dataset import write_dataset
+from resam_runtime.commands import HELP, version
 from resam_runtime.errors import command_errors
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import click
 
+from resam_runtime.commands import HELP, version
 from resam_runtime.errors import command_errors
 
 EPILOG = """Example: resam-annotate scenes/ --engine model.resam -o points.json"""
 
 
-@click.command("resam-annotate", context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.command("resam-annotate", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", type=click.Path(path_type=Path))
 @click.option(
     "--engine", type=click.Path(path_type=Path), help="Engine file: shows the mask of each instance as you click."
@@ -41,7 +42,7 @@ EPILOG = """Example: resam-annotate scenes/ --engine model.resam -o points.json"
 )
 @click.option("--device", help="Where the engine runs, such as cpu or cuda.  [default: the best there is]")
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
-@click.version_option(package_name="resam")
+@version
 @command_errors
 def annotate(
     images: Path,
