@@ -37,11 +37,13 @@ from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import refine_logit, tight_boxes
 from resam.model.sam import ARCHITECTURES, build_sam
 from resam.training.muon import Muon
+from resam.training.outputs import write_bytes
 from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors
-from resam_runtime.files import atomic_write
 
 HELD_OUT_SEED = 1_000_000_000  # procedural images from here on are never trained on
+
+_NO_ROOM = "make room there"
 
 
 @dataclass(frozen=True)
@@ -312,18 +314,8 @@ def train_stage(
             progress.console.print(row, highlight=False)
             data = io.BytesIO()
             torch.save({"sam": average.state_dict(), "row": row}, data)
-            _write(log.with_suffix(".pt"), data.getbuffer())
+            write_bytes(log.with_suffix(".pt"), data.getbuffer(), _NO_ROOM)
     return average
-
-
-def _write(path: Path, data: bytes | memoryview) -> None:
-    """From memory, where a few MB do no harm: the libraries' own writers answer a full disk with errors about their
-    insides, and name no file."""
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise ResamError(f"{path}: cannot be written ({error.strerror or error}); make room there") from None
 
 
 def _check_output(output: Path, log: Path) -> None:
@@ -419,7 +411,7 @@ def pretrain(
         "held_out": result,
     }
     state = {name: value.contiguous().cpu() for name, value in sam.state_dict().items()}
-    _write(output, save(state, metadata={"resam": json.dumps(record)}))
+    write_bytes(output, save(state, metadata={"resam": json.dumps(record)}), _NO_ROOM)
     click.echo(json.dumps(record, indent=1))
 
 

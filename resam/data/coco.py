@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from resam_runtime.errors import ResamError
 from resam_runtime.masks import decode_segmentation
-from resam_runtime.points import PointsFile, Prompt
+from resam_runtime.points import PointsFile, Prompt, shared_names
 from resam_runtime.scene_files import STATE_FOLDER, find_scenes
 from resam_runtime.scenes import Scene, open_scene
 from resam_runtime.tiling import Tile
@@ -64,7 +63,7 @@ class CocoScene:
             return scene.read(tile.x, tile.y, tile.width, tile.height)
 
     def points(self, file: PointsFile, shared: Collection[str] = ()) -> list[Prompt]:
-        """A points file's prompts for this scene, in pixels; shared: see `check_named`.
+        """A points file's prompts for this scene, in pixels; shared: as `PointsFile.prompts` has it.
 
         Raises `ResamError` as `PointsFile.prompts` and `read`.
         """
@@ -166,7 +165,8 @@ def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
         found = [(scene.name, scene.path) for scene in find_scenes([folder], folder / STATE_FOLDER)]
     else:
         found = [(name, folder / name) for name in file.scenes]
-    shared = check_named(file, [name for name, _ in found])
+    file.check_named(len(found))
+    shared = shared_names(name for name, _ in found)
     for name, path in found:
         if not path.is_file():
             raise ResamError(f"{path}: no such image, but {file.path.name} has points for it; see --images")
@@ -177,20 +177,6 @@ def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     if not scenes:
         raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
     return CocoData(file.path, file.digest, tuple(scenes), {})
-
-
-def check_named(file: PointsFile, scenes: Collection[str]) -> frozenset[str]:
-    """The file names that several of the scenes have: points can name those by their path alone.
-
-    scenes: their names. Raises `ResamError`, as `resam-run` does, where points do not say which of several scenes they
-    belong to: they would go to all of them.
-    """
-    if file.names_no_scene and len(scenes) > 1:
-        raise ResamError(
-            f"{file.path}: points do not say which of {len(scenes)} scenes they belong to; add the scene's file name"
-        )
-    names = Counter(name.rsplit("/", 1)[-1] for name in scenes)
-    return frozenset(name for name, count in names.items() if count > 1)
 
 
 def find_splits(folder: str | Path, training: bool = True) -> dict[str, Path]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resam.data.coco import CocoData, check_named
+from resam.data.coco import CocoData
 from resam_runtime.errors import ResamError
-from resam_runtime.points import PointsFile, Prompt, check_prompts
+from resam_runtime.points import PointsFile, Prompt, check_prompts, shared_names
 from resam_runtime.points.prompts import inside_image
 
 Note = Callable[[str], None]
@@ -110,7 +110,8 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int) -> list[list[Pr
 
 def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
     points = PointsFile.open(path)
-    shared = check_named(points, [scene.name for scene in data.scenes])
+    points.check_named(len(data.scenes))
+    shared = shared_names(scene.name for scene in data.scenes)
     # a COCO file as its own points file: the crowds that `data` left out are no prompts either
     own_file = path == data.path and data.count > 0
     prompts, skipped, elsewhere = [], [], len(points)

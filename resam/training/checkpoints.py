@@ -20,9 +20,9 @@ from safetensors.torch import save
 
 from resam.model.bases import Base, load_base
 from resam.model.lora import load_lora, merge_lora
-from resam.training.outputs import writing
+from resam.training.outputs import write_bytes
 from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write, sha256_file
+from resam_runtime.files import sha256_file
 
 KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one is whole
 
@@ -58,7 +58,7 @@ def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Map
     """Write an adapter file. `ResamError` where it cannot be written."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     data = save(tensors, metadata={"resam": json.dumps(provenance, sort_keys=True)})
-    _write(path, data)
+    write_bytes(path, data)
 
 
 def describe_base(base: Base) -> dict[str, Any]:
@@ -102,17 +102,10 @@ def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any]) -> Path:
     path = folder / f"epoch-{epoch:04d}.pt"
     data = io.BytesIO()
     torch.save(dict(state), data)
-    _write(path, data.getbuffer())
+    write_bytes(path, data.getbuffer())
     for old in sorted(folder.glob("epoch-*.pt"))[:-KEPT]:
         old.unlink()
     return path
-
-
-def _write(path: Path, data: bytes | memoryview) -> None:
-    """From memory, where a few MB do no harm: the libraries' own writers answer a full disk with a `RuntimeError` or a
-    `SafetensorError` about their insides, and name no file."""
-    with writing(path), atomic_write(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def latest_checkpoint(folder: Path) -> dict[str, Any] | None:

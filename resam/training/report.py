@@ -22,7 +22,7 @@ from resam.data.tiles import tile_arrays
 from resam.data.training_set import TrainingSet
 from resam.model.refine_requery import LoopOutput, refine
 from resam.training.options import TrainOptions
-from resam.training.outputs import writing
+from resam.training.outputs import write_bytes, writing
 from resam.training.pictures import draw_boxes, draw_logits, draw_points, instance_colours
 from resam.training.trainer import Trainer
 from resam_runtime.files import atomic_write
@@ -59,8 +59,7 @@ def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
         # encoded in memory: OpenCV's own writer says nothing of a full disk and leaves half a picture
         data = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
         path = folder / "strips" / f"{place}-{epoch:04d}.jpg"
-        with writing(path), atomic_write(path) as temporary:
-            temporary.write_bytes(data.tobytes())
+        write_bytes(path, data.tobytes())
 
 
 def shown_samples(samples: TrainingSet) -> list[int]:

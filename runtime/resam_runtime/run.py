@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -17,7 +16,7 @@ from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.options import RunOptions
 from resam_runtime.pipeline import process_scenes
-from resam_runtime.points import PointsFile, find_points
+from resam_runtime.points import PointsFile, find_points, shared_names
 from resam_runtime.read_stage import PointsSource, source_of
 from resam_runtime.records import Mode, Record, RunFolder
 from resam_runtime.scene_files import SceneFile, check_apart, check_exist, check_outputs, find_scenes, output_names
@@ -105,8 +104,7 @@ class Run:
         scenes = find_scenes(inputs, out)
         check_exist(scenes)
         check_outputs(scenes, out, options.formats)
-        names = Counter(scene.name.rsplit("/", 1)[-1] for scene in scenes)
-        shared = frozenset(name for name, count in names.items() if count > 1)
+        shared = shared_names(scene.name for scene in scenes)
         file = None if points is None else PointsFile.open(points)
         notes: list[str] = []
         if file is not None:
@@ -271,10 +269,7 @@ class Run:
 
 def _check_points(file: PointsFile, scenes: Sequence[SceneFile], options: RunOptions) -> list[str]:
     """Notes on scenes that only the points file knows; ResamError where it fits none of the scenes."""
-    if file.names_no_scene and len(scenes) > 1:
-        raise ResamError(
-            f"{file.path}: points do not say which of {len(scenes)} scenes they belong to; add the scene's file name"
-        )
+    file.check_named(len(scenes))
     known = {scene.name for scene in scenes} | {scene.name.rsplit("/", 1)[-1] for scene in scenes}
     unknown = [name for name in file.scenes if name not in known]
     if len(unknown) == len(file.scenes) and not (file.by_place or file.names_no_scene or options.automatic):

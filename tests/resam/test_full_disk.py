@@ -24,6 +24,7 @@ from resam.training.checkpoints import save_checkpoint, write_adapter
 from resam.training.consensus import save_masks
 from resam.training.devices import make_fabric, on_main
 from resam.training.options import TrainOptions, write_options
+from resam.training.outputs import write_bytes
 from resam.training.report import draw_strips, write_report
 from resam.training.trainer import Trainer
 from resam_runtime.errors import ResamError
@@ -47,7 +48,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "epoch-0003.pt": lambda folder: save_checkpoint(folder, 3, {"trainer": torch.rand(5000)}),
     "adapter.safetensors": lambda folder: write_adapter(folder / "adapter.safetensors", {"a": torch.rand(5000)}, {}),
     "report.html": lambda folder: write_report(folder, TrainOptions(), [], {}),
-    "tiny.safetensors": lambda folder: pretrain._write(folder / "tiny.safetensors", bytes(5000)),
+    "tiny.safetensors": lambda folder: write_bytes(folder / "tiny.safetensors", bytes(5000), pretrain._NO_ROOM),
 }
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from resam_runtime.points.files import PointsFile, find_points, read_points
+from resam_runtime.points.files import PointsFile, find_points, read_points, shared_names
 from resam_runtime.points.prompts import Prompt, ScenePoints, Skipped, check_prompts
 
-__all__ = ["PointsFile", "Prompt", "ScenePoints", "Skipped", "check_prompts", "find_points", "read_points"]
+__all__ = [
+    "PointsFile",
+    "Prompt",
+    "ScenePoints",
+    "Skipped",
+    "check_prompts",
+    "find_points",
+    "read_points",
+    "shared_names",
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,13 @@ class PointsFile:
         """Whether some points are pixels of a scene that is not named: fit for a file beside one scene only."""
         return self._crs == PIXELS and None in self._entries
 
+    def check_named(self, scenes: int) -> None:
+        """`ResamError` where points do not say which of several scenes they belong to: they would go to all of them."""
+        if self.names_no_scene and scenes > 1:
+            raise ResamError(
+                f"{self.path}: points do not say which of {scenes} scenes they belong to; add the scene's file name"
+            )
+
     def match(self, scene_name: str, shared: Collection[str] = ()) -> str | None:
         """The name by which this file calls a scene: its path, else its file name; None if it does not.
 
@@ -174,6 +182,12 @@ class PointsFile:
                 raise ResamError(f"{self.path}: {error}") from None
         ends = np.cumsum([len(entry.coords) for entry in entries])
         return [(entry, flat[end - len(entry.coords) : end]) for entry, end in zip(entries, ends)]
+
+
+def shared_names(scenes: Iterable[str]) -> frozenset[str]:
+    """The file names that several of the scenes named have: points can name those by their path alone."""
+    count = Counter(name.rsplit("/", 1)[-1] for name in scenes)
+    return frozenset(name for name, times in count.items() if times > 1)
 
 
 def _prompt(entry: Entry, coords: np.ndarray[Any, np.dtype[np.float64]], by_place: bool = False) -> Prompt:
