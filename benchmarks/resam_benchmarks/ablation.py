@@ -3,7 +3,8 @@
 A row is a name and changes to the options (`ROWS`). A cell is a row, a data set and a seed: the base is adapted on the
 training split and measured on the test split; rows that are not trained have one cell. All rows of a data set see the
 same scenes, the same points and, with the same seed, the same order, views and first weights, so that differences
-between rows are paired. Cells are written as they are done, and a run that was stopped goes on with those that lack.
+between rows are paired. What is made before the first epoch (a scale, a consensus) is the base's alone and the same for
+every seed: it is made once. Cells are written as they are done, and a run that was stopped goes on with those that lack.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from resam.data.coco import CocoData
+    from resam.data.training_set import TrainingSet
     from resam.model.bases import Base
     from resam.training.options import TrainOptions
     from resam_runtime.points import Prompt
@@ -131,6 +133,14 @@ class _Split:
     about: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What the seeds of a row share, and the seconds that it took."""
+
+    samples: TrainingSet
+    seconds: float
+
+
 def ablate(
     settings: Settings,
     out: Path,
@@ -161,6 +171,7 @@ def ablate(
              if row.trained or seed == 0]  # fmt: skip
     cells = [cell for cell in cells if (cell[0].name, cell[1].name, cell[2]) not in done]
     fabric = make_fabric(precision=settings.precision)
+    prepared: dict[tuple[str, str], _Prepared] = {}
     began, commit = time.perf_counter(), machine.commit()
     for number, (split, row, seed) in enumerate(cells):
         what = f"{split.name}, {row.name}, seed {seed}"
@@ -173,7 +184,7 @@ def ablate(
             "data": split.name,
             "row": row.name,
             "seed": seed,
-            **_measure(split, row, chosen, fabric, advance),
+            **_measure(split, row, chosen, fabric, prepared, advance),
         }
         found["cells"].append({**cell, "commit": commit})
         document.write(out / "ablation.json", found)
@@ -199,17 +210,30 @@ def _options(settings: Settings, row: Row) -> TrainOptions:
 
 
 def _measure(
-    split: _Split, row: Row, options: TrainOptions, fabric: Fabric, advance: Callable[[float], None]
+    split: _Split,
+    row: Row,
+    options: TrainOptions,
+    fabric: Fabric,
+    prepared: dict[tuple[str, str], _Prepared],
+    advance: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds."""
+    """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds (with
+    those of what was prepared, so that a cell's are those of a run by itself).
+
+    prepared: by data set and row; what lacks is added.
+    """
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
     from resam.training.run import RunData, framed_training_set
     from resam.training.trainer import Trainer
 
-    began = time.perf_counter()
-    base = load_base(options.base)
-    samples = framed_training_set(options, base, RunData(split.train), fabric)
+    base, key = load_base(options.base), (split.name, row.name)
+    if key not in prepared:
+        began = time.perf_counter()
+        samples = framed_training_set(options, base, RunData(split.train), fabric)
+        prepared[key] = _Prepared(samples, time.perf_counter() - began)
+    began = time.perf_counter() - prepared[key].seconds
+    samples = prepared[key].samples.seeded(options.seed)
     trainer = Trainer(base, samples, options, fabric)
     epochs = options.epochs if row.trained else 0
     steps = epochs * -(-len(samples) // options.batch)

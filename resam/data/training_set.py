@@ -6,6 +6,7 @@ restart nor the number of processes changes what a step sees.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,6 +60,12 @@ class TrainingSet:
         self.start_epoch(0)
         if supervised and (points.file is not None or points.keypoints):
             self._check_annotated()
+
+    def seeded(self, seed: int) -> TrainingSet:
+        """The same set, drawn by another seed."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def start_epoch(self, epoch: int) -> None:
         """Draw new points where the options say so; else nothing changes after the first time."""

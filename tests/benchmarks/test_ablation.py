@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from resam.data.coco import CocoData
 from resam.model.bases import random_base
+from resam.training.consensus import consensus_masks
 from resam.training.options import options_from, read_options
 from resam.training.run import RunData, run
 from resam_benchmarks.ablation import ROWS, Settings, _options, ablate, read
@@ -73,31 +74,51 @@ def test_a_stopped_ablation_goes_on_and_computes_nothing_twice(settings: Setting
         ablate(other, tmp_path, "fifth")
 
 
+@pytest.mark.parametrize(
+    ("name", "untrained"), [("supervised", "base"), ("scaled", "base-points"), ("resampled", "base")]
+)
 def test_a_cell_is_what_an_ordinary_run_gives_and_the_table_says_so(
+    name: str,
+    untrained: str,
     settings: Settings,
     scenes_folder: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    whole = dataclasses.replace(settings, rows=("supervised",), scenes=0)
+    whole = dataclasses.replace(settings, rows=(untrained, name), scenes=0)
     found = ablate(whole, tmp_path / "table", "x")
     cells = {(cell["row"], cell["seed"]): cell for cell in found["cells"]}
-    row = next(row for row in ROWS if row.name == "supervised")
+    row = next(row for row in ROWS if row.name == name)
     options = options_from({**CHANGES, **row.changes, "base": settings.changes["base"], "seed": 1}, "x")
     splits = [CocoData.open(scenes_folder / f"{name}.json") for name in ("train", "test")]
     result = run(tmp_path / "run", options, RunData(splits[0], tested=splits[1]))
-    assert list(result.tested) == ["base", "adapted"]
     for stage in ("coarse", "final"):
-        assert cells["supervised", 1][stage]["miou"] == pytest.approx(result.tested["adapted"][stage]["miou"], abs=1e-6)
-        assert cells["base", 0][stage]["miou_images"] == pytest.approx(
+        assert cells[name, 1][stage]["miou"] == pytest.approx(result.tested["adapted"][stage]["miou"], abs=1e-6)
+        assert cells[untrained, 0][stage]["miou_images"] == pytest.approx(
             result.tested["base"][stage]["miou_images"], abs=1e-6
         )
     assert result.tested["adapted"]["final"]["miou"] != pytest.approx(result.tested["base"]["final"]["miou"], abs=1e-4)
     (table,) = tables_of(found)
-    values = [cells["supervised", seed]["final"]["miou"] for seed in (0, 1)]
-    difference = statistics.fmean(values) - cells["base", 0]["final"]["miou"]
+    values = [cells[name, seed]["final"]["miou"] for seed in (0, 1)]
+    difference = statistics.fmean(values) - cells[untrained, 0]["final"]["miou"]
     text = f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f} ({difference:+.3f})"
     line = next(line for line in table.rows if line[0] == row.title)
     assert line[3] == text
+
+
+def test_seeds_share_what_is_made_before_the_first_epoch(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append("made")
+        return consensus_masks(*arguments)
+
+    monkeypatch.setattr("resam.training.run.consensus_masks", counted)
+    found = ablate(dataclasses.replace(settings, rows=("consensus",)), tmp_path, "x")
+    assert len(calls) == 1
+    first, second = (cell for cell in found["cells"] if cell["row"] == "consensus")
+    assert first["training"]["total"] != second["training"]["total"]
 
 
 @pytest.mark.parametrize("preset", ["tiny", "paper", "nwpu"])
