@@ -27,13 +27,13 @@ class AutomaticOptions:
     points_per_side: grid points along a tile's side (also of a padded tile: the spacing stays the same).
     min_score: least predicted IoU, of the coarse mask and of the final one. min_stability: least stability score of the
     coarse mask, the IoU of its thresholds at +stability_offset and -stability_offset (logits). max_overlap: two masks
-    of a higher IoU are one instance. max_area: most of its tile that an instance may cover, 0 to 1; min_area: least
-    pixels of the scene.
+    of a higher IoU are one instance; one that lies by more of its own area in a better one is a part of it and goes.
+    max_area: most of its tile that an instance may cover, 0 to 1; min_area: least pixels of the scene.
     """
 
     points_per_side: int = 32
-    min_score: float = 0.7
-    min_stability: float = 0.85
+    min_score: float = 0.6
+    min_stability: float = 0.7
     stability_offset: float = 1.0
     max_overlap: float = 0.6
     max_area: float = 0.8
@@ -109,9 +109,8 @@ def propose(
 
 
 def merge_proposals(instances: Sequence[Instance], tiles: Sequence[Tile], options: AutomaticOptions) -> list[Instance]:
-    """The instances of all tiles without the empty, the weak and the repeated; best score first, numbered anew.
-
-    An instance cut by its tile's edge gives way to a neighbour's that is whole, also where it is a mere part of it.
+    """The instances of all tiles without the empty, the weak, the repeated and the parts of better ones; best score
+    first, numbered anew. An instance cut by its tile's edge gives way to a neighbour's that is whole.
     """
     good = [
         instance for instance in instances if instance.score >= options.min_score and instance.area >= options.min_area
@@ -127,7 +126,7 @@ def merge_proposals(instances: Sequence[Instance], tiles: Sequence[Tile], option
         if instance.area <= options.max_area * tiles[number].width * tiles[number].height
     ]
     order = sorted(kept_whole, key=lambda i: (cut[i], -good[i].score, good[i].index))
-    kept = unique([(g.mask, g.origin) for g in good], order, options.max_overlap, parts=cut)
+    kept = unique([(g.mask, g.origin) for g in good], order, options.max_overlap, parts=True)
     ranked = sorted((good[i] for i in kept), key=lambda instance: -instance.score)
     return [dataclasses.replace(instance, index=i) for i, instance in enumerate(ranked)]
 
@@ -142,12 +141,12 @@ def unique(
     crops: Sequence[tuple[BoolMask, Origin]],
     order: Sequence[int],
     max_overlap: float,
-    parts: Sequence[bool] | None = None,
+    parts: bool = False,
 ) -> list[int]:
     """Greedily keep crops in `order` unless their IoU with one kept before exceeds `max_overlap`.
 
-    Where `parts[i]` is set, crop i also goes when more than `max_overlap` of itself lies in a kept one. Returns the
-    kept indices in order. Masks are compared only where their boxes meet and their areas would allow the overlap.
+    parts: a crop also goes when more than `max_overlap` of itself lies in a kept one. Returns the kept indices in
+    order. Masks are compared only where their boxes meet and their areas would allow the overlap.
     """
     boxes = np.array([(x, y, x + m.shape[1] - 1, y + m.shape[0] - 1) for m, (x, y) in crops]).reshape(-1, 4)
     areas = [int(np.count_nonzero(mask)) for mask, _ in crops]
@@ -159,15 +158,14 @@ def unique(
 
     def repeats(i: int, j: int) -> bool:
         small, large = sorted((areas[i], areas[j]))
-        part = parts is not None and parts[i]
-        if not part and small <= max_overlap * large:
+        if not parts and small <= max_overlap * large:
             return False
         (mask, origin), (other, other_origin) = crops[i], crops[j]
         where = crop_overlap(mask.shape, origin, other.shape, other_origin)
         if where is None:
             return False
         both = int(np.count_nonzero(mask[where[0]] & other[where[1]]))
-        return both > max_overlap * (areas[i] + areas[j] - both) or (part and both > max_overlap * areas[i])
+        return both > max_overlap * (areas[i] + areas[j] - both) or (parts and both > max_overlap * areas[i])
 
     for i in order:
         if not any(j in kept and repeats(i, j) for j in neighbours.get(i, ())):

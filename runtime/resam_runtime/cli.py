@@ -105,6 +105,11 @@ class _Finite(click.FloatRange):
 )
 @click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
 @click.option(
+    "--min-score",
+    type=_Finite(0, 1),
+    help="Least score of an instance that --automatic finds: lower finds more, and errs more.  [default: 0.6]",
+)
+@click.option(
     "--format",
     "formats",
     type=_List("list", FORMATS),
@@ -167,6 +172,7 @@ def run(
     out: Path,
     points: Path | None,
     automatic: bool,
+    min_score: float | None,
     formats: tuple[str, ...],
     resume: bool,
     overwrite: bool,
@@ -193,11 +199,14 @@ def run(
         raise click.UsageError("give IMAGES or --watch DIR, not both")
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    if min_score is not None and not automatic:
+        raise click.UsageError("--min-score is about what --automatic finds; add --automatic")
     if budget is not None and "coco" not in formats:
         raise click.UsageError("--budget is about instances.json; add coco to --format")
     # A damaged image is one line of ours; OpenCV, which logs three more, reads this once, when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # Heavy imports wait until the arguments are known to be good.
+    from resam_runtime.automatic import AutomaticOptions
     from resam_runtime.engine_file import EngineFile
     from resam_runtime.progress import TerminalProgress
     from resam_runtime.records import Mode
@@ -206,13 +215,14 @@ def run(
     from resam_runtime.watch import watch_folder
     from resam_runtime.write_stage import OutputError
 
-    options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, views, strict)
+    options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, min_score, views, strict)
+    proposals = AutomaticOptions() if min_score is None else AutomaticOptions(min_score=min_score)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"
     with _signals() as (stop, received):
         try:
             opened = EngineFile.open(engine)
             prepared = None if watch is not None else Run.prepare(opened, images, out, points, options, budget)
-            segmenter = Segmenter(opened, device, threads, views=options.views)
+            segmenter = Segmenter(opened, device, threads, automatic=proposals, views=options.views)
             click.echo(printable(segmenter.describe()))
             sys.stdout.flush()
             with TerminalProgress(each_scene=watch is not None) as progress:

@@ -21,6 +21,7 @@ class RunOptions:
     crs: CrsChoice = "wgs84"
     simplify: float = 0.5
     automatic: bool = False
+    min_score: float | None = None  # of automatic instances; None: as AutomaticOptions has it
     views: int = 1
     strict: bool = False
 
@@ -33,5 +34,6 @@ class RunOptions:
             "--crs": self.crs,
             "--simplify": self.simplify,
             "--automatic": self.automatic,
+            "--min-score": self.min_score,
             "--views": self.views,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,11 @@ from .engines import engine_manifest, write_engine
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
     path = tmp_path_factory.mktemp("engine") / "by_value.resam"
     write_engine(path, 64, 8, radius=24.0, by_value=True)
-    return Segmenter(path, device="cpu", threads=1, automatic=AutomaticOptions(points_per_side=16))
+    return Segmenter(path, device="cpu", threads=1, automatic=STRICT)
+
+
+# The test engine's masks from a disc's rim are parts of it, stable to 0.8; a SAM's are not that sharp.
+STRICT = AutomaticOptions(points_per_side=16, min_stability=0.85)
 
 
 def scene(width: int, height: int, shapes: list[tuple[int, int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -61,7 +66,7 @@ def test_every_shape_is_found_exactly_once(
 def test_shapes_are_found_at_another_scale(tmp_path: Path) -> None:
     """A scene twice as large, for an engine that halves it: the same shapes, twice as large."""
     write_engine(tmp_path / "half.resam", 64, 8, 14.0, True, fit_within=128, scale=0.5)
-    half = Segmenter(tmp_path / "half.resam", device="cpu", threads=1, automatic=AutomaticOptions(points_per_side=16))
+    half = Segmenter(tmp_path / "half.resam", device="cpu", threads=1, automatic=STRICT)
     image, truths = scene(360, 300, [(2 * x, 2 * y, 2 * radius) for x, y, radius in LARGE])
     instances = half(image)
     assert len(instances) == len(truths)
@@ -166,10 +171,10 @@ def test_unique_keeps_the_first_of_each_kind_as_a_slow_search_does() -> None:
     assert len(slow) < 60
 
 
-def test_a_cut_part_gives_way_to_the_whole() -> None:
+def test_a_part_gives_way_to_a_better_whole() -> None:
     large, part = (np.ones((20, 20), bool), (0, 0)), (np.ones((20, 5), bool), (0, 0))
     assert unique([large, part], [0, 1], 0.5) == [0, 1]
-    assert unique([large, part], [0, 1], 0.5, parts=[False, True]) == [0]
+    assert unique([large, part], [0, 1], 0.5, parts=True) == [0]
 
 
 def test_an_instance_cut_by_its_tile_is_dropped_where_a_neighbour_sees_it_whole() -> None:
@@ -186,6 +191,8 @@ def test_an_instance_cut_by_its_tile_is_dropped_where_a_neighbour_sees_it_whole(
     assert [item.box.tolist() for item in merge_proposals([part, whole], tiles, options)] == [whole.box.tolist()]
     # Cut, but seen by nobody else: better a part than nothing.
     assert [item.box.tolist() for item in merge_proposals([part], tiles, options)] == [part.box.tolist()]
-    # Not cut: a small thing inside a large one is an instance of its own.
+    # Not cut: a small thing inside a large one is an instance of its own where it is the surer one.
     inner = found(1, 48, 47, 60, 0.99)
     assert len(merge_proposals([inner, whole], tiles, options)) == 2
+    doubtful = dataclasses.replace(inner, score=0.7)
+    assert [item.box.tolist() for item in merge_proposals([doubtful, whole], tiles, options)] == [whole.box.tolist()]

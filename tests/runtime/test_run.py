@@ -160,6 +160,15 @@ def test_automatic_finds_instances_without_points(engine: Path, tmp_path: Path) 
     boxes = [item["bbox"] for item in instances_of(tmp_path / "out")["annotations"]]
     for x, y in centres:
         assert any(left <= x < left + width and top <= y < top + height for left, top, width, height in boxes)
+    scores = [item["score"] for item in instances_of(tmp_path / "out")["annotations"]]
+    least = sorted(scores)[len(scores) // 2] + 1e-3
+    arguments = ["--engine", engine, tmp_path / "images", "-o", tmp_path / "sure", "--automatic"]
+    resam_run(*arguments, "--min-score", least)
+    sure = [item["score"] for item in instances_of(tmp_path / "sure")["annotations"]]
+    assert len(sure) < len(scores)
+    assert all(score >= least for score in sure)
+    other = resam_run(*arguments, "--min-score", 0.1, "--resume")
+    assert (other.code, "--min-score" in other.stderr) == (2, True)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -317,6 +326,8 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (["{annotated}/a.png", "--engine", "{engine}"], "no points; there is {annotated}/points.json: give --points"),
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
         (["{images}", "--engine", "{engine}", "--resume", "--overwrite"], "exclude each other"),
+        (["{images}", "--engine", "{engine}", "--min-score", "0.5"], "--min-score is about what --automatic finds"),
+        (["{images}", "--engine", "{engine}", "--automatic", "--min-score", "2"], "2.0 is not in the range"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(
