@@ -172,7 +172,8 @@ def robustness(
 def train(random: str, instances: tuple[int, ...], steps: int, precision: str, out: Path, **rest: Any) -> None:
     """One training step of ours against a plain re-implementation of the reference's, on the same weights and images.
 
-    Seconds per image and peak memory, each step in a process of its own, taking turns. Writes train.json.
+    Seconds per image and peak memory, each step in a process of its own, taking turns. Writes train.json and
+    train.html.
     """
     from resam_benchmarks.train_bench import measure_steps, table_of, write_results
 
@@ -183,7 +184,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
         found = measure_steps(random, instances, steps, rest["device"], rest["threads"], precision, progress)
     write_results(found, out, _typed())
     print_tables(None, [table_of(found)])
-    click.echo(out / "train.json")
+    click.echo(out / "train.html")
 
 
 @bench.command(epilog="Example: resam-bench ablation --data synthetic --data nwpu --seeds 3 -o ablation")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from resam_benchmarks import document, machine, statistics
 from resam_benchmarks.baselines.weights import Weights
+from resam_benchmarks.page_style import facts, page, save_page, table
+from resam_benchmarks.plots import Axis, Dot, Series, legend, plot
 from resam_benchmarks.runner import Progress
 from resam_benchmarks.summary import seconds, size, speed_in_words
 from resam_benchmarks.tables import Table
@@ -127,5 +130,40 @@ def _median(case: Mapping[str, Any]) -> str:
 
 
 def write_results(found: Mapping[str, Any], folder: Path, command: str) -> None:
-    """Write train.json to a folder."""
+    """Write train.json and train.html to a folder."""
     document.write(folder / "train.json", {**found, "command": command})
+    save_page(folder / "train.html", train_page({**found, "command": command}))
+
+
+def train_page(found: Mapping[str, Any]) -> str:
+    """The page: every step as a dot, a card per number of instances, and the table."""
+    cards = []
+    for count in dict.fromkeys(case["instances"] for case in found["cases"]):
+        pair = [case for case in found["cases"] if case["instances"] == count]
+        x = Axis("step", ticks=range(1, len(pair[0]["seconds"]) + 1))
+        series = [
+            Series(case["rival"], [Dot(number, value) for number, value in enumerate(case["seconds"], start=1)], colour)
+            for colour, case in enumerate(pair)
+        ]
+        title = f"{count} instance{'s' * (count != 1)}"
+        chart = plot(series, x, Axis("s/image", zero=True), height=300)
+        cards.append(f'<div class="card"><h3>{title}</h3>{chart}</div>')
+    made, where = table_of(found), found["machine"]
+    body = (
+        f"<h1>Training step: {html.escape(found['architecture'])}</h1>"
+        '<p class="lead">The same images, weights and device for both, taking turns.</p>'
+        f'{legend([(name, colour) for colour, name in enumerate(RIVALS)])}<div class="cards">{"".join(cards)}</div>'
+        f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows, made.words)}"
+        f'<p class="small soft">{html.escape(made.note)}</p><h2>Conditions</h2>'
+    )
+    body += facts(
+        [
+            ("Machine", f"{where['processor']}, {where['cores']} cores"),
+            ("Devices", ", ".join(where["devices"]) or "none"),
+            ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+            ("Commit", found["commit"] or ""),
+            ("Seed", str(found["seed"])),
+            ("Command", found["command"]),
+        ]
+    )
+    return page(f"resam-bench train: {found['architecture']}", body + "<footer>Raw samples: train.json.</footer>")

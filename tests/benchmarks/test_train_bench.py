@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from resam_benchmarks import train_bench
 from resam_benchmarks.baselines import reference_step
 from resam_benchmarks.baselines.reference_step import ReferenceStep
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.train_bench import measure_steps, table_of
+from resam_benchmarks.train_bench import measure_steps, table_of, write_results
 from resam_benchmarks.train_steps import OurStep, StepInput, StepSettings
 
 WEIGHTS = Weights(random="tiny", seed=1)
@@ -79,3 +81,14 @@ def test_peaks_are_those_of_the_heaviest_step_and_two_steps_tell_no_noise(monkey
     assert [(case["peak_bytes"], case["device_bytes"]) for case in found["cases"]] == [(900, 9000)] * 2
     (row,) = table_of(found).rows
     assert row[3] == "2.00 x faster (noise unknown)"
+
+
+def test_the_page_shows_every_step_and_what_the_table_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(train_bench, "Worker", ScriptedWorker)
+    found = measure_steps("tiny", [1, 50], steps=3, device="cpu")
+    write_results(found, tmp_path, "resam-bench train <here>")
+    text = (tmp_path / "train.html").read_text("utf-8")
+    assert text.count("<circle") == 2 * 2 * 3
+    for words in ("50 instances", "2.00 x faster (noise unknown)", "resam-bench train &lt;here&gt;"):
+        assert words in text
+    assert json.loads((tmp_path / "train.json").read_text("utf-8"))["cases"] == found["cases"]
