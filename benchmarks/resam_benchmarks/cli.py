@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from resam_benchmarks.ablation import NAMES
+from resam_benchmarks.ablation_rows import NAMES
 from resam_benchmarks.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
 from resam_benchmarks.document import check_folder
 from resam_benchmarks.rivals import BASELINES

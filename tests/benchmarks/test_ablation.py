@@ -17,7 +17,8 @@ from resam.model.bases import random_base
 from resam.training.consensus import consensus_masks
 from resam.training.options import options_from, read_options
 from resam.training.run import RunData, run
-from resam_benchmarks.ablation import ROWS, Settings, _options, ablate, read
+from resam_benchmarks.ablation import Settings, _options, ablate, read
+from resam_benchmarks.ablation_rows import ROWS
 from resam_benchmarks.ablation_table import tables_of
 from resam_benchmarks.cli import bench
 from resam_runtime.errors import ResamError

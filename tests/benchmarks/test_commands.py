@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import resam
-from resam_benchmarks.ablation import ROWS
+from resam_benchmarks.ablation_rows import ROWS
 from resam_benchmarks.cli import bench
 from resam_benchmarks.dataset import load
 from resam_benchmarks.rivals import engine_rivals

@@ -33,7 +33,7 @@ from resam.data.synthetic import write_dataset
 from resam.model.bases import load_base, random_base
 from resam.model.sam import Architecture
 from resam.training.options import preset_names
-from resam_benchmarks.ablation import NAMES
+from resam_benchmarks.ablation_rows import NAMES
 from resam_export.engine import export_engine
 
 from .pages import PAGES, Line, blocks, commands
