@@ -14,20 +14,19 @@ from numpy.typing import NDArray
 
 from resam_runtime.automatic import AutomaticOptions, DecodedMasks, grid_points, merge_proposals, propose
 from resam_runtime.backends import load_backend
+from resam_runtime.encoded_tile import EncodedTile, Image
 from resam_runtime.engine_file import EngineFile, Manifest
 from resam_runtime.errors import ResamError
 from resam_runtime.instance import Instance, make_exclusive
 from resam_runtime.letterbox import scale_to_tile, tile_to_scene
-from resam_runtime.placement import compact, into_tile, owners
+from resam_runtime.placement import compact, owners
 from resam_runtime.prompts import PADDING, POSITIVE, PromptBatch, prompt_batch
-from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, neighbour_batches, plan_tiles
-from resam_runtime.upsample import grid_boxes, scene_mask
-from resam_runtime.views import VIEWS, Decoded, Window, decode_views
+from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, plan_tiles
+from resam_runtime.views import VIEWS
 
 DEFAULT_MAX_POINTS = 32
 """Instances in one call of a graph. Memory grows with it (ViT-B: about 60 MB each), time per instance does not fall
 beyond a few; Refine compares the instances of one call, so it is no smaller than need be."""
-Image = NDArray[np.uint8]
 
 
 class Segmenter:
@@ -162,7 +161,8 @@ class Segmenter:
         the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
         `make_exclusive` compares.
         """
-        return self._prompt_tile(self._encode(tile_image), tile, prompts, indices, scene_size, "loop", keep_logits)
+        encoded = self._encode(tile_image)
+        return encoded.instances("loop", tile, prompts, indices, scene_size, self._max_points, keep_logits)
 
     def propose_tile(
         self, tile_image: Image, tile: Tile, scene_size: tuple[int, int], *, keep_logits: bool = False
@@ -174,7 +174,7 @@ class Segmenter:
         encoded = self._encode(tile_image)
 
         def decode(coords: NDArray[np.float32]) -> DecodedMasks:
-            masks, scores = self._run("decoder", encoded.whole, coords[:, None], _positive(len(coords)))[:2]
+            masks, scores, _ = encoded.decode("decoder", coords[:, None], _positive(len(coords)))
             return DecodedMasks(masks, scores)
 
         tiles = self.tiles(scene_size[1], scene_size[0])
@@ -186,7 +186,7 @@ class Segmenter:
         in_scene = tile_to_scene(points, tile.scale, tile.origin)
         prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
         everyone = np.arange(len(points))
-        return self._prompt_tile(encoded, tile, prompts, everyone, scene_size, "loop", keep_logits)
+        return encoded.instances("loop", tile, prompts, everyone, scene_size, self._max_points, keep_logits)
 
     def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
@@ -201,89 +201,12 @@ class Segmenter:
         merged = self.merge_proposals(proposals, (height, width))
         return _in_order(merged, exclusive)
 
-    def _encode(self, tile_image: Image) -> _EncodedTile:
+    def _encode(self, tile_image: Image) -> EncodedTile:
         size = self.manifest.image_size
         if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
             what = f"{tile_image.shape} {tile_image.dtype}"
             raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, came {what}")
-        return _EncodedTile(self._backend, tile_image)
-
-    def _run(self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
-        """masks (N, M, M) logits, scores (N,), coarse_scores (N,); the decoder's scores are its coarse scores."""
-        inputs = {"embedding": embedding, "point_coords": coords, "point_labels": labels}
-        if graph == "decoder":
-            masks, scores = self._backend.run(graph, inputs, ["masks", "scores"])
-            return masks, scores, scores
-        masks, scores, coarse_scores = self._backend.run(graph, inputs, ["masks", "scores", "coarse_scores"])
-        return masks, scores, coarse_scores
-
-    def _decode(
-        self, graph: str, encoded: _EncodedTile, tile: Tile, coords: NDArray[np.float32], labels: NDArray[np.int32]
-    ) -> Decoded:
-        """As `_run`, the mean over our views of the tile."""
-        size = self.manifest.image_size
-        height, width = tile.extent(size)
-
-        def decode(window: Window, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
-            return self._run(graph, encoded.seen_in(window), coords, labels)
-
-        return decode_views(decode, coords, labels, (width, height), size, self._views)
-
-    def _prompt_tile(
-        self,
-        encoded: _EncodedTile,
-        tile: Tile,
-        prompts: PromptBatch,
-        indices: Sequence[int] | NDArray[np.intp],
-        scene_size: tuple[int, int],
-        graph: str,
-        keep_logits: bool,
-    ) -> list[Instance]:
-        indices = np.asarray(indices, np.intp)
-        coords, labels = into_tile(prompts, indices, tile)
-        found: dict[int, Instance] = {}
-        for batch in neighbour_batches(prompts.centroids[indices], self._max_points):
-            # Columns that hold nothing but padding in this batch would only cost time.
-            used = (labels[batch] != PADDING).any(0)
-            batch_coords = np.ascontiguousarray(coords[batch][:, used])
-            batch_labels = np.ascontiguousarray(labels[batch][:, used])
-            masks, scores, coarse_scores = self._decode(graph, encoded, tile, batch_coords, batch_labels)
-            cells = grid_boxes(masks)
-            for row, place in enumerate(batch):
-                mask, origin, logits = scene_mask(masks[row], cells[row], tile, self.manifest.image_size)
-                points, point_labels = prompts.prompt(int(indices[place]))
-                found[int(place)] = Instance(
-                    index=int(indices[place]),
-                    score=_unit(scores[row]),
-                    coarse_score=_unit(coarse_scores[row]),
-                    mask=mask,
-                    origin=origin,
-                    points=points,
-                    labels=point_labels,
-                    scene_size=scene_size,
-                    logits=logits.astype(np.float16) if keep_logits else None,
-                )
-        return [found[place] for place in range(len(indices))]
-
-
-class _EncodedTile:
-    """The embeddings of a tile (S, S, 3), encoded now, and of its views' windows, when they are first asked for."""
-
-    def __init__(self, backend: Any, tile_image: Image) -> None:
-        self._backend, self._image = backend, tile_image
-        self._windows: dict[Window, Any] = {}
-        self.whole = self._encode(tile_image)
-
-    def seen_in(self, window: Window) -> Any:
-        """The embedding of a window."""
-        if window.is_whole:
-            return self.whole
-        if window not in self._windows:  # two threads may both encode: the same, and no harm
-            self._windows[window] = self._encode(window.image(self._image))
-        return self._windows[window]
-
-    def _encode(self, image: Image) -> Any:
-        return self._backend.run("encoder", {"image": image[None]}, ["embedding"], keep=True)[0]
+        return EncodedTile(self._backend, self.manifest, tile_image, self._views)
 
 
 class Embedding:
@@ -297,7 +220,7 @@ class Embedding:
         self._segmenter = segmenter
         self._image = image
         self._lock = threading.Lock()
-        self._encoded: dict[Tile, _EncodedTile] = {}
+        self._encoded: dict[Tile, EncodedTile] = {}
         tiles = segmenter.tiles(self.width, self.height)
         if len(tiles) == 1:
             self._encoding(tiles[0])
@@ -316,12 +239,11 @@ class Embedding:
         graph = "loop" if refine else "decoder"
         found: list[Instance] = []
         for tile, indices in segmenter.plan(prompts, self.width, self.height):
-            found += segmenter._prompt_tile(
-                self._encoding(tile), tile, prompts, indices, scene_size, graph, keep_logits=exclusive
-            )
+            encoded = self._encoding(tile)
+            found += encoded.instances(graph, tile, prompts, indices, scene_size, segmenter._max_points, exclusive)
         return _in_order(found, exclusive)
 
-    def _encoding(self, tile: Tile) -> _EncodedTile:
+    def _encoding(self, tile: Tile) -> EncodedTile:
         with self._lock:
             if tile not in self._encoded:
                 tile_image = self._segmenter.prepare_tile(tile.cut(self._image), tile)
@@ -350,11 +272,6 @@ def _whole(name: str, value: Any, most: int | None = None) -> int:
 
 def _positive(count: int) -> NDArray[np.int32]:
     return np.full((count, 1), POSITIVE, np.int32)
-
-
-def _unit(value: float) -> float:
-    """A predicted IoU as a score: the head is a regression and may leave 0..1 a little."""
-    return float(min(max(value, 0.0), 1.0))
 
 
 def _in_order(found: Sequence[Instance], exclusive: bool) -> list[Instance]:
