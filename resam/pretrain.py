@@ -31,6 +31,7 @@ from segment_anything.modeling import Sam
 from torch.nn import functional as F
 
 from resam.data.procedural import ProceduralImage, generate
+from resam.data.procedural_batches import Batch, jittered_box, sample_batch, sample_points
 from resam.model.bases import load_base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
@@ -57,80 +58,6 @@ class Stage:
     pool: int  # procedural images drawn from
     learning_rate: float
     falling: bool  # cosine to zero, else constant after a warm-up
-
-
-@dataclass
-class Batch:
-    images: torch.Tensor  # (B, S, S, 3) uint8
-    masks: torch.Tensor  # (B * n, S, S) bool
-    coords: torch.Tensor  # (B * n, 3, 2) float
-    labels: torch.Tensor  # (B * n, 3) int
-    boxes: torch.Tensor  # (B * n, 4) float, jittered
-
-
-def augment(image: ProceduralImage, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A turned, mirrored and recoloured copy: (S, S, 3) uint8 and labels (S, S)."""
-    pixels, labels = image.image, image.labels
-    turns = int(rng.integers(0, 4))
-    pixels, labels = np.rot90(pixels, turns), np.rot90(labels, turns)
-    if rng.random() < 0.5:
-        pixels, labels = pixels[:, ::-1], labels[:, ::-1]
-    pixels = pixels[..., rng.permutation(3)].astype(np.float32)
-    if rng.random() < 0.2:
-        pixels = 255 - pixels
-    pixels = 255 * (pixels / 255) ** np.exp(rng.normal(0, 0.3))
-    return pixels.astype(np.uint8), labels
-
-
-def sample_batch(pool: list[ProceduralImage], stage: Stage, rng: np.random.Generator) -> Batch:
-    """Draw images, instances and prompts for one step."""
-    images, masks, coords, labels, boxes = [], [], [], [], []
-    for index in rng.integers(0, len(pool), stage.images):
-        pixels, owner = augment(pool[index], rng)
-        images.append(pixels)
-        count = pool[index].count
-        for label in rng.permutation(count)[np.arange(stage.instances) % count] + 1:
-            mask = owner == label
-            points, kinds = sample_points(mask, int(rng.choice(3, p=[0.6, 0.25, 0.15])) + 1, rng)
-            masks.append(mask)
-            coords.append(points)
-            labels.append(kinds)
-            boxes.append(jittered_box(mask, rng))
-    return Batch(
-        torch.from_numpy(np.stack(images)),
-        torch.from_numpy(np.stack(masks)),
-        torch.from_numpy(np.stack(coords)),
-        torch.from_numpy(np.stack(labels)),
-        torch.from_numpy(np.stack(boxes)),
-    )
-
-
-def sample_points(mask: np.ndarray, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """`number` (1..3) points of a mask (S, S) bool: coords (3, 2) float32, labels (3,), the first positive.
-
-    Later points are negative, near the mask, one time in four. Unused places hold label -1.
-    """
-    coords, labels = np.zeros((3, 2), np.float32), np.full(3, -1, np.int64)
-    ys, xs = np.nonzero(mask)
-    for place in range(number):
-        if place and rng.random() < 0.25:
-            reach = 4 + int(math.sqrt(len(xs)))
-            at = rng.integers(len(xs))
-            x, y = xs[at] + rng.integers(-reach, reach + 1), ys[at] + rng.integers(-reach, reach + 1)
-            if 0 <= x < mask.shape[1] and 0 <= y < mask.shape[0] and not mask[y, x]:
-                coords[place], labels[place] = (x, y), 0
-            continue
-        at = rng.integers(len(xs))
-        coords[place], labels[place] = (xs[at], ys[at]), 1
-    return coords, labels
-
-
-def jittered_box(mask: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """The tight box of a mask, (4,) float32, each side moved by up to about `share` of its length."""
-    ys, xs = np.nonzero(mask)
-    box = np.array([xs.min(), ys.min(), xs.max(), ys.max()], np.float32)
-    sides = np.tile(box[2:] - box[:2] + 1, 2)
-    return np.clip(box + rng.normal(0, share / 2, 4) * sides, 0, mask.shape[0] - 1).astype(np.float32)
 
 
 def mask_loss(logits: torch.Tensor, target: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -289,7 +216,7 @@ def train_stage(
     for step, rate in enumerate(learning_rates(stage, 200)):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        batch = sample_batch(pool, stage, rng)
+        batch = sample_batch(pool, stage.images, stage.instances, rng)
         batch = Batch(**{name: value.to(device) for name, value in vars(batch).items()})
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = step_loss(placed, batch, rng)

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from resam.data.procedural import generate
+from resam.data.procedural_batches import jittered_box, sample_points
 from resam.model.sam import ARCHITECTURES, build_sam
-from resam.pretrain import HELD_OUT_SEED, PlacedSam, evaluate, jittered_box, load_pretrained, pretrain, sample_points
+from resam.pretrain import HELD_OUT_SEED, PlacedSam, evaluate, load_pretrained, pretrain
 from resam.training.muon import orthogonalise
 from resam_runtime.errors import ResamError
 
