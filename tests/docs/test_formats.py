@@ -134,6 +134,7 @@ def test_a_scene_is_opened_and_prompted_as_shown(tmp_path: Path, monkeypatch: py
     np.testing.assert_array_equal(names["image"], drawn)
     exec(example("docs/python.md", "prompts"), names)
     assert [item.labels.tolist() for item in names["instances"]] == [[2, 3]]
+    exec(example("docs/python.md", "automatic"), {"image": drawn, "Segmenter": Segmenter})
 
 
 def test_the_service_runs_a_command_that_exists() -> None:
