@@ -89,6 +89,10 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--batch", type=int, help="Tiles per step, over all devices.")
 @click.option("--learning-rate", type=float, help="AdamW's, at its highest.")
 @click.option("--fit-within", type=int, help="Scenes up to this many pixels become one tile [default: the base's own].")
+@click.option("--choose-scale/--no-choose-scale", default=None, help="Choose the scale of the tiles by the agreement "
+              "of the base's masks between scales.")  # fmt: skip
+@click.option("--scale", type=float, help="Tile pixels for each pixel of a scene larger than --fit-within; nothing is "
+              "chosen then.")  # fmt: skip
 @click.option("--seed", type=int, help="Of LoRA's first weights, the order of tiles, and the views.")
 @click.option("--scenes", type=int, help="Synthetic training scenes, without data of your own [default: 24].")
 @click.option(
@@ -135,6 +139,10 @@ def train(
     Without arguments: the tiny base, synthetic scenes, one point per instance; minutes on two CPU cores. Writes
     adapter.safetensors, report.html, metrics.jsonl and checkpoints into a run folder.
     """
+    if changes["scale"] is not None:
+        if changes["choose_scale"]:
+            raise ResamError("--scale and --choose-scale exclude each other; leave one out")
+        changes["choose_scale"] = False
     with needs_extra("resam-train", "train"):
         from resam.model.bases import load_base
         from resam.training.devices import make_fabric, on_main

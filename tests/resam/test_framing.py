@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from resam.cli import train
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.model.bases import Base
@@ -71,3 +73,24 @@ def test_a_run_keeps_the_chosen_scale_and_its_engine_has_it(
     adapter = Adapter.open(result.adapter)
     kept = adapter.provenance["options"]
     assert (kept["fit_within"], kept["scale"]) == (128, 0.5)
+
+
+def test_a_scale_that_is_given_is_not_chosen(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    arguments = [
+        "--data",
+        str(scenes_folder),
+        "--base",
+        str(base_file),
+        "--rank",
+        "2",
+        "--epochs",
+        "0",
+        "--pseudo",
+        "final",
+    ]
+    for number, (flags, scale) in enumerate([(["--scale", "0.5"], 0.5), (["--no-choose-scale"], 1.0)]):
+        folder = tmp_path / str(number)
+        done = CliRunner().invoke(train, [*arguments, *flags, "-o", str(folder)])
+        assert done.exit_code == 0, done.output
+        assert "by the agreement" not in done.output
+        assert Adapter.open(folder / "adapter.safetensors").provenance["options"]["scale"] == scale

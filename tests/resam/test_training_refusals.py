@@ -49,6 +49,8 @@ def _refused(folder: Path, *arguments: str) -> str:
         (["--seed", "-1"], "option seed: -1 is out of range"),
         (["--learning-rate", "nan"], "option learning_rate: nan is out of range"),
         (["--teacher", "average", "--average", "0"], "option teacher: 'average' needs the option average"),
+        (["--scale", "0.5", "--choose-scale"], "--scale and --choose-scale exclude each other"),
+        (["--scale", "0"], "option scale: 0.0 is out of range"),
         (["--images", "."], "--images goes with data of your own"),
         (["--test", "x.json"], "--test goes with data of your own"),
         (["--keypoints"], "--keypoints goes with data of your own"),
