@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resam_benchmarks.page_style import facts, page, save_page, table
+from resam_benchmarks.page_style import facts, page, save_page, section
 from resam_benchmarks.tables import Table
 
 COLUMNS = (
@@ -76,8 +75,7 @@ def write_page(found: Mapping[str, Any], path: Path) -> None:
     options = next((row["options"] for row in found["rows"]), {})
     body = "<h1>Ablation</h1><p class=lead>What each part of the method adds, over seeds.</p>"
     for made in tables_of(found):
-        body += f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows)}"
-        body += f'<p class="small soft">{html.escape(made.note)}</p>'
+        body += section(made)
     shown = ("epochs", "batch", "learning_rate", "rank", "start", "tau", "rounds", "beta", "average", "strength")
     body += "<h2>How</h2>" + facts(
         [

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resam_benchmarks.plots import STYLE as PLOT_STYLE
 from resam_runtime.files import atomic_write
+
+if TYPE_CHECKING:
+    from resam_benchmarks.tables import Table
 
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fbfaf7;--card:#fff;--ink:#1d2329;--soft:#66707a;--rule:#e3e1da;--accent:#0b6e74;
@@ -61,6 +65,12 @@ def table(head: list[str], rows: list[list[str]], words: frozenset[int] = frozen
         f'<div class="scroll"><table><thead>{row(head, "th")}</thead>'
         f"<tbody>{''.join(row(cells, 'td') for cells in rows)}</tbody></table></div>"
     )
+
+
+def section(made: Table) -> str:
+    """A table under its title, with its note below."""
+    note = f'<p class="small soft">{html.escape(made.note)}</p>' if made.note else ""
+    return f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows, made.words)}{note}"
 
 
 def facts(pairs: list[tuple[str, str]]) -> str:

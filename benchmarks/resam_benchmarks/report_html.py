@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from resam_benchmarks.page_style import facts, page, table
+from resam_benchmarks.page_style import facts, page, section
 from resam_benchmarks.plots import Axis, Dot, Series, bars, legend, plot
 from resam_benchmarks.summary import CaseSummary, seconds, size, summarise
 from resam_benchmarks.tables import tables
@@ -19,9 +19,7 @@ def bench_page(data: Mapping[str, Any]) -> str:
     colours = {rival["name"]: i for i, rival in enumerate(data["rivals"])}
     body = [_head(data), _plots(data, cases, colours)]
     for made in tables(data):
-        body.append(f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows, made.words)}")
-        if made.note:
-            body.append(f'<p class="small soft">{html.escape(made.note)}</p>')
+        body.append(section(made))
     body.append(_conditions(data))
     return page(f"resam-bench: {_data_name(data)}", "".join(body))
 

@@ -16,7 +16,7 @@ from resam_benchmarks import dataset, document, machine, statistics
 from resam_benchmarks.contender import read_image
 from resam_benchmarks.corruptions import CORRUPTIONS, SEVERITIES, SEVERITY_WORDS, corrupt
 from resam_benchmarks.metrics import Crop, iou
-from resam_benchmarks.page_style import facts, page, save_page, table
+from resam_benchmarks.page_style import facts, page, save_page, section
 from resam_benchmarks.plots import Axis, Dot, Series, legend, plot
 from resam_benchmarks.rivals import engine_rivals
 from resam_benchmarks.runner import Progress
@@ -158,8 +158,7 @@ def robustness_page(found: Mapping[str, Any]) -> str:
         f'{legend([(name, colour) for colour, name in enumerate(names)])}<div class="cards">{"".join(cards)}</div>'
     )
     for made in tables_of(found):
-        body += f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows, made.words)}"
-        body += f'<p class="small soft">{html.escape(made.note)}</p>'
+        body += section(made)
     body += "<h2>Conditions</h2>" + facts(
         [
             *((f"Severity 1 to 5, {kind}", what) for kind, what in SEVERITY_WORDS.items()),

@@ -9,7 +9,7 @@ from typing import Any
 
 from resam_benchmarks import document, machine, statistics
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.page_style import facts, page, save_page, table
+from resam_benchmarks.page_style import facts, page, save_page, section
 from resam_benchmarks.plots import Axis, Dot, Series, legend, plot
 from resam_benchmarks.runner import Progress
 from resam_benchmarks.summary import seconds, size, speed_in_words
@@ -148,13 +148,12 @@ def train_page(found: Mapping[str, Any]) -> str:
         title = f"{count} instance{'s' * (count != 1)}"
         chart = plot(series, x, Axis("s/image", zero=True), height=300)
         cards.append(f'<div class="card"><h3>{title}</h3>{chart}</div>')
-    made, where = table_of(found), found["machine"]
+    where = found["machine"]
     body = (
         f"<h1>Training step: {html.escape(found['architecture'])}</h1>"
         '<p class="lead">The same images, weights and device for both, taking turns.</p>'
         f'{legend([(name, colour) for colour, name in enumerate(RIVALS)])}<div class="cards">{"".join(cards)}</div>'
-        f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows, made.words)}"
-        f'<p class="small soft">{html.escape(made.note)}</p><h2>Conditions</h2>'
+        f"{section(table_of(found))}<h2>Conditions</h2>"
     )
     body += facts(
         [
