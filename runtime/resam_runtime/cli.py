@@ -216,7 +216,7 @@ def run(
     from resam_runtime.write_stage import OutputError
 
     options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, min_score, views, strict)
-    proposals = AutomaticOptions() if min_score is None else AutomaticOptions(min_score=min_score)
+    proposals = None if min_score is None else AutomaticOptions(min_score=min_score)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"
     with _signals() as (stop, received):
         try:

@@ -76,18 +76,8 @@ def test_a_run_keeps_the_chosen_scale_and_its_engine_has_it(
 
 
 def test_a_scale_that_is_given_is_not_chosen(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
-    arguments = [
-        "--data",
-        str(scenes_folder),
-        "--base",
-        str(base_file),
-        "--rank",
-        "2",
-        "--epochs",
-        "0",
-        "--pseudo",
-        "final",
-    ]
+    arguments = ["--data", str(scenes_folder), "--base", str(base_file)]
+    arguments += ["--rank", "2", "--epochs", "0", "--pseudo", "final"]
     for number, (flags, scale) in enumerate([(["--scale", "0.5"], 0.5), (["--no-choose-scale"], 1.0)]):
         folder = tmp_path / str(number)
         done = CliRunner().invoke(train, [*arguments, *flags, "-o", str(folder)])
