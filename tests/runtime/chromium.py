@@ -32,6 +32,8 @@ FLAGS = (
 )
 PATIENCE_S = 120
 """A busy machine takes long to start a browser; a wait ends as soon as what it waits for is there."""
+NAVIGATING = ("Inspected target navigated", "Execution context was destroyed", "Cannot find")
+"""What the browser answers to an expression that was under way when the page left."""
 LAUNCH = """
 import os, sys
 reads, writes = (os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3])  # copies, past 3 and 4
@@ -148,12 +150,19 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, expression: str, seconds: float = PATIENCE_S) -> Any:
-        """Wait until an expression is true, and return it."""
+        """Wait until an expression is true, and return it; a page that is being replaced by the next is waited out."""
         deadline = time.monotonic() + seconds
-        while not (value := self.run(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):
+        while True:
+            try:
+                value = self.run(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")
+            except AssertionError as error:
+                if not any(sign in str(error) for sign in NAVIGATING):
+                    raise
+                value = None
+            if value:
+                return value
             assert time.monotonic() < deadline, f"not so within {seconds} s: {expression}; errors: {self.errors()}"
             time.sleep(0.02)
-        return value
 
     def text(self, selector: str) -> str:
         """The visible text of an element."""
