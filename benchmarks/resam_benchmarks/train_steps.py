@@ -69,9 +69,12 @@ class OurStep:
         from resam.model.encoder import ImageEncoder
         from resam.model.lora import add_lora
         from resam.model.refine_requery import RefineRequery
+        from resam.training.devices import keep_freed_memory
         from resam.training.step import ChunkedDecoder
 
         _use(settings)
+        if settings.device == "cpu":
+            keep_freed_memory()  # as `make_fabric` does
         base = weights.load()
         self.settings, self._grid = settings, base.architecture.mask_size
         parameters = add_lora(base.sam.image_encoder, settings.rank)

@@ -63,7 +63,7 @@ class TrainOptions:
     teacher: Literal["student", "average"] = "student"  # whose weights see the weak view
     average: float = 0.99  # decay of the weights' exponential average, which is what a run keeps; 0: the last weights
     seed: int = 0
-    chunk: int = 64  # prompts decoded at once
+    chunk: int = 8  # prompts decoded at once
 
     def __post_init__(self) -> None:
         checks = {

@@ -30,7 +30,7 @@ PseudoKind = Literal["coarse", "refined", "final", "consensus"]
 class ChunkedDecoder(nn.Module):
     """A `PromptDecoder` that decodes at most `chunk` prompts at a time; the same results in the same order."""
 
-    def __init__(self, decoder: PromptDecoder, chunk: int = 64) -> None:
+    def __init__(self, decoder: PromptDecoder, chunk: int = 8) -> None:
         super().__init__()
         self.decoder, self.chunk, self.image_size = decoder, chunk, decoder.image_size
 
@@ -172,7 +172,7 @@ def reinforce(
     beta: float,
     *,
     detach: bool = False,
-    chunk: int = 64,
+    chunk: int = 8,
     scale: float = 1.0,
     requery: RefineRequery | None = None,
 ) -> StepLosses:
