@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resam_benchmarks.page_style import facts, page, save_page, section
+from resam_benchmarks.page_style import conditions, page, save_page, section
 from resam_benchmarks.tables import Table
 
 COLUMNS = (
@@ -77,16 +77,11 @@ def write_page(found: Mapping[str, Any], path: Path) -> None:
     for made in tables_of(found):
         body += section(made)
     shown = ("epochs", "batch", "learning_rate", "rank", "start", "tau", "rounds", "beta", "average", "strength")
-    body += "<h2>How</h2>" + facts(
-        [
-            ("command", found["command"]),
-            ("base", f"{found['base']['name']}, sha256 {found['base']['sha256'][:16]}..."),
-            ("options", ", ".join(f"{name} {options.get(name)}" for name in shown)),
-            ("data", ", ".join(f"{about['name']} {about['train']['digest'][:16]}..." for about in found["data"])),
-            ("precision", next((row["precision"] for row in found["rows"]), "")),
-            ("machine", f"{found['machine'].get('processor')}, {found['machine'].get('cores')} cores"),
-            ("versions", ", ".join(f"{name} {value}" for name, value in found["versions"].items())),
-            ("created", found["created"]),
-        ]
-    )
+    more = [
+        ("Base", f"{found['base']['name']}, sha256 {found['base']['sha256'][:16]}..."),
+        ("Options", ", ".join(f"{name} {options.get(name)}" for name in shown)),
+        ("Data", ", ".join(f"{about['name']} {about['train']['digest'][:16]}..." for about in found["data"])),
+        ("Precision", next((row["precision"] for row in found["rows"]), "")),
+    ]
+    body += conditions(found, more)
     save_page(path, page("Ablation", body))

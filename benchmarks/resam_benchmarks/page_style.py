@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resam_benchmarks.plots import STYLE as PLOT_STYLE
+from resam_benchmarks.summary import size
 from resam_runtime.files import atomic_write
 
 if TYPE_CHECKING:
@@ -71,6 +73,26 @@ def section(made: Table) -> str:
     """A table under its title, with its note below."""
     note = f'<p class="small soft">{html.escape(made.note)}</p>' if made.note else ""
     return f"<h2>{html.escape(made.title)}</h2>{table(made.head, made.rows, made.words)}{note}"
+
+
+def conditions(found: Mapping[str, Any], more: Iterable[tuple[str, str]] = ()) -> str:
+    """The section about how figures came about: what a results document says of machine, versions, seeds, time and
+    command, then what its page alone has to say."""
+    machine = found["machine"]
+    memory, power_mode = machine.get("memory_bytes"), (machine.get("power_mode") or "").split("\n")[0]
+    pairs = [
+        ("Machine", f"{machine['processor']}, {machine['cores']} cores" + (f", {size(memory)}" if memory else "")),
+        ("Board", " · ".join(filter(None, [machine.get("board"), power_mode]))),
+        ("Devices", ", ".join(machine["devices"]) or "none"),
+        ("System", machine["system"]),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+        ("Commit", found.get("commit") or ""),
+        ("Seeds", ", ".join(f"{name} {value}" for name, value in found.get("seeds", {}).items())),
+        ("Measured", found["created"]),
+        ("Command", found["command"]),
+        *more,
+    ]
+    return f"<h2>Conditions</h2>{facts(pairs)}"
 
 
 def facts(pairs: list[tuple[str, str]]) -> str:

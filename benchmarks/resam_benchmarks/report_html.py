@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from resam_benchmarks.page_style import facts, page, section
+from resam_benchmarks.page_style import conditions, page, section
 from resam_benchmarks.plots import Axis, Dot, Series, bars, legend, plot
 from resam_benchmarks.summary import CaseSummary, seconds, size, summarise
 from resam_benchmarks.tables import tables
@@ -20,7 +20,8 @@ def bench_page(data: Mapping[str, Any]) -> str:
     body = [_head(data), _plots(data, cases, colours)]
     for made in tables(data):
         body.append(section(made))
-    body.append(_conditions(data))
+    body.append(conditions(data, [(rival["name"], rival["description"]) for rival in data["rivals"]]))
+    body.append("<footer>Raw samples: bench.json beside this page.</footer>")
     return page(f"resam-bench: {_data_name(data)}", "".join(body))
 
 
@@ -114,21 +115,3 @@ def _points_plot(cases: list[CaseSummary], colours: Mapping[str, int]) -> str:
         series.append(Series(rival, dots, colours[rival]))
     counts = sorted({dot.x for one in series for dot in one.dots})
     return plot(series, Axis("points per instance", _whole, ticks=counts), _MIOU, apart=6)
-
-
-def _conditions(data: Mapping[str, Any]) -> str:
-    machine, versions = data["machine"], data["versions"]
-    memory = machine.get("memory_bytes")
-    pairs = [
-        ("Machine", f"{machine['processor']}, {machine['cores']} cores" + (f", {size(memory)}" if memory else "")),
-        ("Board", " · ".join(filter(None, [machine.get("board"), (machine.get("power_mode") or "").split("\n")[0]]))),
-        ("Devices", ", ".join(machine["devices"]) or "none"),
-        ("System", machine["system"]),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("Commit", data["commit"] or ""),
-        ("Seeds", ", ".join(f"{name} {value}" for name, value in data["seeds"].items())),
-        ("Measured", data["created"]),
-        ("Command", data["command"]),
-        *((rival["name"], rival["description"]) for rival in data["rivals"]),
-    ]
-    return f"<h2>Conditions</h2>{facts(pairs)}<footer>Raw samples: bench.json beside this page.</footer>"

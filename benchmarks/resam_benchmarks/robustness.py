@@ -16,7 +16,7 @@ from resam_benchmarks import dataset, document, machine, statistics
 from resam_benchmarks.contender import read_image
 from resam_benchmarks.corruptions import CORRUPTIONS, SEVERITIES, SEVERITY_WORDS, corrupt
 from resam_benchmarks.metrics import Crop, iou
-from resam_benchmarks.page_style import facts, page, save_page, section
+from resam_benchmarks.page_style import conditions, page, save_page, section
 from resam_benchmarks.plots import Axis, Dot, Series, legend, plot
 from resam_benchmarks.rivals import engine_rivals
 from resam_benchmarks.runner import Progress
@@ -150,7 +150,7 @@ def robustness_page(found: Mapping[str, Any]) -> str:
             f'<div class="card"><h3>{html.escape(kind[0].upper() + kind[1:])}</h3>'
             f"{plot(series, x, y, height=300, apart=6)}</div>"
         )
-    data, where, scenes = found["data"], found["machine"], len(found["data"]["scenes"])
+    data, scenes = found["data"], len(found["data"]["scenes"])
     lead = f"{scenes} scene{'s' * (scenes != 1)}, {data['points']} point{'s' * (data['points'] != 1)} per instance, the same"
     body = (
         f"<h1>Robustness: {html.escape(data['name'])}</h1>"
@@ -159,17 +159,10 @@ def robustness_page(found: Mapping[str, Any]) -> str:
     )
     for made in tables_of(found):
         body += section(made)
-    body += "<h2>Conditions</h2>" + facts(
-        [
-            *((f"Severity 1 to 5, {kind}", what) for kind, what in SEVERITY_WORDS.items()),
-            ("Machine", f"{where['processor']}, {where['cores']} cores"),
-            ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
-            ("Commit", found["commit"] or ""),
-            ("Data", f"sha256 {data['digest'][:16]}..."),
-            ("Seeds", ", ".join(f"{name} {value}" for name, value in found["seeds"].items())),
-            ("Measured", found["created"]),
-            ("Command", found["command"]),
-            *found["descriptions"].items(),
-        ]
-    )
+    more = [
+        ("Data", f"sha256 {data['digest'][:16]}..."),
+        *((f"Severity 1 to 5, {kind}", what) for kind, what in SEVERITY_WORDS.items()),
+        *found["descriptions"].items(),
+    ]
+    body += conditions(found, more)
     return page(f"resam-bench robustness: {data['name']}", body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from resam_benchmarks import document, machine, statistics
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.page_style import facts, page, save_page, section
+from resam_benchmarks.page_style import conditions, page, save_page, section
 from resam_benchmarks.plots import Axis, Dot, Series, legend, plot
 from resam_benchmarks.runner import Progress
 from resam_benchmarks.summary import seconds, size, speed_in_words
@@ -83,7 +84,8 @@ def measure_steps(
         "architecture": architecture,
         "device": device,
         "precision": precision,
-        "seed": seed,
+        "seeds": {"weights and scenes": seed},
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine.describe(),
         "versions": machine.versions(),
         "commit": machine.commit(),
@@ -148,21 +150,10 @@ def train_page(found: Mapping[str, Any]) -> str:
         title = f"{count} instance{'s' * (count != 1)}"
         chart = plot(series, x, Axis("s/image", zero=True), height=300)
         cards.append(f'<div class="card"><h3>{title}</h3>{chart}</div>')
-    where = found["machine"]
     body = (
         f"<h1>Training step: {html.escape(found['architecture'])}</h1>"
         '<p class="lead">The same images, weights and device for both, taking turns.</p>'
         f'{legend([(name, colour) for colour, name in enumerate(RIVALS)])}<div class="cards">{"".join(cards)}</div>'
-        f"{section(table_of(found))}<h2>Conditions</h2>"
-    )
-    body += facts(
-        [
-            ("Machine", f"{where['processor']}, {where['cores']} cores"),
-            ("Devices", ", ".join(where["devices"]) or "none"),
-            ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
-            ("Commit", found["commit"] or ""),
-            ("Seed", str(found["seed"])),
-            ("Command", found["command"]),
-        ]
+        f"{section(table_of(found))}{conditions(found)}"
     )
     return page(f"resam-bench train: {found['architecture']}", body + "<footer>Raw samples: train.json.</footer>")

@@ -13,7 +13,7 @@ import cv2
 
 from resam_benchmarks import statistics
 from resam_benchmarks.demo.strips import STAGES, Picture, ShownScene
-from resam_benchmarks.page_style import facts, page, table
+from resam_benchmarks.page_style import conditions, page, table
 from resam_benchmarks.plots import bars
 from resam_benchmarks.summary import (
     CaseSummary,
@@ -64,7 +64,9 @@ class DemoPage:
 
 def demo_page(demo: DemoPage) -> str:
     """The whole page."""
-    body = [_head(demo), _scenes(demo), _precisions(demo), _files(demo), _next(), _conditions(demo)]
+    steps = ", ".join(f"{name} {duration(value)}" for name, value in demo.seconds.items())
+    time = [("Time", f"{duration(sum(demo.seconds.values()))}: {steps}")]
+    body = [_head(demo), _scenes(demo), _precisions(demo), _files(demo), _next(), conditions(demo.bench, time)]
     return page("resam: the demonstration", "".join(body), _STYLE)
 
 
@@ -227,20 +229,6 @@ def _next() -> str:
     wide = max(len(command) for command, _ in lines)
     code = "\n".join(f"{html.escape(f'{c:{wide}}')}  <i># {html.escape(what)}</i>" for c, what in lines)
     return f"<h2>Next: your images</h2><pre>{code}</pre>"
-
-
-def _conditions(demo: DemoPage) -> str:
-    machine, versions = demo.bench["machine"], demo.bench["versions"]
-    steps = ", ".join(f"{name} {duration(value)}" for name, value in demo.seconds.items())
-    pairs = [
-        ("Machine", f"{machine['processor']}, {machine['cores']} cores"),
-        ("Devices", ", ".join(machine["devices"]) or "none"),
-        ("Time", f"{duration(sum(demo.seconds.values()))}: {steps}"),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("Commit", demo.bench["commit"] or ""),
-        ("Measured", demo.bench["created"]),
-    ]
-    return f"<h2>Conditions</h2>{facts(pairs)}"
 
 
 def duration(value: float) -> str:
