@@ -60,7 +60,7 @@ def export_graph(graph: Graph) -> ir.Model:
             output_names=[spec.name for spec in graph.outputs],
             dynamic_shapes=graph.dynamic_shapes(),
             custom_translation_table={torch.ops.aten.gelu.default: _gelu},
-            optimize=True,
+            optimize=False,  # it is done below, and takes a quarter of the whole time
             verbose=False,
         )
     if program is None:
