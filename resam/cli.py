@@ -6,13 +6,16 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.extras import needs_extra
+
+if TYPE_CHECKING:
+    from resam.training.options import TrainOptions
 
 RUNS = Path("runs")
 EXISTING = click.Path(path_type=Path)
@@ -88,7 +91,8 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--epochs", type=int, help="Times each tile is seen.")
 @click.option("--batch", type=int, help="Tiles per step, over all devices.")
 @click.option("--learning-rate", type=float, help="AdamW's, at its highest.")
-@click.option("--fit-within", type=int, help="Scenes up to this many pixels become one tile [default: the base's own].")
+@click.option("--fit-within", type=int, help="Scenes up to this many pixels become one tile [default: the base's "
+              "own]; nothing is chosen then.")  # fmt: skip
 @click.option("--choose-scale/--no-choose-scale", default=None, help="Choose the scale of the tiles by the agreement "
               "of the base's masks between scales.")  # fmt: skip
 @click.option("--scale", type=float, help="Tile pixels for each pixel of a scene larger than --fit-within; nothing is "
@@ -139,10 +143,11 @@ def train(
     Without arguments: the tiny base, synthetic scenes, one point per instance; minutes on two CPU cores. Writes
     adapter.safetensors, report.html, metrics.jsonl and checkpoints into a run folder.
     """
-    if changes["scale"] is not None:
-        if changes["choose_scale"]:
-            raise ResamError("--scale and --choose-scale exclude each other; leave one out")
-        changes["choose_scale"] = False
+    for name in ("scale", "fit_within"):
+        if changes[name] is not None:
+            if changes["choose_scale"]:
+                raise ResamError(f"--{name.replace('_', '-')} and --choose-scale exclude each other; leave one out")
+            changes["choose_scale"] = False
     with needs_extra("resam-train", "train"):
         from resam.model.bases import load_base
         from resam.training.devices import make_fabric, on_main
@@ -166,7 +171,7 @@ def train(
     fabric.launch()
     folder = Path(fabric.broadcast(str(folder)))
     with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
-        if resume is None and (idle := _idle(changes, points_file, keypoints)):
+        for idle in _idle(changes, options, points_file, keypoints) if resume is None else ():
             reporter.note(idle)
         on_main(fabric, lambda: sources.prepare(folder, reporter))
         result = run(
@@ -202,15 +207,24 @@ def _check_resume(folder: Path) -> None:
         raise ResamError(f"{folder}: holds no run (no config.toml)")
 
 
-def _idle(changes: Mapping[str, Any], points_file: Path | None, keypoints: bool) -> str | None:
-    """What to say of options that count points to draw where the training points are read; None: nothing."""
-    if points_file is None and not keypoints:
-        return None
-    flags = [f"--{name}" for name in ("points", "negatives", "resample-points") if changes[name.replace("-", "_")]]
-    if not flags:
-        return None
-    source = points_file or "the annotations"
-    return f"{', '.join(flags)}: training takes the points of {source} as they are; drawn ones are for measuring alone"
+def _idle(
+    changes: Mapping[str, Any], options: TrainOptions, points_file: Path | None, keypoints: bool
+) -> Iterator[str]:
+    """What to say of options that do nothing beside the others."""
+
+    def given(*names: str) -> str:
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names if changes[name] not in (None, False))
+
+    drawn = given("points", "negatives", "resample_points")
+    if drawn and (points_file is not None or keypoints):
+        source = points_file or "the annotations"
+        yield f"{drawn}: training takes the points of {source} as they are; drawn ones are for measuring alone"
+    if options.ssa == "off" and (names := given("queue", "beta")):
+        yield f"{names}: nothing to do without soft semantic alignment (--ssa)"
+    if options.supervised and (names := given("pseudo", "calibrate_negatives")):
+        yield f"{names}: nothing to do where true masks are taught (--supervised)"
+    if options.needs_consensus and options.ssa == "off" and (names := given("teacher")):
+        yield f"{names}: nothing to do where the base's consensus is taught (--pseudo) without --ssa"
 
 
 def _free_folder(name: str) -> Path:

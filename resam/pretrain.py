@@ -271,21 +271,25 @@ def _device(name: str) -> torch.device:
 
 @click.command(context_settings=HELP, epilog="Example: python -m resam.pretrain -o tiny.safetensors --seed 0")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Weights to write (safetensors).")
-@click.option("--steps", type=int, default=2400, show_default=True, help="Steps on images of half the tile's side.")
-@click.option("--tile-steps", type=int, default=500, show_default=True, help="Steps on whole tiles.")
-@click.option("--images", type=int, default=12, show_default=True, help="Images per step (a third of it as tiles).")
-@click.option("--pool", type=int, default=4000, show_default=True, help="Procedural images drawn from.")
+@click.option(
+    "--steps", type=click.IntRange(0), default=2400, show_default=True, help="Steps on images of half the tile's side."
+)
+@click.option("--tile-steps", type=click.IntRange(0), default=500, show_default=True, help="Steps on whole tiles.")
+@click.option(
+    "--images", type=click.IntRange(1), default=12, show_default=True, help="Images per step (a third of it as tiles)."
+)
+@click.option("--pool", type=click.IntRange(1), default=4000, show_default=True, help="Procedural images drawn from.")
 @click.option("--learning-rate", type=float, default=2e-3, show_default=True)
 @click.option(
     "--init",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Go on from the weights of an earlier pretraining [default: random weights]; give another seed then.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--bf16/--fp32", default=torch.cuda.is_available(), help="Matrix products in bfloat16 [default: on CUDA]."
 )
-@click.option("--workers", type=int, default=2, show_default=True, help="Processes that draw images.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that draw images.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @version
 @command_errors

@@ -134,7 +134,9 @@ class CocoData:
             if own in seen:
                 raise ResamError(f"{path}: two annotations share the id {own}")
             seen.add(own)
-            if annotation.get("iscrowd"):
+            if (crowd := annotation.get("iscrowd")) not in (None, 0, 1):
+                raise ResamError(f"{path}: annotation {own}: iscrowd: expected 0 or 1, came {str(crowd)[:40]!r}")
+            if crowd:
                 continue
             name = _called(annotation, own)
             if (image, name) in taken:
@@ -164,7 +166,7 @@ def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     if file.by_place or file.names_no_scene:  # points that name no scene: every image may be theirs
         found = [(scene.name, scene.path) for scene in find_scenes([folder], folder / STATE_FOLDER)]
     else:
-        found = [(name, folder / name) for name in file.scenes]
+        found = _named(file.scenes, folder)
     file.check_named(len(found))
     shared = shared_names(name for name, _ in found)
     for name, path in found:
@@ -177,6 +179,17 @@ def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     if not scenes:
         raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
     return CocoData(file.path, file.digest, tuple(scenes), {})
+
+
+def _named(names: Iterable[str], folder: Path) -> list[tuple[str, Path]]:
+    """Name and path of the images that a points file names: as they are written, else the one of that file name."""
+    found = [(name, folder / name) for name in names]
+    if all(path.is_file() for _, path in found):
+        return found
+    below: dict[str, list[tuple[str, Path]]] = {}
+    for scene in find_scenes([folder], folder / STATE_FOLDER):
+        below.setdefault(scene.path.name, []).append((scene.name, scene.path))
+    return [(name, path) if path.is_file() or len(below.get(name, ())) != 1 else below[name][0] for name, path in found]
 
 
 def find_splits(folder: str | Path, training: bool = True) -> dict[str, Path]:

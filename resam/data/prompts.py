@@ -101,7 +101,8 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int) -> list[list[Pr
             try:
                 mask = scene.mask(instance)
             except ResamError as error:
-                raise ResamError(f"{data.path}: {error}") from None
+                instead = "; --keypoints takes the points" if instance.annotation.get("keypoints") else ""
+                raise ResamError(f"{data.path}: {error}{instead}") from None
             if mask.any():
                 prompts.append(Prompt(*draw_points(mask, options.points, options.negatives, seed), instance.id))
         drawn.append(prompts)
@@ -129,7 +130,8 @@ def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
                 line = f"{scene.name}: instance {prompt.id}: {reason}"
                 # a point that has no pixel is a mistake in the file, or a file of other scenes
                 placed = not np.isnan(prompt.coords).any()
-                if placed and not inside_image(prompt.coords, scene.width, scene.height).all():
+                # by its place one that straddles two scenes is found in both
+                if placed and not points.by_place and not inside_image(prompt.coords, scene.width, scene.height).all():
                     raise ResamError(f"{path}: {line}")
                 skipped.append(line)
         prompts.append(kept)

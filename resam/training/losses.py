@@ -1,11 +1,11 @@
 """The losses of Reinforce between predicted logits L, p = sigmoid(L), and targets t in 0..1.
 
-    focal = mean over cells of -alpha_t (1 - p_t)^2 log p_t    (Lin et al., arXiv 1708.02002)
+    focal = mean over cells of (1 - p_t)^2 BCE(p, t)           (Lin et al., arXiv 1708.02002, without their alpha)
     dice  = 1 - (2 sum p t + 1) / (sum p + sum t + 1)          (Milletari et al., arXiv 1606.04797)
     iou   = (score - IoU(L > 0, t > 0.5))^2
     loss  = 20 focal + dice + iou
 
-with p_t = p t + (1 - p)(1 - t). All per instance, (N,).
+with p_t = p t + (1 - p)(1 - t) and BCE the binary cross-entropy, -log p_t where t is 0 or 1. All per instance, (N,).
 """
 
 from __future__ import annotations

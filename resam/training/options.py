@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -95,7 +96,7 @@ class TrainOptions:
                 raise ResamError(f"option {name}: expected {' or '.join(get_args(hint))}, came {getattr(self, name)!r}")
         if self.teacher == "average" and not self.average:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
-        if self.pseudo == "consensus" and (self.resample_points or self.calibrate_negatives):
+        if self.needs_consensus and (self.resample_points or self.calibrate_negatives):
             which = "resample_points" if self.resample_points else "calibrate_negatives"
             raise ResamError(f"option pseudo: 'consensus' is made once, before training; leave out {which}")
         try:
@@ -167,18 +168,24 @@ def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def write_options(path: Path, options: TrainOptions, data: Mapping[str, Any] | None = None) -> None:
-    """Write options as TOML, with the data they were used on; `read_options` reads it back."""
+    """Write options as TOML, with the data they were used on; `read_options` reads it back.
+
+    `ResamError` for a path that UTF-8 has no letters for.
+    """
     lines = [f"{name} = {_toml(value)}" for name, value in options.to_dict().items()]
     if data:
         lines += ["", "[data]", *(f"{name} = {_toml(value)}" for name, value in data.items())]
+    try:
+        content = ("\n".join(lines) + "\n").encode()
+    except UnicodeEncodeError:
+        raise ResamError(f"{path}: a path with bytes that are no UTF-8 cannot be written down; rename it") from None
     with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", "utf-8")
+        temporary.write_bytes(content)
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     return repr(value)

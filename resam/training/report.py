@@ -103,10 +103,14 @@ def loop_strip(
 def write_report(
     folder: Path,
     options: TrainOptions,
+    points: str,
     history: Sequence[Mapping[str, Any]],
     tested: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Write `report.html` from what is known so far; tested: as in `RunResult`. `ResamError` where it cannot be."""
+    """Write `report.html` from what is known so far. points: where they come from, in words; tested: as in `RunResult`.
+
+    `ResamError` where it cannot be written.
+    """
     curves = {
         "loss": {"total": [row["total"] for row in history]},
         "parts": {"20 focal": [20 * row["focal"] for row in history], "dice": [row["dice"] for row in history]},
@@ -121,7 +125,7 @@ def write_report(
         }
     body = [
         f"<h1>{html.escape(folder.name)}</h1>",
-        f"<p>{'Supervised' if options.supervised else f'{options.points} point(s) per instance'}, base "
+        f"<p>{'supervised, ' * options.supervised}{html.escape(points)}, base "
         f"{html.escape(options.base)}, {len(history)} of {options.epochs} epochs.</p>",
         _results_table(tested),
         '<div class="curves">',
@@ -161,7 +165,7 @@ def _results_table(tested: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append(f"<tr><td>{name}, after {called}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     titles = "".join(f"<th>{head.replace('_', ' ').replace('miou', 'mIoU')}</th>" for head in heads)
     first = next(iter(tested.values()))
-    caption = f"Test split: {first['instances']} instances, {first['images']} scenes; means over instances."
+    caption = f"Measured on {first['instances']} instances, {first['images']} scenes; means over instances."
     return f"<p>{caption}</p><table><tr><th></th>{titles}</tr>{''.join(rows)}</table>"
 
 

@@ -54,6 +54,14 @@ class RunData:
     points_file: Path | None = None
     keypoints: bool = False
 
+    def points(self, options: TrainOptions) -> str:
+        """In words, where the training points come from."""
+        if self.points_file:
+            return f"points of {self.points_file.name}"
+        if self.keypoints:
+            return "keypoints"
+        return f"{options.points} point{'s' * (options.points != 1)} per instance"
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -108,9 +116,12 @@ def run(
     history: list[dict[str, Any]] = []
     tested: dict[str, dict[str, Any]] = {}
     saved = latest_checkpoint(folder / "checkpoints") if resume else None
+    measured = {name: digests[name] for name in ("watched", "tested")}
     if saved is not None:
         if saved["identity"] != identity:
             raise ResamError(f"{folder}: its checkpoint was made with other options, data or base; start a new run")
+        if saved.get("measured", measured) != measured:  # else one table would hold figures of two test splits
+            raise ResamError(f"{folder}: its val or test split is another than when it began; start a new run")
         history, tested = json.loads(saved["history"]), json.loads(saved["tested"])
         samples.frame(Framing(**saved["framing"]))
     elif options.choose_scale:
@@ -124,6 +135,8 @@ def run(
         f"{base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, {samples.instances} instances"
         + (f", going on after epoch {trainer.epoch}" if saved is not None else "")
     )
+    if digests["tested"] == digests["train"]:
+        reporter.note("what is tested is what is trained on: the figures tell nothing of other images")
     logger, few, whole = prepared or (None, None, None)
     watch = Watch(trainer, few, whole, reporter, watched)
     adapter = folder / "adapter.safetensors"
@@ -141,11 +154,11 @@ def run(
         reporter.epoch(row, options.epochs)
         draw_strips(folder, trainer, trainer.epoch)
         state: dict[str, Any] = {"trainer": trainer.state(), "identity": identity}
-        state |= {"history": json.dumps(history), "tested": json.dumps(tested)}
+        state |= {"history": json.dumps(history), "tested": json.dumps(tested), "measured": measured}
         state["framing"] = dataclasses.asdict(samples.framing)
         save_checkpoint(folder / "checkpoints", trainer.epoch, state)
         _write_lines(folder / "metrics.jsonl", history)
-        write_report(folder, options, history, tested)
+        write_report(folder, options, data.points(options), history, tested)
         if logger is not None:
             with writing(folder / "tensorboard"):
                 _log(logger, row)
@@ -156,13 +169,14 @@ def run(
             "base": describe_base(base),
             "data": digests | {"instances": samples.instances, "scenes": len(data.train.scenes)},
             "options": options.to_dict() | dataclasses.asdict(samples.framing),
+            "precision": str(fabric._precision.precision),
             "metrics": {"tested": tested, "last_epoch": history[-1] if history else None},
             "resam_version": resam.__version__,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
         write_adapter(adapter, trainer.adapter_state(), provenance)
         _write_lines(folder / "metrics.jsonl", history)
-        write_report(folder, options, history, tested)
+        write_report(folder, options, data.points(options), history, tested)
 
     if saved is None:
         on_main(fabric, begin)

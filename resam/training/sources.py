@@ -32,6 +32,7 @@ class Sources:
     val: str = ""
     test: str = ""
     images: str = ""
+    train_images: str = ""  # of the training annotations alone, where these lie elsewhere than their data folder
     points_file: str = ""
     keypoints: bool = False
     scenes: int = 0
@@ -53,11 +54,14 @@ class Sources:
             raise ResamError(f"--scenes: expected at least 1, came {scenes}")
         if points_file and not (data or annotations or images):
             raise ResamError(f"{points_file}: say with --images in which folder its scenes lie")
+        if keypoints and points_file:
+            raise ResamError("--keypoints and --points-file each say where the points are; leave one out")
         found = find_splits(data, training=annotations is None) if data else {}
+        beside: Path | None = None
         if annotations:
             found["train"] = annotations
             if data and images is None and (data / "images").is_dir():
-                images = data / "images"
+                beside = data / "images"
         own = "train" in found or points_file is not None
         given = {"--test": test, "--images": images, "--keypoints": keypoints}
         idle = [name for name, value in given.items() if value and not own]
@@ -71,6 +75,7 @@ class Sources:
         return cls(
             **paths,
             images=str(images.resolve()) if images else "",
+            train_images=str(beside.resolve()) if beside else "",
             points_file=str(points_file.resolve()) if points_file else "",
             keypoints=keypoints,
             scenes=0 if own else scenes or SYNTHETIC_SCENES,
@@ -120,7 +125,10 @@ class Sources:
         files = {"train": self.train, "val": self.val, "test": self.test}
         if self.scenes:
             files = {split: str(path) for split, path in find_splits(folder / SYNTHETIC).items()}
-        opened = {split: CocoData.open(path, self.images or None) for split, path in files.items() if path}
+        folders = {"train": self.images or self.train_images}
+        opened = {
+            split: CocoData.open(path, folders.get(split, self.images) or None) for split, path in files.items() if path
+        }
         test = opened.get("test")
         train = opened["train"] if "train" in opened else scenes_of_points(self.points_file, self.images)
         return RunData(

@@ -18,6 +18,7 @@ from resam_runtime.errors import ResamError
 
 BoolMask = NDArray[np.bool_]
 Origin = tuple[int, int]
+RLE_LIMIT = 1 << 32  # pixels; COCO's RLE counts them in 32 bits
 Ring = NDArray[np.float64]  # (K, 2), x and y, not closed (the first point is not repeated)
 
 
@@ -39,7 +40,7 @@ def encode_rle(mask: BoolMask, origin: Origin, size: tuple[int, int]) -> dict[st
     from pycocotools import mask as coco
 
     height, width = size
-    if height * width >= 1 << 32:
+    if height * width >= RLE_LIMIT:
         raise ValueError(f"COCO's RLE counts pixels in 32 bits; a scene of {width} x {height} has too many")
     runs = rle_counts(mask, origin, size)
     rle = coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
@@ -251,23 +252,25 @@ def decode_segmentation(annotation: Mapping[str, Any], height: int, width: int) 
     """The mask (height, width) of a COCO annotation: polygons, compressed RLE or uncompressed RLE.
 
     `annotation` holds `segmentation`. Polygons are filled as pycocotools does. Raises `ResamError` naming the
-    annotation when it holds none of the three, or one of another size.
+    annotation when it holds none of the three, one of another size, or runs that do not fill it.
     """
     from pycocotools import mask as coco
 
     name = f"annotation {annotation.get('id', '?')}"
+    if height * width >= RLE_LIMIT:
+        raise ResamError(f"{name}: a mask of {width} x {height} px is beyond what COCO's RLE can count")
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, Mapping) and "counts" in segmentation:
         size = segmentation.get("size")
         if not isinstance(size, Sequence) or list(size) != [height, width]:
             raise ResamError(f"{name}: its RLE has size {size}, its image {[height, width]} (height, width)")
         rle: Any = {"size": [height, width], "counts": segmentation["counts"]}
-        if isinstance(rle["counts"], Sequence) and not isinstance(rle["counts"], str | bytes):
-            counts = list(rle["counts"])
-            whole = all(isinstance(run, int) and run >= 0 for run in counts)
-            if not whole or sum(counts) != height * width:
-                raise ResamError(f"{name}: its RLE's runs do not fill its {width} x {height} px")
-            rle = coco.frPyObjects(rle, height, width)
+        compressed = isinstance(rle["counts"], str | bytes)
+        # pycocotools leaves what the runs do not fill as it finds it in memory
+        if not _fills(_runs(rle["counts"]) if compressed else rle["counts"], height * width):
+            raise ResamError(f"{name}: its RLE's runs do not fill its {width} x {height} px")
+        if not compressed:
+            rle = coco.frPyObjects({**rle, "counts": list(rle["counts"])}, height, width)
     elif isinstance(segmentation, Sequence) and not isinstance(segmentation, str | bytes) and len(segmentation):
         polygons = [list(part) for part in segmentation if isinstance(part, Sequence) and len(part) >= 6]
         numbers = all(isinstance(v, int | float) and v == v and abs(v) < 1e9 for part in polygons for v in part)
@@ -280,3 +283,36 @@ def decode_segmentation(annotation: Mapping[str, Any], height: int, width: int) 
         return np.asarray(coco.decode(rle), bool)
     except (TypeError, ValueError) as error:
         raise ResamError(f"{name}: its RLE cannot be decoded ({' '.join(str(error).split())[:80]})") from None
+
+
+def _fills(counts: Any, pixels: int) -> bool:
+    """Whether run lengths are whole numbers that sum up to so many pixels."""
+    if not isinstance(counts, Sequence):
+        return False
+    return all(isinstance(run, int) and run >= 0 for run in counts) and sum(counts) == pixels
+
+
+def _runs(counts: str | bytes) -> list[int]:
+    """The run lengths in COCO's compressed text; none where it is not such text.
+
+    Each number is groups of five bits, the lowest first, 48 added to make a letter; 32 says that more follow, 16 in the
+    last that it is negative. From the fourth on a number is the difference to the one before the last.
+    """
+    try:
+        letters = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError:
+        return []
+    runs: list[int] = []
+    value = shift = 0
+    for letter in letters:
+        group = letter - 48
+        if not 0 <= group < 64:
+            return []
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            if group & 16:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return runs if shift == 0 else []

@@ -99,25 +99,42 @@ def test_many_skipped_instances_are_a_few_lines(tmp_path: Path) -> None:
     assert notes[-1] == f"skipped: 33 more instances of {tmp_path / 'p.csv'}"
 
 
-def test_a_point_without_a_place_in_the_scenes_crs_is_told_and_not_refused(tmp_path: Path) -> None:
+def _map_scene(folder: Path, points: list[tuple[dict[str, str], list[float]]]) -> Path:
+    """A GeoTIFF of 40 x 30 px of half a metre, its corner at 0, 0; and a GeoJSON file of points on it."""
     rasterio = pytest.importorskip("rasterio")
-    (tmp_path / "images").mkdir()
+    (folder / "images").mkdir()
     profile = {"driver": "GTiff", "width": 40, "height": 30, "count": 3, "dtype": "uint8", "crs": "EPSG:3395"}
     transform = rasterio.transform.from_origin(0, 0, 0.5, 0.5)
-    with rasterio.open(tmp_path / "images" / "a.tif", "w", transform=transform, **profile) as out:
+    with rasterio.open(folder / "images" / "a.tif", "w", transform=transform, **profile) as out:
         out.write(np.full((3, 30, 40), 90, np.uint8))
     features = [
-        {"type": "Feature", "properties": {"instance": name, "scene": "a.tif"},
-         "geometry": {"type": "Point", "coordinates": place}}
-        for name, place in (("here", [4.5e-5, -4.5e-5]), ("pole", [0, 100]))
-    ]  # fmt: skip
-    points = tmp_path / "p.geojson"
-    points.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        {"type": "Feature", "properties": about, "geometry": {"type": "Point", "coordinates": place}}
+        for about, place in points
+    ]
+    (folder / "p.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return folder / "p.geojson"
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ([({"instance": "pole", "scene": "a.tif"}, [0, 100])],
+         "pole: a point has no place in the scene's coordinate reference system"),
+        # of an instance that lies in two scenes, resam-run says the same
+        ([({"instance": "astride"}, [1.7e-4, -4e-5]), ({"instance": "astride"}, [2e-4, -4e-5])],
+         "astride: point 44.0278, 8.34594 lies outside the image of 40 x 30 px"),
+    ],
+)  # fmt: skip
+def test_map_points_without_a_place_in_the_scene_are_told_and_not_refused(
+    other: list[tuple[dict[str, str], list[float]]], reason: str, tmp_path: Path
+) -> None:
+    about = {name: value for name, value in other[0][0].items() if name != "instance"}
+    points = _map_scene(tmp_path, [({"instance": "here", **about}, [4.5e-5, -4.5e-5]), *other])
     notes: list[str] = []
     data = scenes_of_points(points, tmp_path / "images")
     [own] = scene_prompts(data, PointOptions(file=points), note=notes.append)
     assert [prompt.id for prompt in own] == ["here"]
-    assert notes == ["skipped: a.tif: instance pole: a point has no place in the scene's coordinate reference system"]
+    assert notes == [f"skipped: a.tif: instance {reason}"]
 
 
 # What `resam-run` writes: `instance` is what the points file called it, `id` a number of its own.
@@ -166,3 +183,15 @@ def test_two_instances_of_a_scene_that_are_called_alike_are_refused(tmp_path: Pa
     twice = [{"id": number, "instance": 2, "segmentation": _square(5, 5)} for number in (1, 2)]
     with pytest.raises(ResamError, match=r"train\.json: annotation 2: its image has another one that is called 2"):
         CocoData.open(_set(tmp_path, twice))
+
+
+def test_a_bare_file_name_finds_its_image_in_a_folder_while_there_is_one(tmp_path: Path) -> None:
+    _set(tmp_path, [], ("north/a.png", "b.png"))
+    (tmp_path / "p.csv").write_text("scene,x,y\na.png,7,8\nb.png,9,9\n")
+    data = scenes_of_points(tmp_path / "p.csv", tmp_path / "images")
+    assert [scene.name for scene in data.scenes] == ["north/a.png", "b.png"]
+    prompts = scene_prompts(data, PointOptions(file=tmp_path / "p.csv"))
+    assert [one.coords.tolist() for own in prompts for one in own] == [[[7, 8]], [[9, 9]]]
+    _set(tmp_path, [], ("south/a.png",))
+    with pytest.raises(ResamError, match=r"a\.png: no such image"):
+        scenes_of_points(tmp_path / "p.csv", tmp_path / "images")

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -30,8 +32,10 @@ from resam.training import trainer as trainer_module
 from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted, write_adapter
 from resam.training.devices import make_fabric
 from resam.training.options import TrainOptions, options_from, preset_names, read_options, write_options
+from resam.training.progress import Silent
 from resam.training.report import shown_samples
 from resam.training.run import RunData, run
+from resam.training.sources import Sources
 from resam.training.step import pseudo_masks, reinforce
 from resam.training.trainer import Trainer
 from resam_runtime.errors import ResamError
@@ -355,6 +359,37 @@ def test_other_points_are_another_run(base_file: Path, scenes_folder: Path, tmp_
             run(tmp_path / "run", options, RunData(data, points_file=points))
     with pytest.raises(ResamError, match="other options, data or base"):
         run(tmp_path / "run", options, RunData(data, points_file=points), resume=True)
+
+
+def test_another_test_split_is_another_run(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    train_split, other = CocoData.open(scenes_folder / "val.json"), CocoData.open(scenes_folder / "test.json")
+    options = TrainOptions(epochs=1, base=str(base_file), rank=2)
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    run(tmp_path / "run", options, RunData(train_split, tested=train_split), watched=0, reporter=reporter)
+    assert any("what is tested is what is trained on" in note for note in notes)
+    with pytest.raises(ResamError, match="its val or test split is another than when it began"):
+        run(tmp_path / "run", options, RunData(train_split, tested=other), watched=0, resume=True)
+
+
+def test_the_images_of_annotations_that_lie_elsewhere_are_not_those_of_the_test_split(
+    base_file: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    """The same file names in two data sets, other pictures."""
+    for name in ("a", "b"):
+        shutil.copytree(scenes_folder, tmp_path / name)
+    for image in (tmp_path / "a" / "images").iterdir():
+        cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
+    (tmp_path / "drawn").mkdir()
+    drawn = shutil.copy(tmp_path / "a" / "train.json", tmp_path / "drawn" / "train.json")
+    test = tmp_path / "b" / "test.json"
+    sources = Sources.choose(tmp_path / "a", Path(drawn), None, test, None, False, None)
+    assert Sources(**sources.to_dict()) == sources
+    data = sources.open(tmp_path)
+    assert data.train.scenes[0].path.parent == tmp_path / "a" / "images"
+    assert data.tested is not None
+    assert data.tested.scenes[0].path.parent == tmp_path / "b" / "images"
 
 
 def test_the_weak_view_is_seen_by_the_teacher_that_was_asked_for(

@@ -16,6 +16,12 @@ from click.testing import CliRunner
 from resam.cli import train
 from resam.training.options import TrainOptions, write_options
 from resam.training.run import check_free
+from resam_runtime.errors import ResamError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def _refused(folder: Path, *arguments: str) -> str:
@@ -50,6 +56,8 @@ def _refused(folder: Path, *arguments: str) -> str:
         (["--learning-rate", "nan"], "option learning_rate: nan is out of range"),
         (["--teacher", "average", "--average", "0"], "option teacher: 'average' needs the option average"),
         (["--scale", "0.5", "--choose-scale"], "--scale and --choose-scale exclude each other"),
+        (["--fit-within", "512", "--choose-scale"], "--fit-within and --choose-scale exclude each other"),
+        (["--keypoints", "--points-file", "p.json", "--images", "."], "--keypoints and --points-file each say"),
         (["--scale", "0"], "option scale: 0.0 is out of range"),
         (["--images", "."], "--images goes with data of your own"),
         (["--test", "x.json"], "--test goes with data of your own"),
@@ -90,6 +98,8 @@ def _broken_set(folder: Path, **changes: Any) -> Path:
         ({"annotations": []}, "train.json: not one instance with a point"),
         ({"annotation": {"id": [1]}}, "train.json: annotations: id: expected a number or text, came [1]"),
         ({"annotation": {"category_id": {}}}, "train.json: annotations: category_id: expected a number or text"),
+        ({"annotation": {"iscrowd": "0"}}, "train.json: annotation 5: iscrowd: expected 0 or 1, came '0'"),
+        ({"annotation": {"keypoints": [5, 5, 2], "segmentation": []}}, "RLE); --keypoints takes the points"),
         ({"annotation": {"image_id": 9}}, "train.json: annotation 5: no image has the id 9"),
         ({"annotation": {"segmentation": []}}, "train.json: annotation 5: no segmentation"),
         ({"annotation": {"segmentation": [[1, 2, 3, 4]]}}, "train.json: annotation 5: its polygons need"),
@@ -232,3 +242,35 @@ def test_a_number_of_points_beside_a_points_file_is_said_to_be_idle(
     result = CliRunner().invoke(train, [*arguments, *flags, "--epochs", "0", "--rank", "2", "-o", str(tmp_path / "r")])
     assert result.exit_code == 0, result.output
     assert f"{said}training takes the points of {points} as they are" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--queue", "4", "--beta", "2"], "--queue, --beta: nothing to do without soft semantic alignment"),
+        (["--supervised", "--pseudo", "coarse"], "--pseudo: nothing to do where true masks are taught"),
+        (["--teacher", "average", "--average", "0.5"], "--teacher: nothing to do where the base's consensus is taught"),
+        (["--rank", "1"], None),
+    ],
+)
+def test_options_that_do_nothing_are_said_to(
+    flags: list[str], said: str | None, base_file: Path, tmp_path: Path
+) -> None:
+    data = _broken_set(tmp_path / "set")
+    command = ["--data", str(data), "--base", str(base_file), "--epochs", "0", "--no-choose-scale", "--rank", "2"]
+    result = CliRunner().invoke(train, [*command, *flags, "-o", str(tmp_path / "r")])
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.split())
+    assert said in shown if said else "nothing to do" not in shown
+
+
+def test_a_path_that_cannot_be_written_down_is_refused_and_one_with_odd_letters_is_not(
+    base_file: Path, tmp_path: Path
+) -> None:
+    options, path = TrainOptions(), tmp_path / "config.toml"
+    with pytest.raises(ResamError, match="rename it"):
+        write_options(path, options, {"train": "lat\udce9in"})
+    assert not path.exists()
+    odd = {"train": 'a\nb\t"c"\\d\x7fé'}
+    write_options(path, options, odd)
+    assert tomllib.loads(path.read_text("utf-8"))["data"] == odd

@@ -184,6 +184,24 @@ def test_runs_that_do_not_fill_the_image_are_refused() -> None:
             decode_segmentation({"id": 4, "segmentation": {"size": [20, 30], "counts": runs}}, 20, 30)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_compressed_runs_that_do_not_fill_the_image_are_refused(seed: int) -> None:
+    """pycocotools would hand out what lies in memory behind them."""
+    whole = np.random.default_rng(seed).random((20, 30)) < (0.5, 0.02, 0.0, 1.0, 0.9)[seed]
+    counts = coco.encode(np.asfortranarray(whole.astype(np.uint8)))["counts"].decode()
+    np.testing.assert_array_equal(
+        decode_segmentation({"segmentation": {"size": [20, 30], "counts": counts}}, 20, 30), whole
+    )
+    for broken in ("", counts[: len(counts) // 2], counts + "5", counts[:-1], "~", counts + "P", "é"):
+        with pytest.raises(ResamError, match="annotation 4: its RLE's runs do not fill its 30 x 20 px"):
+            decode_segmentation({"id": 4, "segmentation": {"size": [20, 30], "counts": broken}}, 20, 30)
+
+
+def test_a_mask_beyond_what_rle_can_count_is_refused() -> None:
+    with pytest.raises(ResamError, match="annotation 4: a mask of 1000000 x 1000000 px"):
+        decode_segmentation({"id": 4, "segmentation": [[0, 0, 9, 0, 9, 9]]}, 1_000_000, 1_000_000)
+
+
 def instance(index: int, logits: np.ndarray, origin: tuple[int, int], score: float, keep: bool = True) -> Instance:
     return Instance(
         index=index,
