@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import collections
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
@@ -26,7 +28,7 @@ from onnxscript.optimizer import optimize_ir
 from resam_runtime.engine_file import TensorSpec
 
 from .graphs import Graph
-from .models import add_constant, drop_unused, merge_equal
+from .models import add_constant, drop_unused, merge_equal, to_bytes
 
 OPSET = 18
 IR_VERSION = 8
@@ -36,12 +38,40 @@ FOLD_LIMIT = 1 << 28  # elements: every constant expression is worked out here, 
 def export_graphs(
     graphs: Mapping[str, Graph], advance: Callable[[str], None] = lambda graph: None
 ) -> dict[str, ir.Model]:
-    """All graphs of an engine in fp32. `decoder` is the first half of `loop`, cut out: the same nodes, traced once."""
-    models: dict[str, ir.Model] = {}
-    for name in ("encoder", "loop", "decoder"):
-        advance(name)
-        models[name] = export_graph(graphs[name]) if name != "decoder" else _first_pass(models["loop"], graphs[name])
-    return models
+    """All graphs of an engine in fp32. `decoder` is the first half of `loop`, cut out: the same nodes, traced once.
+
+    The loop is not traced again where it is the one that this process traced last, as for other precisions of an
+    adapter, or another adapter of its base: it takes longer than the encoder, which alone is adapted.
+    """
+    advance("encoder")
+    encoder = export_graph(graphs["encoder"])
+    advance("loop")
+    loop = _traced_once(graphs["loop"])
+    advance("decoder")
+    return {"encoder": encoder, "loop": loop, "decoder": _first_pass(loop, graphs["decoder"])}
+
+
+_last_traced: dict[str, bytes] = {}
+
+
+def _traced_once(graph: Graph) -> ir.Model:
+    key = _fingerprint(graph)
+    if key not in _last_traced:
+        _last_traced.clear()
+        _last_traced[key] = to_bytes(export_graph(graph))
+    return ir.from_proto(onnx.ModelProto.FromString(_last_traced[key]))
+
+
+def _fingerprint(graph: Graph) -> str:
+    """A digest of all that a graph is made of: its tensors' names and shapes, its modules' settings and weights."""
+    digest = hashlib.sha256(repr((graph.name, graph.inputs, graph.outputs)).encode())
+    for name, module in graph.module.named_modules():
+        settings = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+        digest.update(repr((name, type(module).__qualname__, sorted(settings.items()))).encode())
+    for name, value in graph.module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def export_graph(graph: Graph) -> ir.Model:

@@ -17,7 +17,7 @@ import resam_export.engine as engine_module
 import resam_export.models as models_module
 from resam.model.bases import Base, load_base
 from resam.model.sam import ARCHITECTURES, build_sam
-from resam_export import encoder_graph
+from resam_export import encoder_graph, onnx_export
 from resam_export.engine import LimitError, check_size, export_engine
 from resam_export.graphs import build_graphs
 from resam_export.models import add_constant, constant, open_session, run_session
@@ -35,6 +35,26 @@ def no_tracing(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> dict[str, ir.
     models = dict(traced.models)
     monkeypatch.setattr(engine_module, "export_graphs", lambda graphs, advance: models)
     return models
+
+
+def test_a_loop_is_traced_again_only_where_it_is_another(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(onnx_export, "_last_traced", {})
+    monkeypatch.setattr(onnx_export, "export_graph", lambda graph: made.append(graph.name) or traced.models[graph.name])
+    sam = load_base("tiny").sam
+
+    def traces(**settings: Any) -> int:
+        made.clear()
+        models = onnx_export.export_graphs(build_graphs(sam, **settings))
+        assert [node.name for node in models["loop"].graph] == [node.name for node in traced.models["loop"].graph]
+        return made.count("loop")
+
+    assert [traces(), traces(), traces(fold=False)] == [1, 0, 0]
+    for settings in ({"tau": 0.31}, {"requery": "box"}, {"rounds": 2}, {}):
+        assert [traces(**settings), traces(**settings)] == [1, 0], settings
+    with torch.no_grad():
+        sam.mask_decoder.iou_token.weight[0, 0] += 1e-6
+    assert traces() == 1
 
 
 def damage(model: ir.Model, factor: float = 1.01) -> ir.Model:
