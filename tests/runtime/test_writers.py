@@ -115,9 +115,24 @@ def test_an_instance_without_a_category_is_not_counted_as_one_of_the_users(tmp_p
     for given, wanted in (([ship, tank], 3), ([tank], 3), ([ship, {"id": 7, "name": "instance"}], 7)):
         coco.write_instances(path, ["a.png"], records.get, {}, given, budget)
         data = json.loads(path.read_text())
-        assert [item["category_id"] for item in data["annotations"]] == [1, wanted if ship in given else 1]
+        assert [item["category_id"] for item in data["annotations"]] == [1, wanted]
         names = {one["id"]: one["name"] for one in data["categories"]}
         assert names[data["annotations"][1]["category_id"]] == "instance"
+
+
+@pytest.mark.parametrize("budget", [None, 10_000])
+def test_a_category_that_is_only_a_number_is_not_that_of_instances_without_one(
+    tmp_path: Path, budget: int | None
+) -> None:
+    """The points say `category: 1` and name none."""
+    items = [coco.annotation(instance(i, MASKS[0]), None, category) for i, category in enumerate((1, None, 12))]
+    records = {"a.png": {"width": WIDTH, "height": HEIGHT, "annotations": items}}
+    path = tmp_path / "i.json"
+    coco.write_instances(path, ["a.png"], records.get, {}, budget=budget)
+    data = json.loads(path.read_text())
+    names = [(one["id"], one["name"]) for one in data["categories"]]
+    assert names == [(1, "1"), (2, "instance"), (12, "12")]
+    assert [item["category_id"] for item in data["annotations"]] == [1, 2, 12]
 
 
 def test_many_categories_do_not_break_the_budget(tmp_path: Path) -> None:

@@ -135,12 +135,11 @@ def _within(
 def _head(info: Mapping[str, Any], categories: Iterable[Mapping[str, Any]], used: set[int | None]) -> tuple[bytes, int]:
     """What comes before the images, and the number of the category of instances that have none (None in `used`)."""
     known = {int(category["id"]): dict(category) for category in categories if "id" in category}
-    for number in used:
-        if number is not None and number not in known:
-            # records of an earlier resam have 1 where the points gave no category
-            known[number] = {"id": number, "name": _OWN_CATEGORY if number == 1 else str(number)}
     own = next((number for number, category in known.items() if category.get("name") == _OWN_CATEGORY), None)
-    if own is None:
+    known |= {
+        number: {"id": number, "name": str(number)} for number in used if number is not None and number not in known
+    }
+    if own is None:  # a number of its own: those that the points use without a name are taken too
         own = next(number for number in itertools.count(1) if number not in known)
         if None in used or not known:
             known[own] = {"id": own, "name": _OWN_CATEGORY}
