@@ -73,7 +73,10 @@ class RunReport:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to go: checked, nothing written yet. Make it with `prepare`."""
+    """A run that is ready to go: checked, nothing written yet. Make it with `prepare`.
+
+    Raises ResamError for a budget that cannot hold even an `instances.json` without any instance.
+    """
 
     engine: EngineFile
     scenes: Sequence[SceneFile]
@@ -82,6 +85,10 @@ class Run:
     options: RunOptions
     budget: int | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < (least := coco.smallest_budget(self.info, self.categories)):
+            raise ResamError(f"--budget {self.budget}: an empty instances.json takes {least} bytes already; give more")
 
     @classmethod
     def prepare(
@@ -118,10 +125,7 @@ class Run:
                 f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, .csv or .geojson "
                 "beside the scenes, or let --automatic find instances"
             )
-        run = cls(engine, scenes, out, PointsSource(file, shared), options, budget, notes)
-        if budget is not None and budget < (least := coco.smallest_budget(run.info, run.categories)):
-            raise ResamError(f"--budget {budget}: an empty instances.json takes {least} bytes already; give more")
-        return run
+        return cls(engine, scenes, out, PointsSource(file, shared), options, budget, notes)
 
     @property
     def engine_digest(self) -> str:
@@ -235,12 +239,14 @@ class Run:
                 "wall_seconds": round(seconds, 3),
             }
             data = summary.summarise(records, about)
+            totals = data["totals"]
+            if left_out and left_out == totals["instances"]:
+                data["notes"].append(f"--budget {self.budget}: none of {left_out} instances fits into instances.json")
             summary.write_summary(self.out / "summary.json", data)
         except OSError as error:
             raise OutputError(
                 f"{self.out}: cannot write ({error.strerror or error}); what is done is kept, go on with --resume"
             ) from error
-        totals = data["totals"]
         return RunReport(
             out=self.out,
             scenes=totals["scenes"],

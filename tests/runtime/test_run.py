@@ -153,6 +153,21 @@ def test_a_budget_holds_and_is_reported(engine: Path, images: Path, tmp_path: Pa
     assert (too_small.code, files_of(tmp_path / "x")) == (2, set())
 
 
+def test_a_budget_that_holds_no_instance_loses_nothing_else(engine: Path, tmp_path: Path) -> None:
+    """Categories that are only numbers are known once the points are: they must not fail the run at its end."""
+    centres = draw_scene(tmp_path / "images/a.png", 0)
+    instances = [{"points": [centre], "category": 5 + i} for i, centre in enumerate(centres * 8)]
+    points = tmp_path / "points.json"
+    points.write_text(json.dumps({"scenes": {"a.png": {"instances": instances}}}))
+    out = tmp_path / "out"
+    result = resam_run("--engine", engine, tmp_path / "images", "--points", points, "-o", out, "--budget", "250")
+    assert result.code == 0, result.stderr
+    assert (out / "instances.json").stat().st_size <= 250
+    assert instances_of(out)["annotations"] == []
+    assert "0 instances in 1 scenes, 32 instances left out by --budget" in result.stdout
+    assert summary_of(out)["notes"] == ["--budget 250: none of 32 instances fits into instances.json"]
+
+
 def test_automatic_finds_instances_without_points(engine: Path, tmp_path: Path) -> None:
     centres = draw_scene(tmp_path / "images/a.png", 5, count=3)
     result = resam_run("--engine", engine, tmp_path / "images", "-o", tmp_path / "out", "--automatic")

@@ -236,6 +236,15 @@ def test_files_of_the_whole_run_are_not_written_anew_for_each_scene(
         assert seen == list(range(1, 21)), "in a small folder results are there at once"
 
 
+def test_a_budget_that_holds_nothing_is_refused_before_the_watch_begins(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "model.resam")
+    (tmp_path / "in").mkdir()
+    result = resam_run("--engine", engine, "--watch", tmp_path / "in", "-o", tmp_path / "out", "--budget", "20")
+    assert (result.code, len(result.stderr.splitlines())) == (2, 1)
+    assert "--budget 20: an empty instances.json takes" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_watching_asks_for_a_folder_apart_from_the_outputs(tmp_path: Path) -> None:
     engine = make_engine(tmp_path / "model.resam")
     result = resam_run("--engine", engine, "--watch", tmp_path / "none", "-o", tmp_path / "out")

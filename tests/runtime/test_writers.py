@@ -177,8 +177,30 @@ def test_a_budget_is_never_exceeded_and_keeps_the_best(tmp_path: Path) -> None:
                 cost = sum(len(json.dumps(line, separators=(",", ":"))) + 2 for line in lines)
                 assert least + cost > budget
     assert left_out == 0
-    with pytest.raises(ResamError, match=f"--budget {least - 1}: an empty"):
-        coco.write_instances(path, list(records), records.get, info, budget=least - 1)
+
+
+@pytest.mark.parametrize("given", [[], [{"id": 5, "name": "ship"}], [{"id": 0, "name": "instance"}]])
+def test_categories_that_the_points_do_not_list_take_their_share_of_the_budget(
+    tmp_path: Path, given: list[dict[str, Any]]
+) -> None:
+    """How many those are is known once all scenes are done: too late to refuse the budget."""
+    categories = [*range(1, 10), 1234, *[None] * 4]
+    items = [coco.annotation(instance(i, MASKS[0], i / 20), None, one) for i, one in enumerate(categories)]
+    records = {"a.png": {"width": WIDTH, "height": HEIGHT, "annotations": items}}
+    path = tmp_path / "i.json"
+    assert coco.write_instances(path, ["a.png"], records.get, {}, given) == 0
+    whole, least = path.stat().st_size, coco.smallest_budget({}, given)
+    for budget in range(least, whole + 1, 11):
+        left_out = coco.write_instances(path, ["a.png"], records.get, {}, given, budget)
+        data = json.loads(path.read_text())
+        assert path.stat().st_size <= budget
+        assert left_out == len(items) - len(data["annotations"])
+        listed = [one["id"] for one in data["categories"]]
+        assert set(listed) >= {one["category_id"] for one in data["annotations"]}
+        assert len(set(listed)) == len(listed)
+        if budget == least:
+            assert (data["annotations"], data["categories"]) == ([], given or [{"id": 1, "name": "instance"}])
+    assert left_out <= 1, "the whole, but for the byte on the safe side"
 
 
 # --- GeoJSON -----------------------------------------------------------------------------------------------------

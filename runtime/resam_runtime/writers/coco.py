@@ -10,17 +10,18 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
 from resam_runtime.instance import Instance
 
 _OWN_CATEGORY = "instance"  # of instances to which the points gave none
+_BETWEEN, _TAIL = b'\n],"annotations":[', b"\n]}\n"
 Annotation = dict[str, Any]
 Record = Mapping[str, Any]
+_Categories = dict[int, dict[str, Any]]
 
 
 def annotation(instance: Instance, name: str | int | None = None, category: int | None = None) -> Annotation:
@@ -59,14 +60,15 @@ def write_instances(
 
     names: of the scenes that are done, in the order of the file. load: name -> record (`width`, `height`,
     `annotations`), called twice per scene, so that memory holds one scene at a time; None leaves the scene out.
-    categories: COCO's, if the points file had any; an instance that has none of them gets one named "instance".
-    budget: bytes that the file may have at most; then the instances of the highest scores are kept, each that fits
-    into what better ones leave, with the images that hold them.
-    Raises ResamError for a budget that cannot hold even an empty file, OSError when the file cannot be written.
+    categories: COCO's, if the points file had any, which the file always lists; an instance that has none gets one
+    named "instance". budget: bytes that the file may have at most, no less than `smallest_budget`; then the instances
+    of the highest scores are kept, each that fits into what better ones leave, with the images that hold them and the
+    categories that they need. A file without any instance is written in any case. Raises OSError.
     """
+    given = _given(categories)
     images: dict[str, bytes] = {}
     used: set[int | None] = set()
-    ranked: list[tuple[float, int, int, str]] = []  # -score, annotation id, bytes, scene
+    ranked: list[_Ranked] = []
     for image_id, name in enumerate(names, 1):
         record = load(name)
         if record is None:
@@ -74,24 +76,23 @@ def write_instances(
         entry = {"id": image_id, "file_name": name, "width": record["width"], "height": record["height"]}
         images[name] = _line(entry)
         for item in record["annotations"]:
-            used.add(item["category_id"])
+            category = item["category_id"]
+            used.add(category)
             if budget is not None:
                 line = _annotation_line(item, len(ranked) + 1, image_id, 1)
-                ranked.append((-item["score"], len(ranked) + 1, len(line), name))
-    head, own = _head(info, categories, used)
+                ranked.append(_Ranked(-item["score"], len(ranked) + 1, len(line), name, category))
+    own = _own_number(given, used)
     kept = None
     if budget is not None:
-        more = len(str(own)) - 1  # the lines were measured before this number was known
-        sizes = [(score, item, size + more, name) for score, item, size, name in ranked]
-        kept = _within(budget, sizes, images, len(_document_size(head)))
+        kept = _within(budget - len(_head(info, given) + _BETWEEN + _TAIL), ranked, images, given, own)
+        holding = {one.scene for one in ranked if one.number in kept}
+        images = {name: line for name, line in images.items() if name in holding}
+        used = {one.category for one in ranked if one.number in kept}
     count = 0
     with atomic_write(path) as temporary, temporary.open("wb") as out:
-        out.write(head + b'"images":[')
-        if kept is not None:
-            holding = {name for _, item, _, name in ranked if item in kept}
-            images = {name: line for name, line in images.items() if name in holding}
+        out.write(_head(info, _listed(given, used, own)))
         out.write(b",".join(b"\n" + line for line in images.values()))
-        out.write(b'\n],"annotations":[')
+        out.write(_BETWEEN)
         first = True
         for image_id, name in enumerate(names, 1):
             record = load(name)
@@ -104,47 +105,67 @@ def write_instances(
     return 0 if kept is None else len(ranked) - len(kept)
 
 
-_TAIL = b"\n]}\n"
-
-
 def smallest_budget(info: Mapping[str, Any], categories: Sequence[Mapping[str, Any]] = ()) -> int:
-    """Bytes of a file without any instance."""
-    return len(_document_size(_head(info, categories, {None})[0]))
+    """Bytes of a file without any instance, whatever was found."""
+    return len(_head(info, _listed(_given(categories), (), 1)) + _BETWEEN + _TAIL)
 
 
-def _document_size(head: bytes) -> bytes:
-    return head + b'"images":[\n],"annotations":[' + _TAIL
+class _Ranked(NamedTuple):
+    """An instance that competes for the budget; sorts the best first. size: bytes with a category of one digit."""
+
+    minus_score: float
+    number: int
+    size: int
+    scene: str
+    category: int | None
 
 
-def _within(
-    budget: int, ranked: list[tuple[float, int, int, str]], images: Mapping[str, bytes], empty: int
-) -> set[int]:
-    if empty > budget:
-        raise ResamError(f"--budget {budget}: an empty instances.json takes {empty} bytes already; give more")
-    left, kept, holding = budget - empty, set(), set()
-    for _, item, size, name in sorted(ranked):
+def _within(left: int, ranked: list[_Ranked], images: Mapping[str, bytes], given: _Categories, own: int) -> set[int]:
+    """The numbers of the instances kept in so many bytes beside the categories given."""
+    kept, holding, listed = set(), set(), set(given)
+    for one in sorted(ranked):
         # each line adds a line break and, but for the first, a comma: count the comma always, one byte on the safe side
-        cost = size + 2 + (0 if name in holding else len(images[name]) + 2)
+        cost = one.size + 2 + (0 if one.scene in holding else len(images[one.scene]) + 2)
+        category = one.category
+        if category is None:  # measured before this number was known
+            category, cost = own, cost + len(str(own)) - 1
+        if category not in listed:
+            cost += len(_line(_made_up(category, own))) + bool(listed)
         if cost <= left:
             left -= cost
-            kept.add(item)
-            holding.add(name)
+            kept.add(one.number)
+            holding.add(one.scene)
+            listed.add(category)
     return kept
 
 
-def _head(info: Mapping[str, Any], categories: Iterable[Mapping[str, Any]], used: set[int | None]) -> tuple[bytes, int]:
-    """What comes before the images, and the number of the category of instances that have none (None in `used`)."""
-    known = {int(category["id"]): dict(category) for category in categories if "id" in category}
-    own = next((number for number, category in known.items() if category.get("name") == _OWN_CATEGORY), None)
-    known |= {
-        number: {"id": number, "name": str(number)} for number in used if number is not None and number not in known
-    }
-    if own is None:  # a number of its own: those that the points use without a name are taken too
-        own = next(number for number in itertools.count(1) if number not in known)
-        if None in used or not known:
-            known[own] = {"id": own, "name": _OWN_CATEGORY}
-    shown = _line([known[key] for key in sorted(known)])
-    return b'{"info":' + _line(info) + b',\n"categories":' + shown + b",\n", own
+def _given(categories: Iterable[Mapping[str, Any]]) -> _Categories:
+    return {int(category["id"]): dict(category) for category in categories if "id" in category}
+
+
+def _own_number(given: _Categories, used: Iterable[int | None]) -> int:
+    """The category of instances that have none: one given by that name, else a number that nothing else has."""
+    for number, category in given.items():
+        if category.get("name") == _OWN_CATEGORY:
+            return number
+    taken = {*given, *used}
+    return next(number for number in itertools.count(1) if number not in taken)
+
+
+def _made_up(number: int, own: int) -> dict[str, Any]:
+    return {"id": number, "name": _OWN_CATEGORY if number == own else str(number)}
+
+
+def _listed(given: _Categories, used: Iterable[int | None], own: int) -> _Categories:
+    """The categories given and those made up for what is used besides; of an empty file at least one."""
+    numbers = {own if number is None else number for number in used}
+    return ({number: _made_up(number, own) for number in numbers} | given) or {1: _made_up(1, 1)}
+
+
+def _head(info: Mapping[str, Any], categories: _Categories) -> bytes:
+    """What comes before the images."""
+    shown = _line([categories[number] for number in sorted(categories)])
+    return b'{"info":' + _line(info) + b',\n"categories":' + shown + b',\n"images":['
 
 
 def _annotation_line(item: Mapping[str, Any], number: int, image_id: int, own: int) -> bytes:
