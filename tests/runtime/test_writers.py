@@ -265,21 +265,6 @@ def test_wgs84_is_what_proj_says() -> None:
     assert pixels.min(0).tolist() == pytest.approx([17.5, 17.5], abs=0.02)
 
 
-def test_a_polygon_across_the_antimeridian_keeps_its_holes() -> None:
-    pytest.importorskip("rasterio")
-    ring = disc(60, 45, 35) & ~disc(40, 45, 5) & ~disc(80, 45, 5)
-    members = {"transform": (100.0, 0.0, 828000.0, 0.0, -100.0, 4500.0), "crs": "EPSG:32660"}
-    [feature] = feature_collection(scene([instance(0, ring)], **members), simplify=0)["features"]
-    [[outer, *holes]] = polygons(feature)
-    longitudes = [point[0] for point in outer]
-    assert min(longitudes) < 180 < max(longitudes)
-    assert len(holes) == 2, "one on either side"
-    west, east = sorted(holes)
-    assert max(x for x, _ in west) < 180 < min(x for x, _ in east)
-    for hole in holes:
-        assert all(min(longitudes) < x < max(longitudes) for x, _ in hole)
-
-
 @pytest.mark.parametrize("pixel", [0.004, 0.05, 0.5, 30.0])
 @pytest.mark.parametrize("choice", ["wgs84", "source"])
 def test_coordinates_have_as_many_digits_as_their_pixels_need(pixel: float, choice: Any) -> None:

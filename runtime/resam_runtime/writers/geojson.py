@@ -1,8 +1,9 @@
 """`NAME.geojson`: the instances of one scene as polygons (RFC 7946).
 
-A georeferenced scene gives longitude and latitude (WGS 84), or its own CRS on request, named in a `crs` member as GDAL
-and QGIS read it. Any other scene gives pixel coordinates (x to the right, y down, pixel centres at integers), which
-the foreign member `resam` says. Outer rings run counter-clockwise in the plane of the coordinates, holes clockwise.
+A georeferenced scene gives longitude and latitude (WGS 84, cut at the antimeridian), or its own CRS on request, named
+in a `crs` member as GDAL and QGIS read it. Any other scene gives pixel coordinates (x to the right, y down, pixel
+centres at integers), which the foreign member `resam` says. Outer rings run counter-clockwise in the plane of the
+coordinates, holes clockwise.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import numpy as np
 from resam_runtime.files import atomic_write
 from resam_runtime.georeference import WGS84, Coordinates, pixel_to_map, reproject
 from resam_runtime.masks import Ring, ring_area
+from resam_runtime.writers.antimeridian import cut_at_antimeridian
 from resam_runtime.writers.outlines import valid_polygons
 from resam_runtime.writers.scene import SceneResult
 
 CrsChoice = Literal["wgs84", "source"]
+_FAR = 90.0  # degrees of longitude between neighbours of a ring
 
 
 def write_geojson(path: Path, scene: SceneResult, crs: CrsChoice = "wgs84", simplify: float = 0.5) -> None:
@@ -58,7 +61,9 @@ def feature_collection(scene: SceneResult, crs: CrsChoice = "wgs84", simplify: f
     features = []
     for instance in scene.instances:
         polygons = [
-            _polygon(rings, scene, target, digits) for rings in valid_polygons(instance.mask, instance.origin, simplify)
+            polygon
+            for rings in valid_polygons(instance.mask, instance.origin, simplify)
+            for polygon in _polygons(rings, scene, target, digits)
         ]
         single = len(polygons) == 1
         properties = {
@@ -89,20 +94,28 @@ def _digits(scene: SceneResult, target: str) -> int:
     return math.ceil(-math.log10(step)) if step > 1e-15 else 15
 
 
-def _polygon(rings: Sequence[Ring], scene: SceneResult, target: str | None, digits: int) -> list[list[list[float]]]:
-    """Rings of output coordinates, the outer one first."""
-    placed = [_placed(ring, scene, target) for ring in rings]
-    if target == WGS84 and np.ptp(placed[0][:, 0]) > 180:
-        # Across the antimeridian: kept in one piece, with its holes, which may lie on one side of it.
-        placed = [np.stack([points[:, 0] % 360, points[:, 1]], axis=1) for points in placed]
-    return [_ring(points, index == 0, digits) for index, points in enumerate(placed)]
+def _polygons(
+    rings: Sequence[Ring], scene: SceneResult, target: str | None, digits: int
+) -> list[list[list[list[float]]]]:
+    """One polygon's rings in output coordinates, the outer one first; more polygons where the antimeridian cuts it."""
+    placed = [np.round(_placed(ring, scene, target), digits) for ring in rings]
+    parts = cut_at_antimeridian(placed) if target == WGS84 else [placed]
+    return [[_ring(points, index == 0, digits) for index, points in enumerate(part)] for part in parts]
 
 
 def _placed(ring: Ring, scene: SceneResult, target: str | None) -> Coordinates:
     points: Coordinates = np.asarray(ring, np.float64)
     if target is None or scene.transform is None or scene.crs is None:
         return points
-    return reproject(pixel_to_map(scene.transform, points), scene.crs, target)
+    placed = reproject(pixel_to_map(scene.transform, points), scene.crs, target)
+    far = np.abs(np.diff(placed[:, 0], append=placed[:1, 0])) > _FAR
+    if target != WGS84 or not far.any():
+        return placed
+    # An edge across the antimeridian, or one that is as long: points on the way tell.
+    steps = np.linspace(0, 1, 8, endpoint=False)[:, None]
+    edges = zip(points, np.roll(points, -1, axis=0), far)
+    dense = np.concatenate([begin + (steps if long else steps[:1]) * (end - begin) for begin, end, long in edges])
+    return reproject(pixel_to_map(scene.transform, dense), scene.crs, target)
 
 
 def _ring(points: Coordinates, outer: bool, digits: int) -> list[list[float]]:
