@@ -266,6 +266,18 @@ def test_points_outside_are_skipped_and_listed(engine: Path, images: Path, tmp_p
     assert len(instances_of(tmp_path / "out")["annotations"]) == 1
 
 
+def test_an_index_counts_what_was_not_skipped_and_is_that_of_the_label_raster(
+    engine: Path, images: Path, tmp_path: Path
+) -> None:
+    write_points(images / "s0.png", [[400, 40], [40, 40], [60, 20]])
+    out = tmp_path / "out"
+    assert resam_run("--engine", engine, images / "s0.png", "-o", out, "--format", "coco,labels").code == 0
+    labels = cv2.imread(str(out / "s0.labels.png"), cv2.IMREAD_UNCHANGED)
+    found = [(item["instance"], item["index"], item["points"]) for item in instances_of(out)["annotations"]]
+    assert found == [(2, 0, [[40.0, 40.0]]), (3, 1, [[60.0, 20.0]])]
+    assert set(np.unique(labels)) == {0, 1, 2}
+
+
 def test_when_every_instance_is_skipped_nothing_could_be_done(engine: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("scene,instance,x,y,label\ns0.png,1,40,40,0\ns1.png,2,400,40,1\n")
     out = tmp_path / "out"

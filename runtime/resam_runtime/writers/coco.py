@@ -27,9 +27,9 @@ _Categories = dict[int, dict[str, Any]]
 def annotation(instance: Instance, name: str | int | None = None, category: int | None = None) -> Annotation:
     """A COCO annotation without its `id` and `image_id`, which only the whole run can give.
 
-    bbox = [x, y, width, height] in px; `instance` is what the points file calls it, `index` its place in the scene,
-    `points` and `labels` its prompt: the file can be given to `--points` as it is. `category_id` may be None here:
-    `write_instances` knows which numbers are free.
+    bbox = [x, y, width, height] in px; `instance` is what the points file calls it, `index` its place among the prompts
+    of the scene that could be decoded, `points` and `labels` its prompt: the file can be given to `--points` as it is.
+    `category_id` may be None here: `write_instances` knows which numbers are free.
     """
     x0, y0, x1, y1 = (int(value) for value in instance.box)
     return {
