@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,28 @@ def test_other_sites_cannot_write(server: AnnotateServer, headers: dict[str, str
     given = {name: value.replace("OWN", own) for name, value in headers.items()}
     assert ask(server, "POST", scene(server, 0), ADD, **given)[0] == status
     assert server.store.path.exists() == (status == 200)
+
+
+def test_other_machines_reach_it_by_every_name_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    online = threading.Event()
+
+    def slow() -> str:
+        online.wait(60)
+        return "Desk.example.org"
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "Desk")
+    monkeypatch.setattr(socket, "getfqdn", slow)
+    write_scenes(tmp_path)
+    with running(tmp_path, host="0.0.0.0") as one:
+        names = ["desk", "Desk.local", "desk.local.", "192.168.0.7", "localhost"]
+        assert [ask(one, "GET", "/api/folder", Host=f"{name}:{one.server_port}")[0] for name in names] == [200] * 5
+        others = ["desk.example.org", "other.local", "desk.local.evil.example", ""]
+        assert [ask(one, "GET", "/api/folder", Host=name)[0] for name in others] == [403] * 4
+        online.set()
+        deadline = time.monotonic() + 30
+        while ask(one, "GET", "/api/folder", Host=others[0])[0] != 200 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [ask(one, "GET", "/api/folder", Host=name)[0] for name in others] == [200, 403, 403, 403]
 
 
 def test_answers_cannot_be_framed_or_read_elsewhere(server: AnnotateServer) -> None:

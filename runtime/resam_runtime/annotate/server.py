@@ -8,11 +8,13 @@ attacker points at 127.0.0.1 is not), only our own Origin may write, and nothing
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
 import secrets
 import socket
+import threading
 import zlib
 from collections.abc import Callable
 from http import HTTPStatus
@@ -91,7 +93,13 @@ class AnnotateServer(ThreadingHTTPServer):
             why = getattr(error, "strerror", None) or error
             raise ResamError(f"{host}:{port}: cannot listen there ({why}); choose another --host or --port") from None
         self.loopback = ipaddress.ip_address(str(self.server_address[0])).is_loopback
-        self.own_names = {"localhost", host.lower(), *([] if self.loopback else [socket.gethostname().lower()])}
+        self.own_names = {"localhost", host.lower()}
+        if not self.loopback:
+            own = socket.gethostname().lower()
+            # The name that others find by multicast DNS, whatever domain our own name has.
+            self.own_names |= {own, own.partition(".")[0], own.partition(".")[0] + ".local"}
+            # The full name is known to the name server, which may take seconds off line: nothing waits for it.
+            threading.Thread(target=self._learn_full_name, name="full name", daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -117,13 +125,17 @@ class AnnotateServer(ThreadingHTTPServer):
         self.closed = True
         super().server_close()
 
+    def _learn_full_name(self) -> None:
+        with contextlib.suppress(OSError, UnicodeError):
+            self.own_names.add(socket.getfqdn().lower())
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Stay silent: a browser that hangs up is no news, and our own defects answer 500 with their text."""
 
     def knows_host(self, header: str | None) -> bool:
         """Whether a Host header names this machine: an IP address, or one of its names. The port may be forwarded."""
         host = (header or "").lower()
-        host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].removesuffix(".")
         if host in self.own_names:
             return True
         try:
