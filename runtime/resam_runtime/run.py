@@ -225,7 +225,7 @@ class Run:
                 ready = [name for name in names if done(name) is not None]
                 path = self.out / "instances.json"
                 left_out = coco.write_instances(path, ready, done, self.info, self.categories, self.budget)
-            records = [record for name in names if (record := folder.record(name)) is not None]
+            records = [_counted(record) for name in names if (record := folder.record(name)) is not None]
             complete = len(records) == len(names)
             nowhere = self._nowhere(records) if complete else 0
             notes = [f"{nowhere} instances of the points file lie in no scene that is done"] if nowhere else []
@@ -282,6 +282,12 @@ def _check_points(file: PointsFile, scenes: Sequence[SceneFile], options: RunOpt
         held = f"it names {', '.join(file.scenes[:3])}" if file.scenes else "it is empty"
         raise ResamError(f"{file.path}: has points for none of the scenes ({held}); check its scene names")
     return [f"points for {name!r}, which is not among the scenes" for name in unknown]
+
+
+def _counted(record: Record) -> Record:
+    """A record whose annotations are only counted, as `instances`: those of all scenes may not fit into memory."""
+    count = len(record.get("annotations", ()))
+    return {**{key: value for key, value in record.items() if key != "annotations"}, "instances": count}
 
 
 def _shorten(notes: Sequence[str], most: int = 100) -> list[str]:

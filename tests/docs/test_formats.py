@@ -109,7 +109,7 @@ def ring_set(document: dict[str, Any]) -> list[set[tuple[float, ...]]]:
 def test_the_summary_example_has_the_writers_members() -> None:
     shown = json.loads(example(FORMATS, "summary.json"))
     done: dict[str, Any] = {
-        "name": "harbour.png", "status": "done", "width": 40, "height": 30, "annotations": [{}], "points": 1,
+        "name": "harbour.png", "status": "done", "width": 40, "height": 30, "instances": 1, "points": 1,
         "skipped": [], "outputs": ["harbour.geojson", "harbour.png"], "seconds": shown["scenes"][0]["seconds"],
     }  # fmt: skip
     failed = {"name": "torn.png", "status": "failed", "reason": "torn.png: not an image"}

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from click.testing import CliRunner
 from resam_runtime import pipeline, read_stage, write_stage
 from resam_runtime.annotate.cli import annotate
 from resam_runtime.cli import run
+from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import command_errors
 from resam_runtime.options import RunOptions
+from resam_runtime.read_stage import PointsSource
+from resam_runtime.run import Run
 from resam_runtime.scene_files import find_scenes, output_stems
 from resam_runtime.segmenter import Segmenter
 
@@ -582,6 +586,29 @@ def test_every_instance_of_a_tiled_scene_is_found_once(engine: Path, tmp_path: P
         left, top, width, height = item["bbox"]
         assert abs(left + (width - 1) / 2 - x) <= 1
         assert abs(top + (height - 1) / 2 - y) <= 1
+
+
+def test_the_files_of_a_whole_run_need_the_memory_of_one_scene(engine: Path, tmp_path: Path) -> None:
+    run_of_many = Run(EngineFile.open(engine), (), tmp_path / "out", PointsSource(), RunOptions())
+    item = {"category_id": None, "score": 0.5, "segmentation": {"size": [900, 900], "counts": "a" * 200}}
+    record = {"format": 1, "status": "done", "width": 900, "height": 900, "points": 400, "skipped": [], "outputs": []}
+    names = [f"{number}.png" for number in range(40)]
+    with run_of_many.take_folder("new") as folder:
+        for name in names:
+            folder.save({**record, "name": name, "annotations": [{**item, "index": i} for i in range(400)]})
+        segmenter = Segmenter(engine, threads=1)
+        tracemalloc.start()
+        try:
+            one = folder.record(names[0])
+            each = tracemalloc.get_traced_memory()[0]
+            del one
+            tracemalloc.reset_peak()
+            report = run_of_many.finish(folder, names, segmenter, 1.0)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert report.instances == summary_of(tmp_path / "out")["totals"]["instances"] == 40 * 400
+    assert peak < 5 * each
 
 
 @pytest.mark.slow

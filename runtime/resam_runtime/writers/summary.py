@@ -15,7 +15,8 @@ STAGES = ("read", "prepare", "inference", "write")
 def summarise(records: Iterable[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
     """Plain data: `about` (engine, options, complete, ...), totals, seconds per stage, and one entry per scene.
 
-    Seconds are wall-clock time spent in a stage, summed over scenes; stages overlap: their sum exceeds the run's time.
+    records: as a run's folder holds them, with the number of `instances` in place of `annotations`. Seconds are
+    wall-clock time spent in a stage, summed over scenes; stages overlap: their sum exceeds the run's time.
     """
     scenes = []
     seconds = dict.fromkeys(STAGES, 0.0)
@@ -32,12 +33,11 @@ def summarise(records: Iterable[Mapping[str, Any]], about: Mapping[str, Any]) ->
             if "traceback" in record:
                 entry["traceback"] = record["traceback"]
         else:
-            count = len(record["annotations"])
-            totals["instances"] += count
+            totals["instances"] += record["instances"]
             totals["points"] += record["points"]
             totals["skipped"] += len(record["skipped"])
-            entry |= {"width": record["width"], "height": record["height"], "instances": count}
-            entry |= {"skipped": record["skipped"], "outputs": record["outputs"]}
+            entry |= {"width": record["width"], "height": record["height"]}
+            entry |= {"instances": record["instances"], "skipped": record["skipped"], "outputs": record["outputs"]}
         entry |= {"notes": record.get("notes", []), "seconds": own}
         scenes.append(entry)
     return {
