@@ -34,6 +34,10 @@ class PixelSource(Protocol):
         """Window at (x, y), resampled to `out` = (height, width) by averaging where smaller."""
         ...
 
+    def sample(self, longest: int) -> tuple[Array, Array | None]:
+        """Single pixels from all over the scene, about `longest` of them along its longer side: (n, bands), (n,)."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -95,6 +99,14 @@ class _ArraySource:
         wide = view if view.dtype in known else view.astype(np.float64)
         small = cv2.resize(wide, (out[1], out[0]), interpolation=cv2.INTER_AREA)
         return small.reshape(*out, -1), valid
+
+    def sample(self, longest: int) -> tuple[Array, Array | None]:
+        pixels, valid = self.window(0, 0, self.width, self.height, (self.height, self.width))
+        step = math.ceil(max(self.width, self.height) / longest)
+        return (
+            pixels[::step, ::step].reshape(-1, pixels.shape[2]),
+            None if valid is None else valid[::step, ::step].reshape(-1),
+        )
 
     def close(self) -> None:
         self._pixels = self._valid = None
@@ -161,15 +173,31 @@ class _RasterSource:
         self._masked = any(flag.name != "all_valid" for flag in flags)
 
     def window(self, x: int, y: int, width: int, height: int, out: tuple[int, int]) -> tuple[Array, Array | None]:
+        return self._read((x, y, width, height), out, smooth=self._palette is None and not self._complex)
+
+    def sample(self, longest: int) -> tuple[Array, Array | None]:
+        factor = min(1.0, longest / max(self.width, self.height))
+        height, width = max(1, round(self.height * factor)), max(1, round(self.width * factor))
+        places = [((0, 0, self.width, self.height), (height, width))]
+        # GDAL would take them from an overview, whose pixels may be means of many. Small windows are read from the
+        # image itself, and few blocks with them. JPEG 2000 is all overviews, and too slow to read without.
+        if factor < 1 and self._dataset.overviews(self._bands[0]) and not self._dataset.driver.startswith("JP2"):
+            rows, columns = _spread(self.height, height), _spread(self.width, width)
+            places = [((x, y, w, h), (h, w)) for y, h in rows for x, w in columns]
+        parts = [self._read(place, out, smooth=False) for place, out in places]
+        masks = [valid.reshape(-1) for _, valid in parts if valid is not None]  # of all parts or of none
+        pixels = np.concatenate([part.reshape(-1, part.shape[2]) for part, _ in parts])
+        return pixels, np.concatenate(masks) if masks else None
+
+    def _read(self, place: tuple[int, int, int, int], out: tuple[int, int], smooth: bool) -> tuple[Array, Array | None]:
         import rasterio
         from rasterio.enums import Resampling
         from rasterio.windows import Window
 
-        smooth = self._palette is None and not self._complex
         how = {
-            "window": Window(x, y, width, height),
+            "window": Window(*place),
             "out_shape": out,
-            "resampling": Resampling.average if smooth and out != (height, width) else Resampling.nearest,
+            "resampling": Resampling.average if smooth and out != (place[3], place[2]) else Resampling.nearest,
         }
         try:
             with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
@@ -190,6 +218,13 @@ class _RasterSource:
 
     def close(self) -> None:
         self._dataset.close()
+
+
+def _spread(length: int, count: int) -> list[tuple[int, int]]:
+    """Short spans (start, length), evenly over 0..length, that hold about `count` places together."""
+    size = min(32, length)
+    number = max(1, count // size)
+    return [(round(i * (length - size) / max(1, number - 1)), size) for i in range(number)]
 
 
 def _stack(how: dict[str, Any], count: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ TIFF without rasterio by OpenCV, which decodes the whole image at once.
 Bands become RGB as follows: `bands` picks them (1-based, one for gray or three); without it the bands that call
 themselves red, green, blue, else the first three, else the first as gray. Alpha is no band of those. Complex values
 count by their magnitude. Types other than uint8 are stretched per band, percentiles 2 to 98 -> 0 to 255, computed once
-from a decimated read of the whole scene, so that all its tiles share them. Nodata (and NaN, and pixels that a raster's
-mask or the alpha of a raster or PNG marks as empty) become the mean pixel, as padding does.
+from up to a million single pixels of the whole scene, so that all its tiles share them. Nodata (and NaN, and pixels
+that a raster's mask or the alpha of a raster or PNG marks as empty) become the mean pixel, as padding does.
 """
 
 from __future__ import annotations
@@ -99,10 +99,11 @@ class Scene:
         return max(1, round(self.height * factor)), max(1, round(self.width * factor))
 
     def _percentiles(self) -> list[tuple[float, float]]:
-        pixels, valid = self._source.window(0, 0, self.width, self.height, self._decimated(_SAMPLE))
+        # single pixels: in means of several the speckle is gone that the limits are to hold
+        pixels, valid = self._source.sample(_SAMPLE)
         limits = []
-        for band in range(pixels.shape[2]):
-            values = pixels[..., band].astype(np.float64)
+        for band in range(pixels.shape[1]):
+            values = pixels[:, band].astype(np.float64)
             keep = np.isfinite(values) if valid is None else np.isfinite(values) & valid
             low, high = np.percentile(values[keep], _STRETCH) if keep.any() else (0.0, 1.0)
             limits.append((float(low), float(high)))

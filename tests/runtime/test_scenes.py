@@ -157,6 +157,24 @@ def test_wide_types_are_stretched_between_percentiles_2_and_98(tmp_path: Path, d
     np.testing.assert_array_equal(open_scene(path).read(10, 20, 7, 9), whole[20:29, 10:17])
 
 
+@pytest.mark.parametrize("kind", ["png", "tif", "tif with overviews"])
+def test_the_stretch_of_a_large_scene_holds_its_speckle(tmp_path: Path, kind: str) -> None:
+    speckle = (np.sqrt(np.random.default_rng(3).exponential(1, (1500, 2100))) * 1000).astype(np.uint16)
+    path = tmp_path / f"a.{kind[:3]}"
+    if kind == "png":
+        cv2.imwrite(str(path), speckle)
+    else:
+        write_tiff(path, speckle[None], nodata=0)
+    if kind == "tif with overviews":
+        with rasterio.open(path, "r+") as out:
+            out.build_overviews([2, 4], rasterio.enums.Resampling.average)
+    low, high = np.percentile(speckle, (2, 98))
+    with open_scene(path) as scene:
+        levels = scene.read(0, 0, 2100, 1500)[..., 0]
+    wanted = np.clip((speckle - low) / (high - low) * 255, 0, 255)
+    assert np.abs(levels[speckle > 0] - wanted[speckle > 0]).max() <= 3
+
+
 def test_sixteen_bit_png_is_stretched_too(tmp_path: Path) -> None:
     gray = np.linspace(1000, 9000, 60 * 80).reshape(60, 80).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), gray)
