@@ -77,6 +77,20 @@ def grid_points(tiles: Sequence[Tile], number: int, tile_size: int, points_per_s
     return points[assign_points(tiles, tile_to_scene(points, tile.scale, tile.origin)) == number]
 
 
+def on_data(points: NDArray[np.float32], tile: Tile, valid: BoolMask) -> NDArray[np.bool_]:
+    """Which points (K, 2), in tile pixels, lie on pixels that have data: (K,). valid: (tile.height, tile.width)."""
+    x, y = np.rint(tile_to_scene(points, tile.scale)).astype(np.intp).T
+    here: NDArray[np.bool_] = valid[np.clip(y, 0, tile.height - 1), np.clip(x, 0, tile.width - 1)]
+    return here
+
+
+def lies_on_data(instance: Instance, tile: Tile, valid: BoolMask) -> bool:
+    """Whether at least half of an instance of a tile lies on pixels that have data. valid: as for `on_data`."""
+    (x, y), (height, width) = instance.origin, instance.mask.shape
+    seen = valid[y - tile.y : y - tile.y + height, x - tile.x : x - tile.x + width]
+    return bool(2 * np.count_nonzero(instance.mask & seen) >= instance.area)
+
+
 def propose(
     decode: Callable[[NDArray[np.float32]], DecodedMasks],
     points: NDArray[np.float32],

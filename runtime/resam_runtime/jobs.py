@@ -61,9 +61,14 @@ class Job:
 
 @dataclass(eq=False)
 class Work:
-    """A tile to be segmented (`image` is prepared, `indices` its prompts), or, without one, the end of its scene."""
+    """A tile to be segmented, or, without one, the end of its scene.
+
+    image: prepared. indices: the tile's prompts, None to look for instances. valid: where the tile's window has data,
+    None where everywhere.
+    """
 
     job: Job
     tile: Tile | None = None
     image: npt.NDArray[np.uint8] | None = None
     indices: npt.NDArray[np.intp] | None = None
+    valid: npt.NDArray[np.bool_] | None = None

@@ -103,7 +103,7 @@ def process_scenes(
             job = item.job
             if item.tile is not None and item.image is not None:
                 if job.failure is None and not stop.at_once:
-                    on_points(_segment(job, item.tile, item.image, item.indices, segmenter, options))
+                    on_points(_segment(job, item.tile, item.image, item.indices, item.valid, segmenter, options))
                 continue
             if job.dropped or (stop.at_once and job.failure is None):
                 continue
@@ -129,6 +129,7 @@ def _segment(
     tile: Tile,
     image: npt.NDArray[np.uint8],
     indices: npt.NDArray[np.intp] | None,
+    valid: npt.NDArray[np.bool_] | None,
     segmenter: Segmenter,
     options: RunOptions,
 ) -> int:
@@ -137,7 +138,7 @@ def _segment(
     size, keep = (job.height, job.width), options.exclusive
     try:
         if job.automatic:
-            found = segmenter.propose_tile(image, tile, size, keep_logits=keep)
+            found = segmenter.propose_tile(image, tile, size, valid=valid, keep_logits=keep)
         else:
             assert job.batch is not None
             assert indices is not None

@@ -81,12 +81,15 @@ def read_scene(job: Job, segmenter: Segmenter, points: PointsSource, options: Ru
         job.seconds["read"] += clock() - begin
         for tile, indices in plan:
             begin = clock()
-            window = scene.read(tile.x, tile.y, tile.width, tile.height)
+            window, valid = scene.read_with_data(tile.x, tile.y, tile.width, tile.height)
             middle = clock()
+            if job.automatic and valid is not None and not valid.any():
+                job.seconds["read"] += middle - begin
+                continue
             image = segmenter.prepare_tile(window, tile)
             job.seconds["read"] += middle - begin
             job.seconds["prepare"] += clock() - middle
-            yield Work(job, tile, image, indices)
+            yield Work(job, tile, image, indices, valid)
 
 
 def _describe(job: Job, scene: Scene) -> None:

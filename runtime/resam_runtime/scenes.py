@@ -74,13 +74,19 @@ class Scene:
 
         Raises ValueError for a window that leaves the scene, ResamError when the file cannot be read.
         """
+        return self.read_with_data(x, y, width, height)[0]
+
+    def read_with_data(
+        self, x: int, y: int, width: int, height: int
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
+        """As `read`, and which of the window's pixels have data: (height, width) bool, None where all have."""
         if min(x, y) < 0 or min(width, height) < 1 or x + width > self.width or y + height > self.height:
             raise ValueError(f"window {x},{y} {width} x {height} leaves the scene of {self.width} x {self.height} px")
         return self._render(*self._source.window(x, y, width, height, (height, width)))
 
     def overview(self, longest: int) -> npt.NDArray[np.uint8]:
         """The whole scene, shrunk so that its longer side is at most `longest` px: (h, w, 3) uint8 RGB."""
-        return self._render(*self._source.window(0, 0, self.width, self.height, self._decimated(longest)))
+        return self._render(*self._source.window(0, 0, self.width, self.height, self._decimated(longest)))[0]
 
     def close(self) -> None:
         """Let go of the file. Closing twice is fine."""
@@ -109,7 +115,7 @@ class Scene:
             limits.append((float(low), float(high)))
         return limits
 
-    def _render(self, pixels: Array, valid: Array | None) -> npt.NDArray[np.uint8]:
+    def _render(self, pixels: Array, valid: Array | None) -> tuple[npt.NDArray[np.uint8], Array | None]:
         if pixels.dtype.kind == "f":
             finite: Array = np.asarray(np.isfinite(pixels).all(axis=2))
             if not finite.all():
@@ -128,10 +134,11 @@ class Scene:
         if pixels.shape[2] == 1:
             pixels = np.repeat(pixels, 3, axis=2)
         image = np.ascontiguousarray(pixels)
-        if valid is not None and not valid.all():
-            image = image if image.flags.writeable and image.base is None else image.copy()
-            image[~valid] = EMPTY_PIXEL
-        return image
+        if valid is None or valid.all():
+            return image, None
+        image = image if image.flags.writeable and image.base is None else image.copy()
+        image[~valid] = EMPTY_PIXEL
+        return image, valid
 
 
 def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None, name: str | None = None) -> Scene:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.automatic import AutomaticOptions, DecodedMasks, grid_points, merge_proposals, propose
+from resam_runtime.automatic import (
+    AutomaticOptions,
+    DecodedMasks,
+    grid_points,
+    lies_on_data,
+    merge_proposals,
+    on_data,
+    propose,
+)
 from resam_runtime.backends import load_backend
 from resam_runtime.encoded_tile import EncodedTile, Image
 from resam_runtime.engine_file import EngineFile, Manifest
@@ -165,11 +173,19 @@ class Segmenter:
         return encoded.instances("loop", tile, prompts, indices, scene_size, self._max_points, keep_logits)
 
     def propose_tile(
-        self, tile_image: Image, tile: Tile, scene_size: tuple[int, int], *, keep_logits: bool = False
+        self,
+        tile_image: Image,
+        tile: Tile,
+        scene_size: tuple[int, int],
+        *,
+        valid: NDArray[np.bool_] | None = None,
+        keep_logits: bool = False,
     ) -> list[Instance]:
         """Find instances on one prepared tile (S, S, 3) without points: a grid of points, filtered, through the loop.
 
-        Follow with `merge_proposals` once all tiles are done: neighbours see the same instances.
+        valid: which of the window's pixels have data, (tile.height, tile.width) bool, None: all; no instance is looked
+        for, nor kept, where there are none. Follow with `merge_proposals` once all tiles are done: neighbours see the
+        same instances.
         """
         encoded = self._encode(tile_image)
 
@@ -180,13 +196,16 @@ class Segmenter:
         tiles = self.tiles(scene_size[1], scene_size[0])
         size = self.manifest.image_size
         grid = grid_points(tiles, tiles.index(tile), size, self.automatic.points_per_side)
+        if valid is not None:
+            grid = grid[on_data(grid, tile, valid)]
         points = propose(decode, grid, tile, self.manifest, self.automatic, self._max_points)
         if not len(points):
             return []
         in_scene = tile_to_scene(points, tile.scale, tile.origin)
         prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
         everyone = np.arange(len(points))
-        return encoded.instances("loop", tile, prompts, everyone, scene_size, self._max_points, keep_logits)
+        found = encoded.instances("loop", tile, prompts, everyone, scene_size, self._max_points, keep_logits)
+        return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
 
     def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""

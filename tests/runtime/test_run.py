@@ -23,6 +23,7 @@ from resam_runtime.annotate.cli import annotate
 from resam_runtime.cli import run
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import command_errors
+from resam_runtime.jobs import Job
 from resam_runtime.options import RunOptions
 from resam_runtime.read_stage import PointsSource
 from resam_runtime.run import Run
@@ -188,6 +189,29 @@ def test_automatic_finds_instances_without_points(engine: Path, tmp_path: Path) 
     assert all(score >= least for score in sure)
     other = resam_run(*arguments, "--min-score", 0.1, "--resume")
     assert (other.code, "--min-score" in other.stderr) == (2, True)
+
+
+def test_automatic_finds_nothing_where_there_is_no_data(engine: Path, tmp_path: Path) -> None:
+    image = np.full((90, 300, 4), 30, np.uint8)
+    image[..., 3] = 255
+    for x in (150, 200, 260):
+        cv2.circle(image, (x, 45), 7, (200, 200, 200, 255), -1)
+    image[:, :140, 3] = 0  # more than a tile, and a strip of the next
+    path = tmp_path / "images/a.png"
+    path.parent.mkdir()
+    cv2.imwrite(str(path), image)
+    # what stands for no data is brighter than the ground: an instance everywhere, were it looked at
+    arguments = ["--engine", engine, path.parent, "-o", tmp_path / "out", "--automatic", "--min-score", "0.3"]
+    assert resam_run(*arguments).code == 0
+    found = instances_of(tmp_path / "out")["annotations"]
+    assert all(item["bbox"][0] >= 139 for item in found)
+    for x in (150, 200, 260):
+        assert any(item["bbox"][0] <= x < item["bbox"][0] + item["bbox"][2] for item in found)
+
+    model = Segmenter(engine, device="cpu", threads=1)
+    job, options = Job(find_scenes([path], tmp_path / "x")[0]), RunOptions(automatic=True)
+    tiles = [work.tile for work in read_stage.read_scene(job, model, read_stage.PointsSource(), options)]
+    assert tiles == [tile for tile in model.tiles(300, 90) if tile.x + tile.width > 140]
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
