@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam_runtime.letterbox import scene_to_tile
-from resam_runtime.prompts import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING, PromptBatch
+from resam_runtime.prompts import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE, PromptBatch
 from resam_runtime.tiling import Tile, assign_points
 
 
@@ -35,6 +35,13 @@ def owners(tiles: Sequence[Tile], prompts: PromptBatch) -> NDArray[np.intp]:
         first = prompts.marking[lost].argmax(1)
         owner[lost] = assign_points(tiles, prompts.coords[lost, first])
     return owner
+
+
+def points_beyond(prompts: PromptBatch, indices: NDArray[np.intp], tile: Tile) -> NDArray[np.intp]:
+    """How many points of each of some prompts lie outside a tile's window, where `into_tile` drops them: (K,)."""
+    labels = prompts.labels[indices]
+    points = (labels == POSITIVE) | (labels == NEGATIVE)
+    return np.asarray((points & ~tile.holds(prompts.coords[indices])).sum(1))
 
 
 def into_tile(

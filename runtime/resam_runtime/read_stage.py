@@ -14,7 +14,9 @@ from resam_runtime.files import sha256_file
 from resam_runtime.jobs import Job, Work
 from resam_runtime.options import RunOptions
 from resam_runtime.pixel_sources import has_rasterio
+from resam_runtime.placement import points_beyond
 from resam_runtime.points import PointsFile, Skipped, check_prompts, find_points
+from resam_runtime.prompts import PromptBatch
 from resam_runtime.scene_files import SceneFile
 from resam_runtime.scenes import RASTER_SUFFIXES, Scene, open_scene
 from resam_runtime.segmenter import Segmenter
@@ -77,7 +79,9 @@ def read_scene(job: Job, segmenter: Segmenter, points: PointsSource, options: Ru
                 scene.width,
                 scene.height,
             )
-            plan = list[tuple[Tile, npt.NDArray[np.intp] | None]](segmenter.plan(job.batch, scene.width, scene.height))
+            owned = segmenter.plan(job.batch, scene.width, scene.height)
+            _note_beyond(job, job.batch, owned)
+            plan = list[tuple[Tile, npt.NDArray[np.intp] | None]](owned)
         job.seconds["read"] += clock() - begin
         for tile, indices in plan:
             begin = clock()
@@ -101,6 +105,18 @@ def _describe(job: Job, scene: Scene) -> None:
     job.transform, job.crs = scene.transform, scene.crs
     job.raster = scene.georeferenced or (job.file.path.suffix.lower() in RASTER_SUFFIXES and has_rasterio())
     job.notes += scene.notes
+
+
+def _note_beyond(job: Job, batch: PromptBatch, plan: list[tuple[Tile, npt.NDArray[np.intp]]]) -> None:
+    """Say of which instances some points are not used, as of an object larger than a tile."""
+    for tile, indices in plan:
+        for index, count in zip(indices.tolist(), points_beyond(batch, indices, tile).tolist()):
+            if count:
+                given, total = job.prompts[index].id, len(batch.prompt(index)[0])
+                job.notes.append(
+                    f"instance {index + 1 if given is None else given}: {count} of {total} points lie outside its tile "
+                    f"of {tile.width} x {tile.height} px and were not used"
+                )
 
 
 def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSource, options: RunOptions) -> None:

@@ -46,6 +46,9 @@ class Segmenter:
     It holds the loaded engine and nothing about the images it has seen, so one segmenter may be called from
     several threads: with ONNX Runtime they run side by side, with TensorRT one after the other.
 
+    Each instance is segmented on one tile, a window of image_size / scale pixels a side (see the manifest) in all but
+    small images: a mask ends at its edge, and points beyond are not used.
+
     The parts of a call are public, for pipelines that read and write while this computes:
     `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `tiles` -> `prepare_tile`
     and `propose_tile` -> `merge_proposals`.

@@ -575,6 +575,15 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
     assert (automatic.code, "1 instances of the points file lie in no scene" in automatic.stdout) == (0, True)
 
 
+def test_points_outside_their_tile_are_told(engine: Path, tmp_path: Path) -> None:
+    draw_scene(tmp_path / "a.png", 0, width=200)
+    points = {"instances": [{"id": 7, "points": [[20, 40], [100, 40], [180, 40]]}, {"points": [[90, 40], [100, 50]]}]}
+    (tmp_path / "a.points.json").write_text(json.dumps(points))
+    assert resam_run("--engine", engine, tmp_path / "a.png", "-o", tmp_path / "out").code == 0
+    (scene,) = summary_of(tmp_path / "out")["scenes"]
+    assert scene["notes"] == ["instance 7: 2 of 3 points lie outside its tile of 64 x 64 px and were not used"]
+
+
 def test_a_geotiff_without_a_suffix_is_one_all_the_same(engine: Path, tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
     path = tmp_path / "scene"
