@@ -1,4 +1,4 @@
-"""Pixel coordinates to map coordinates and back.
+"""Where a scene lies, and pixel coordinates to map coordinates and back.
 
 Pixel coordinates have pixel centres at integers; an affine transform counts from the outer corner of the first pixel,
 as GDAL does: map = transform(x + 0.5, y + 0.5). Reprojection is PROJ's, through rasterio.
@@ -7,6 +7,8 @@ as GDAL does: map = transform(x + 0.5, y + 0.5). Reprojection is PROJ's, through
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,37 @@ Coordinates = npt.NDArray[np.float64]
 WGS84 = "OGC:CRS84"
 """Longitude, latitude in degrees: the coordinates of RFC 7946."""
 _EARTH_RADIUS = 6_371_008.8  # m, mean
+
+
+def georeferenced_beside(path: Path) -> bool:
+    """Whether a file beside an image says where it lies: GDAL's .aux.xml, or a world file."""
+    try:
+        extra = path.with_name(f"{path.name}.aux.xml").read_bytes()
+        if any(tag in extra for tag in (b"<SRS", b"<GeoTransform", b"<GCPList")):  # it may hold statistics alone
+            return True
+    except OSError:
+        pass
+    kind = path.suffix[1:]
+    worlds = {"wld", f"{kind}w", f"{kind[:1]}{kind[-1:]}w"}  # a.pngw, a.pgw
+    names = [name for world in worlds for name in (world.lower(), world.upper())]
+    # os.path's isfile: Path's raises for a name that is too long
+    return any(os.path.isfile(path.with_suffix(f".{name}")) for name in names)
+
+
+def georeference_of(dataset: Any) -> tuple[Affine, str | None, tuple[str, ...]]:
+    """Transform and CRS ("EPSG:n" or WKT; None if they place nothing) of an open rasterio dataset, and notes on it."""
+    transform: Affine = tuple(float(value) for value in dataset.transform[:6])  # type: ignore[assignment]
+    a, b, _, d, e, _ = transform
+    placed = not dataset.transform.is_identity and a * e - b * d != 0
+    if dataset.crs:
+        if not placed:
+            return transform, None, ("has a CRS but no usable geotransform: treated as not georeferenced",)
+        code = dataset.crs.to_epsg()
+        return transform, f"EPSG:{code}" if code else dataset.crs.to_wkt(), ()
+    if dataset.gcps[0]:
+        note = "georeferenced by ground control points only: treated as not georeferenced; warp it first"
+        return transform, None, (note,)
+    return transform, None, ("has a geotransform but no CRS: treated as not georeferenced",) if placed else ()
 
 
 def pixel_to_map(transform: Affine, points: npt.ArrayLike) -> Coordinates:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resam_runtime.errors import ResamError
-from resam_runtime.georeference import Affine
+from resam_runtime.georeference import Affine, georeference_of, georeferenced_beside
 from resam_runtime.image_files import ImageHeader, read_header
 
 DECODE_LIMIT = 200_000_000
@@ -43,7 +43,7 @@ class PixelSource(Protocol):
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """Pixels and what else the file says: the transform, the CRS ("EPSG:n" or WKT), notes for the user."""
+    """Pixels and what else the file, or one beside it, says: the transform, the CRS ("EPSG:n" or WKT), notes."""
 
     source: PixelSource
     transform: Affine | None = None
@@ -119,7 +119,7 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
         data = path.read_bytes()
     except OSError as error:
         raise ResamError(f"{path}: {error.strerror or error}") from None
-    header, notes = read_header(data), []
+    header = read_header(data)
     if header is not None:
         if header.width * header.height > DECODE_LIMIT:
             if has_rasterio():  # GDAL reads these kinds too, line by line
@@ -130,8 +130,14 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
             )
         if not header.whole:
             raise ResamError(f"{path}: truncated {header.kind.upper()} file")
-        if header.georeferenced:
-            notes.append("georeference not read: pip install 'resam[geo]'")
+    transform: Affine | None = None
+    crs: str | None = None
+    notes: tuple[str, ...] = ()
+    if (header is not None and header.georeferenced) or georeferenced_beside(path):
+        if has_rasterio():
+            transform, crs, notes = _georeference(path)
+        else:
+            notes = ("georeference not read: pip install 'resam[geo]'",)
     try:
         # UNCHANGED keeps depth and bands, and ignores EXIF orientation
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -144,7 +150,7 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
     order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # OpenCV: blue first
     chosen = _choose(path, count, bands, (1, 2, 3) if count >= 3 else (1,))
     picked = np.ascontiguousarray(pixels[..., [order[band - 1] for band in chosen]])
-    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), notes=tuple(notes))
+    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), transform, crs, notes)
 
 
 def _opaque(pixels: Array, header: ImageHeader | None, chosen: Sequence[int]) -> Array | None:
@@ -227,6 +233,19 @@ def _spread(length: int, count: int) -> list[tuple[int, int]]:
     return [(round(i * (length - size) / max(1, number - 1)), size) for i in range(number)]
 
 
+def _georeference(path: Path) -> tuple[Affine | None, str | None, tuple[str, ...]]:
+    """That of an image whose pixels OpenCV decodes: where it lies makes no difference to them."""
+    import rasterio
+
+    try:
+        with warnings.catch_warnings(), rasterio.Env():
+            warnings.simplefilter("ignore")
+            with rasterio.open(path) as dataset:
+                return georeference_of(dataset)
+    except (rasterio.errors.RasterioError, OSError, UnicodeEncodeError) as error:
+        return None, None, (f"georeference not read ({_one_line(error)})",)
+
+
 def _stack(how: dict[str, Any], count: int) -> dict[str, Any]:
     return {**how, "out_shape": (count, *how["out_shape"])}
 
@@ -239,7 +258,6 @@ def _open_raster(path: Path, bands: Sequence[int] | None) -> OpenedFile:
         with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
             warnings.simplefilter("ignore")  # "no geotransform": a picture is a fine scene
             dataset = rasterio.open(path)
-            transform: Affine = tuple(float(value) for value in dataset.transform[:6])  # type: ignore[assignment]
     except (rasterio.errors.RasterioError, OSError) as error:
         raise ResamError(f"{path}: cannot be read ({_one_line(error)})") from None
     except UnicodeEncodeError:
@@ -262,18 +280,7 @@ def _open_raster(path: Path, bands: Sequence[int] | None) -> OpenedFile:
             palette = np.zeros((max(entries) + 1, 3), np.uint8)
             for value, colour in entries.items():
                 palette[value] = colour[:3]
-        crs, notes = None, []
-        if dataset.crs:
-            code = dataset.crs.to_epsg()
-            crs = f"EPSG:{code}" if code else dataset.crs.to_wkt()
-            if math.isclose(transform[0] * transform[4] - transform[1] * transform[3], 0.0, abs_tol=0.0) or (
-                dataset.transform.is_identity
-            ):
-                crs = None
-                notes.append("has a CRS but no usable geotransform: treated as not georeferenced")
-        elif dataset.gcps[0]:
-            notes.append("georeferenced by ground control points only: treated as not georeferenced; warp it first")
-        return OpenedFile(_RasterSource(dataset, chosen, palette), transform, crs, tuple(notes))
+        return OpenedFile(_RasterSource(dataset, chosen, palette), *georeference_of(dataset))
     except BaseException:
         dataset.close()
         raise

@@ -2,7 +2,8 @@
 
 A scene is what lies in the file: EXIF orientation is ignored, since points and annotations count stored pixels.
 TIFF and other rasters are read by rasterio where it is installed (windows, nodata, georeference), everything else and
-TIFF without rasterio by OpenCV, which decodes the whole image at once.
+TIFF without rasterio by OpenCV, which decodes the whole image at once. Where it lies, if a world file or an .aux.xml
+says so, rasterio tells of those too.
 
 Bands become RGB as follows: `bands` picks them (1-based, one for gray or three); without it the bands that call
 themselves red, green, blue, else the first three, else the first as gray. Alpha is no band of those. Complex values

@@ -142,8 +142,9 @@ def test_map_points_without_a_scene_go_to_every_scene_they_lie_in(tmp_path: Path
 
 
 def test_map_points_need_a_georeferenced_scene(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")  # where it is missing, that may be the cause
     path = save(tmp_path / "p.geojson", collection(feature(15, 45)))
-    with pytest.raises(ResamError, match=r"p\.geojson: holds map coordinates, but a\.png is not georeferenced"):
+    with pytest.raises(ResamError, match=r"p\.geojson: holds map coordinates, but a\.png is not georeferenced$"):
         read_points(path, "a.png", width=10, height=10)
 
 

@@ -258,6 +258,37 @@ def test_georeference_is_known(tmp_path: Path, rgb: np.ndarray) -> None:
         assert scene.transform == (2, 0, 500000, 0, -3, 5000000)
 
 
+def test_a_picture_with_its_place_beside_it_is_georeferenced(
+    tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    transform = rasterio.transform.from_origin(500000, 5000000, 2, 3)
+    profile = {"driver": "PNG", "count": 3, "height": 37, "width": 53, "dtype": "uint8"}
+    with rasterio.open(path, "w", crs="EPSG:32633", transform=transform, **profile) as out:
+        out.write(np.moveaxis(rgb, 2, 0))
+    with open_scene(path) as scene:
+        assert (scene.crs, scene.transform, scene.notes) == ("EPSG:32633", (2, 0, 500000, 0, -3, 5000000), ())
+        np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
+    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: False)
+    with open_scene(path) as scene:
+        assert not scene.georeferenced
+        assert scene.notes == ("georeference not read: pip install 'resam[geo]'",)
+    aux = tmp_path / "a.png.aux.xml"
+    aux.write_text("<PAMDataset><Metadata><MDI key='STATISTICS_MEAN'>9</MDI></Metadata></PAMDataset>")
+    assert open_scene(path).notes == ()
+
+
+@pytest.mark.parametrize(("suffix", "world"), [("tif", "tfw"), ("png", "pgw"), ("jpg", "jgw"), ("png", "wld")])
+def test_a_world_file_without_a_crs_is_told(tmp_path: Path, rgb: np.ndarray, suffix: str, world: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), rgb)
+    assert open_scene(path).notes == ()
+    path.with_suffix(f".{world}").write_text("1\n0\n0\n-1\n500000.5\n4999999.5\n")
+    with open_scene(path) as scene:
+        assert not scene.georeferenced
+        assert scene.notes == ("has a geotransform but no CRS: treated as not georeferenced",)
+
+
 def test_exif_orientation_is_ignored_since_annotations_count_stored_pixels(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), np.zeros((20, 40, 3), np.uint8))

@@ -13,6 +13,7 @@ import numpy as np
 
 from resam_runtime.errors import ResamError
 from resam_runtime.georeference import Affine, map_to_pixel, reproject_some
+from resam_runtime.pixel_sources import has_rasterio
 from resam_runtime.points.parse import PIXELS, Entry, Parsed, parse_csv, parse_json
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
 from resam_runtime.points.values import Malformed
@@ -172,9 +173,9 @@ class PointsFile:
         flat = np.array([point for entry in entries for point in entry.coords], np.float64).reshape(-1, 2)
         if self._crs != PIXELS and len(flat):
             if transform is None or crs is None:
+                hint = "" if has_rasterio() else " (or rasterio is not installed: pip install 'resam[geo]')"
                 raise ResamError(
-                    f"{self.path}: holds map coordinates, but {scene_name or 'the scene'} is not georeferenced "
-                    "(or rasterio is not installed: pip install 'resam[geo]')"
+                    f"{self.path}: holds map coordinates, but {scene_name or 'the scene'} is not georeferenced{hint}"
                 )
             try:
                 flat = map_to_pixel(transform, reproject_some(flat, self._crs, crs))
