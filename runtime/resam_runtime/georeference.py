@@ -21,7 +21,7 @@ Coordinates = npt.NDArray[np.float64]
 
 WGS84 = "OGC:CRS84"
 """Longitude, latitude in degrees: the coordinates of RFC 7946."""
-_EARTH_RADIUS = 6_371_008.8  # m, mean
+_EQUATOR_RADIUS, _ECCENTRICITY_SQUARED = 6_378_137.0, 0.00669437999014  # of WGS 84's ellipsoid, in m
 
 
 def georeferenced_beside(path: Path) -> bool:
@@ -118,19 +118,28 @@ def reproject_some(points: npt.ArrayLike, source: str, target: str) -> Coordinat
 def metres_per_pixel(crs: str, transform: Affine, width: int, height: int) -> float | None:
     """Ground size of a pixel along a row, at the middle of the scene, in metres; None where it makes no sense."""
     middle = np.array([[width / 2 - 1, height / 2], [width / 2, height / 2]])
-    (x0, y0), (x1, y1) = pixel_to_map(transform, middle)
+    place = pixel_to_map(transform, middle)
     known = _crs(crs)
     if known.is_geographic:
-        latitude = math.radians((y0 + y1) / 2)
-        step = math.hypot(math.radians(x1 - x0) * math.cos(latitude), math.radians(y1 - y0)) * _EARTH_RADIUS
+        step = _ground_distance(place)
     elif known.is_projected:
-        step = math.hypot(x1 - x0, y1 - y0) * known.linear_units_factor[1]
-        if known.to_epsg() == 3857:  # web Mercator's metres are metres at the equator only
-            _, latitude_degrees = reproject([[x0, y0]], crs, WGS84)[0]
-            step *= math.cos(math.radians(latitude_degrees))
+        try:  # by way of the globe: a map's metre is one on the ground in some places only, Mercator's at the equator
+            step = _ground_distance(reproject(place, crs, WGS84))
+        except ResamError:  # no way there: another planet
+            step = math.dist(*place) * known.linear_units_factor[1]
     else:
         return None
     return step if math.isfinite(step) and step > 0 else None
+
+
+def _ground_distance(degrees: Coordinates) -> float:
+    """Metres between two near points, (2, 2) longitude and latitude, on WGS 84's ellipsoid."""
+    (west, south), (east, north) = degrees
+    latitude = math.radians((south + north) / 2)
+    flat = 1 - _ECCENTRICITY_SQUARED * math.sin(latitude) ** 2
+    along = math.radians((east - west + 180) % 360 - 180) * math.cos(latitude) / math.sqrt(flat)
+    up = math.radians(north - south) * (1 - _ECCENTRICITY_SQUARED) / flat**1.5
+    return math.hypot(along, up) * _EQUATOR_RADIUS
 
 
 def _crs(text: str) -> Any:

@@ -436,11 +436,24 @@ def test_scale_bars_have_round_lengths() -> None:
 
 def test_ground_size_of_a_pixel() -> None:
     pytest.importorskip("rasterio")
-    assert metres_per_pixel(UTM, TRANSFORM, 100, 100) == pytest.approx(2)
-    degrees = (1e-5, 0.0, 15.0, 0.0, -1e-5, 60.0)
-    assert metres_per_pixel("EPSG:4326", degrees, 100, 100) == pytest.approx(1.112 * 0.5, rel=0.01)
+    assert metres_per_pixel(UTM, TRANSFORM, 100, 100) == pytest.approx(2 / 0.9996, rel=1e-5)  # UTM's middle meridian
+    degrees = (1e-5, 0.0, 15.0, 0.0, -1e-5, 60.0)  # where a degree is 55.80 km long
+    assert metres_per_pixel("EPSG:4326", degrees, 100, 100) == pytest.approx(0.5580, rel=1e-4)
     feet = (1.0, 0.0, 2e6, 0.0, -1.0, 7e5)
-    assert metres_per_pixel("EPSG:2263", feet, 10, 10) == pytest.approx(0.3048, rel=1e-4)
+    assert metres_per_pixel("EPSG:2263", feet, 10, 10) == pytest.approx(0.3048, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["EPSG:3857", "ESRI:102100", "EPSG:3395", "+proj=merc +lat_ts=0 +datum=WGS84"])
+def test_a_metre_of_mercator_is_half_a_metre_of_ground_at_60_degrees(name: str) -> None:
+    warp = pytest.importorskip("rasterio.warp")
+    (x,), (y,) = warp.transform("OGC:CRS84", name, [15], [60])
+    assert metres_per_pixel(name, (1.0, 0.0, x, 0.0, -1.0, y), 100, 100) == pytest.approx(0.5, rel=5e-3)
+
+
+def test_the_ground_of_another_planet_has_the_size_that_its_map_says() -> None:
+    pytest.importorskip("rasterio")
+    mars = "+proj=eqc +R=3396190 +units=m"
+    assert metres_per_pixel(mars, (2.0, 0.0, 1000.0, 0.0, -2.0, 1000.0), 100, 100) == pytest.approx(2)
 
 
 def test_pixels_and_map_coordinates_are_inverse() -> None:
