@@ -17,13 +17,17 @@ _GEO_TAGS = {33550, 33922, 34264, 34735}  # pixel scale, tie points, transformat
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Kind (`png`, `jpeg`, `tiff`), width and height in px, and what is known of the file's state."""
+    """Kind (`png`, `jpeg`, `tiff`), width and height in px, and what is known of the file's state.
+
+    transparent: the level that a gray PNG declares transparent, in pixels as they are decoded, to 8 or 16 bits.
+    """
 
     kind: str
     width: int
     height: int
     whole: bool = True
     georeferenced: bool = False
+    transparent: int | None = None
 
 
 def read_header(data: bytes | memoryview) -> ImageHeader | None:
@@ -45,14 +49,21 @@ def read_header(data: bytes | memoryview) -> ImageHeader | None:
 
 def _png(data: bytes | memoryview) -> ImageHeader:
     width, height = struct.unpack_from(">II", data, 16)
-    at, whole = len(_PNG), False
+    depth, colour = data[24], data[25]
+    at, whole, transparent = len(_PNG), False, None
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
-        if bytes(data[at + 4 : at + 8]) == b"IEND":
+        kind = bytes(data[at + 4 : at + 8])
+        if kind == b"IEND":
             whole = True
             break
+        if kind == b"tRNS" and colour == 0:
+            most = 2**depth - 1
+            transparent = struct.unpack_from(">H", data, at + 8)[0] & most
+            if depth in (1, 2, 4):
+                transparent = transparent * 255 // most
         at += 12 + length
-    return ImageHeader("png", width, height, whole)
+    return ImageHeader("png", width, height, whole, transparent=transparent)
 
 
 def _jpeg(data: bytes | memoryview) -> ImageHeader | None:

@@ -156,11 +156,18 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
 def _opaque(pixels: Array, header: ImageHeader | None, chosen: Sequence[int]) -> Array | None:
     """(h, w) bool: where a decoded PNG is not fully transparent; None if it is so nowhere.
 
-    OpenCV gives alpha as a fourth band, also to gray and to a palette. In a TIFF such a band may be infrared.
+    OpenCV gives alpha as a fourth band, also to gray and to a palette, but not to gray of which one level is
+    transparent. In a TIFF such a band may be infrared.
     """
-    if header is None or header.kind != "png" or pixels.shape[2] != 4 or 4 in chosen:
+    if header is None or header.kind != "png":
         return None
-    opaque: Array = pixels[..., 3] > 0
+    opaque: Array
+    if pixels.shape[2] == 1 and header.transparent is not None:
+        opaque = pixels[..., 0] != header.transparent
+    elif pixels.shape[2] == 4 and 4 not in chosen:
+        opaque = pixels[..., 3] > 0
+    else:
+        return None
     return None if opaque.all() else opaque
 
 

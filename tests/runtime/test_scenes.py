@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,28 @@ def test_transparent_png_pixels_have_no_data_either(tmp_path: Path, rgb: np.ndar
         assert np.median(image[10:]) == pytest.approx(np.median(rgb[10:]), abs=6)
     else:
         np.testing.assert_array_equal(image[10:], rgb[10:])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_the_transparent_level_of_a_gray_png_is_no_data(tmp_path: Path, depth: int) -> None:
+    generator = np.random.default_rng(4)
+    levels, hidden = generator.integers(0, 2**depth, (20, 32)), 2**depth - 1
+    levels[:10] = hidden
+    bits = (levels[..., None] >> np.arange(depth)[::-1]) & 1
+    rows = np.packbits(bits.reshape(20, -1).astype(np.uint8), axis=1)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 32, 20, depth, 0, 0, 0, 0),
+        b"tRNS": struct.pack(">H", hidden),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, body in chunks.items():
+        data += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    empty = (open_scene(path).read(0, 0, 32, 20) == PAD_VALUE).all(axis=2)
+    np.testing.assert_array_equal(empty, levels == hidden)
 
 
 @pytest.mark.parametrize("kind", ["complex64", "CInt16", "CInt32"])
