@@ -26,9 +26,26 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 def tables_of(found: Mapping[str, Any]) -> list[Table]:
     """One table per data set of an `ablation.json`: mean over the seeds, spread, difference to the base row.
 
-    The base row of a row is the one that requeries as it does, where there is one.
+    The base row of a row is the untrained one of its Requery and scale; where that was not measured, the one of its
+    Requery at the base's own scale, else `base`.
     """
     return [_table(found, about) for about in found["data"]]
+
+
+def _base_of(row: Mapping[str, Any], untrained: Sequence[Mapping[str, Any]]) -> str:
+    """The name of the row that `row` gains over (`tables_of`)."""
+    own = _way(row)
+    for way in (own, (own[0], False, 1.0)):
+        for other in untrained:
+            if _way(other) == way:
+                return str(other["name"])
+    return "base"
+
+
+def _way(row: Mapping[str, Any]) -> tuple[str, bool, float]:
+    """How a row, trained or not, comes to its masks: Requery, whether the scale is chosen, the scale if it is not."""
+    options = row["options"]
+    return options["requery"], options.get("choose_scale", False), options.get("scale", 1.0)
 
 
 def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
@@ -36,13 +53,13 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
     for cell in found["cells"]:
         if cell["data"] == about["name"]:
             cells.setdefault(cell["row"], []).append(cell)
-    bases = {row["options"]["requery"]: row["name"] for row in found["rows"] if not row["trained"]}
+    untrained = [row for row in found["rows"] if not row["trained"] and row["name"] in cells]
     lines = []
     for row in found["rows"]:
         own = cells.get(row["name"], [])
         if not own:
             continue
-        base = cells.get(bases.get(row["options"]["requery"], "base")) or cells.get("base")
+        base = cells.get(_base_of(row, untrained))
         texts = []
         for stage, key, _ in COLUMNS:
             reference = base[0][stage][key] if base and row["trained"] else None
@@ -57,8 +74,9 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
         where += " (there is no other: the supervised row has seen their masks)"
     note = (
         f"Trained on {train['instances']} instances in {train['scenes']} scenes, tested on {where}. Mean ± standard "
-        "deviation over the seeds; in brackets the difference to the base that requeries alike. mIoU: mean over "
-        "instances; over images: mean of the images' means. Labelled: instances with a pseudo-label in the last epoch."
+        "deviation over the seeds; in brackets the difference to the base with the same Requery and scale; where that "
+        "was not measured, with the same Requery at its own scale, else to the first row. mIoU: mean over instances; "
+        "over images: mean of the images' means. Labelled: instances with a pseudo-label in the last epoch."
     )
     head = ["", "seeds", *(title for _, _, title in COLUMNS), "labelled", "a run"]
     return Table(str(about["name"]), head, lines, note)

@@ -209,6 +209,42 @@ def test_a_part_of_an_ablation_that_is_damaged_is_named_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+MIOU = {"base": 0.44, "base-points": 0.45, "base-scale": 0.405, "requery": 0.448, "points": 0.446, "scaled": 0.421}
+
+
+@pytest.mark.parametrize(
+    ("measured", "gains"),
+    [
+        (tuple(MIOU), {"requery": "+0.008", "points": "-0.004", "scaled": "+0.016"}),
+        (("base", "base-points", "points", "scaled"), {"points": "-0.004", "scaled": "-0.029"}),
+        (("base", "base-scale", "points", "scaled"), {"points": "+0.006", "scaled": "+0.016"}),
+        (("base", "requery", "points"), {"requery": "+0.008", "points": "+0.006"}),
+    ],
+)
+def test_a_gain_is_over_the_base_of_the_same_requery_and_scale(
+    measured: tuple[str, ...], gains: dict[str, str]
+) -> None:
+    rows = [row for row in ROWS if row.name in measured]
+    found = _whole() | {
+        "rows": [
+            {
+                "name": row.name,
+                "title": row.title,
+                "trained": row.trained,
+                "options": _options(Settings(), row).to_dict(),
+            }
+            for row in rows
+        ],
+        "cells": [CELL | {"row": row.name, "final": {"miou": MIOU[row.name], "miou_images": 0.5}} for row in rows],
+    }
+    (table,) = tables_of(found)
+    shown = {row.name: line[3] for row, line in zip(rows, table.rows, strict=True)}
+    expected = {
+        name: f"{MIOU[name]:.3f} ({gains[name]})" if name in gains else f"{MIOU[name]:.3f}" for name in measured
+    }
+    assert shown == expected
+
+
 def test_rows_may_have_blanks_between_them(settings: Settings, tmp_path: Path) -> None:
     arguments = [
         "ablation",
