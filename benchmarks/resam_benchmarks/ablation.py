@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resam_benchmarks import document, machine
-from resam_benchmarks.ablation_rows import NAMES, ROWS, Row
+from resam_benchmarks.ablation_rows import NAMES, ROWS, Row, check_changes
 from resam_benchmarks.kinds import mismatch, read_json
 from resam_benchmarks.runner import Progress
 from resam_runtime.errors import ResamError
@@ -63,7 +63,7 @@ class Settings:
     """What an ablation is made of. scenes, limit: training and test scenes at most, evenly chosen (0: all).
 
     data: folders, or "synthetic". precision: of training, as of resam-train; evaluation is in full. changes: options on
-    top of the preset, for every row.
+    top of the preset, for every row; none that a row decides, and not the seed.
     """
 
     data: tuple[str, ...] = (SYNTHETIC,)
@@ -104,8 +104,8 @@ def ablate(
 ) -> dict[str, Any]:
     """Compute the cells that `out`/ablation.json lacks and return its contents (written after each cell).
 
-    note: given one line per finished cell. Raises `ResamError` for unknown rows, bad options or data, and where `out`
-    holds an ablation of other data, options or another base.
+    note: given one line per finished cell. Raises `ResamError` for unknown rows, bad options or data, options that a row
+    decides, and where `out` holds an ablation of other data, options or another base.
     """
     from resam.model.bases import load_base
     from resam.training.devices import make_fabric
@@ -114,6 +114,7 @@ def ablate(
     if unknown:
         raise ResamError(f"--rows: no row {unknown[0]!r}; rows are {', '.join(NAMES)}")
     rows = [row for row in ROWS if row.name in settings.rows or row.name == "base"]
+    check_changes(settings.changes, rows)
     options = {row.name: _options(settings, row) for row in rows}
     splits = [_open(name, settings, out) for name in dict.fromkeys(settings.data)]
     if len({split.name for split in splits}) < len(splits):
@@ -158,7 +159,7 @@ def _options(settings: Settings, row: Row) -> TrainOptions:
     from resam.training.options import read_options
 
     changes = {**settings.changes, **row.changes}
-    if changes.get("teacher") == "average" and not read_options(settings.preset, **settings.changes).average:
+    if "average" not in changes and changes.get("teacher") == "average" and not read_options(settings.preset).average:
         changes["average"] = TEACHER_AVERAGE  # a preset that keeps no average has no teacher either
     return read_options(settings.preset, **changes)
 

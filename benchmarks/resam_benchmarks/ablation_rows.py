@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from resam_runtime.errors import ResamError
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,13 @@ ROWS = (
     ),
 )
 NAMES = tuple(row.name for row in ROWS)
+
+
+def check_changes(changes: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    """`ResamError` for an option of all rows that would be overridden without a word: by a row, or by the seeds."""
+    if "seed" in changes:
+        raise ResamError("--set seed: every row is trained with the seeds from 0; say how many with --seeds")
+    for row in rows:
+        for name, value in changes.items():
+            if name in row.changes and row.changes[name] != value:
+                raise ResamError(f"--set {name}: the row {row.name!r} decides {name} itself; leave it out")

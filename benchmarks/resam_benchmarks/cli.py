@@ -201,7 +201,8 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
 @click.option("--limit", default=8, show_default=True, type=click.IntRange(0), help="Test scenes at most (0: all).")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "32", "bf16"]), help="auto: "
               "bf16 on CUDA; on a CPU with bf16 units, bf16 is faster too.")  # fmt: skip
-@click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train, for all rows.")
+@click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train that no row "
+              "decides, for all rows.")  # fmt: skip
 @click.option("-o", "--out", type=_PATH, default=Path("ablation"), show_default=True, help="Folder of the results.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @version
@@ -226,7 +227,10 @@ def ablation(
     from resam_benchmarks.ablation_table import tables_of, write_page
 
     check_folder(out)
-    changes = {**parse_changes(options), **{k: v for k, v in (("base", base), ("epochs", epochs)) if v is not None}}
+    changes = parse_changes(options)
+    for name, value in (("base", base), ("epochs", epochs)):
+        if value is not None and changes.setdefault(name, value) != value:
+            raise ResamError(f"--{name} and --set {name}: two values of one option; give one of them")
     named = NAMES if rows is None else tuple(name.strip() for name in rows.split(","))
     with progress_bar(quiet) as progress:
         settings = Settings(rows=named, changes=changes, **chosen)

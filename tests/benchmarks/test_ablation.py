@@ -143,6 +143,12 @@ def test_every_row_can_be_trained_and_the_averaged_teacher_has_an_average(preset
         (["--set", "epochs"], "expected NAME=VALUE"),
         (["--set", "tua=0.3"], "'tua' is no option"),
         (["--base", "none.pth", "--data", "DATA"], "none.pth: no such base"),
+        (["--set", "seed=7"], "say how many with --seeds"),
+        (["--rows", "coarse", "--set", "scale=0.5"], "the row 'base' decides scale itself"),
+        (["--rows", "coarse,ssa-128", "--set", "ssa=off"], "the row 'ssa-128' decides ssa itself"),
+        (["--rows", "teacher", "--set", "average=0"], "'average' needs the option average above 0"),
+        (["--epochs", "3", "--set", "epochs=1"], "--epochs and --set epochs: two values"),
+        (["--base", "tiny", "--set", "base=sam.pth"], "--base and --set base: two values"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], cause: str, scenes_folder: Path, tmp_path: Path) -> None:  # noqa: F811
