@@ -70,6 +70,13 @@ def test_a_gain_inside_the_noise_is_called_that(tmp_path: Path) -> None:
     assert "This difference is inside the noise" in text_of(page(data, {}, tmp_path))
 
 
+@pytest.mark.parametrize("scenes", [3, 5, 6])
+def test_below_six_scenes_the_noise_is_called_unknown(scenes: int, tmp_path: Path) -> None:
+    shown = text_of(page(bench(samples=scenes), {}, tmp_path)).split("From points to masks")[0]
+    assert ("The noise is unknown : below 6 scenes" in shown) == (scenes < 6)
+    assert ("95 % intervals" in shown) == ("This difference is inside the noise" in shown) == (scenes >= 6)
+
+
 def test_a_chosen_scale_is_said_beside_the_gain(tmp_path: Path) -> None:
     assert "scale" not in text_of(page(bench(), {}, tmp_path)).split("From points to masks")[0]
     assert "at scale 0.71: a part of the difference" in text_of(page(bench(), {}, tmp_path, 0.707))

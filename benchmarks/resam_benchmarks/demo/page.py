@@ -78,9 +78,13 @@ def _head(demo: DemoPage) -> str:
     whole = cases[ADAPTED].median.value
     gain = found.miou
     assert gain is not None
-    inside = "" if gain.beyond(0) else " <b>This difference is inside the noise.</b>"
+    if gain.known:
+        noise = "± and brackets: 95 % intervals, by resampling scenes."
+        noise += "" if gain.beyond(0) else " <b>This difference is inside the noise.</b>"
+    else:
+        noise = f"<b>The noise is unknown</b>: below {statistics.MIN_GROUPS} scenes there are no intervals."
     if demo.scale != 1:
-        inside += f" Training chose, without masks, to see scenes at scale {demo.scale:.2f}: a part of the difference."
+        noise += f" Training chose, without masks, to see scenes at scale {demo.scale:.2f}: a part of the difference."
     return (
         "<h1>One point per object, and nothing else</h1>"
         '<p class="lead">A small Segment Anything model met a kind of image it had never seen, with one point on each '
@@ -91,8 +95,8 @@ def _head(demo: DemoPage) -> str:
         f"{_tile(_gain(gain), 'gained, paired by object')}"
         f"{_tile(seconds(whole), 'for a scene of 512 px, fp32, median')}"
         "</div>"
-        f'<p class="small soft">mIoU: mean intersection over union of {instances} objects in {len(scenes)} scenes. ± and '
-        f"brackets: 95 % intervals, by resampling scenes.{inside}</p>"
+        f'<p class="small soft">mIoU: mean intersection over union of {instances} objects in {len(scenes)} scenes. '
+        f"{noise}</p>"
     )
 
 
