@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +91,7 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     """
     from resam_benchmarks.bench import BenchOptions, benchmark
 
-    _refuse_idle("prompts" if chosen["data"] is not None else "points", "split", "limit", "tolerance")
+    _refuse_idle()
     _check_installed(chosen["random"], chosen["baselines"])
     with ends_cleanly(), progress_bar(quiet) as progress:
         data = benchmark(BenchOptions(**chosen), out, _typed(), progress)
@@ -149,6 +150,7 @@ def robustness(
     """
     from resam_benchmarks.robustness import measure, tables_of, write_results
 
+    _refuse_idle()
     check_folder(out)
     with progress_bar(rest["quiet"]) as progress:
         found = measure(engines, data, split, points, limit, rest["device"], rest["threads"], progress)
@@ -240,14 +242,26 @@ def ablation(
     click.echo(out / "ablation.html")
 
 
-def _refuse_idle(*names: str) -> None:
+def _refuse_idle() -> None:
     """An option that was given and does nothing is a mistake of the person who gave it: better said now."""
     context = click.get_current_context()
-    with_data = context.params["data"] is not None
-    for name in names[: 1 if with_data else None]:
+    given = context.params
+    idle: dict[str, str] = {}
+    if given["data"] is None:
+        idle |= dict.fromkeys(("points", "split", "limit", "tolerance"), "needs --data")
+        if given["automatic"] > 0:  # 0 asks for none, and gets none
+            idle["automatic"] = "needs --data"
+    else:
+        idle["prompts"] = "--data has prompts of its own; see --points"
+        if os.path.isfile(given["data"]):
+            idle["split"] = "--data is one annotation file; give its folder, or leave out --split"
+    if not given.get("baselines"):
+        idle |= dict.fromkeys(("base_weights", "adapter"), "is for baselines; needs --baseline")
+    elif given["random"] is not None:
+        idle |= dict.fromkeys(("base_weights", "adapter"), "the weights of --random are made here; leave it out")
+    for name, reason in idle.items():
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
-            reason = "--data has prompts of its own; see --points" if with_data else "needs --data"
-            raise ResamError(f"--{name}: {reason}")
+            raise ResamError(f"--{name.replace('_', '-')}: {reason}")
 
 
 def _check_installed(random: str | None, baselines: tuple[str, ...]) -> None:

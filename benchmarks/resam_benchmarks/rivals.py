@@ -71,7 +71,7 @@ def loop_settings(manifest: Manifest) -> LoopSettings:
 def weights_of(engine: Path, base: str | None, adapter: Path | None) -> Weights:
     """The weights that an engine was exported from: its manifest names them, `base` and `adapter` say where they lie.
 
-    Raises `ResamError` where a file is needed and not given, or is not the one that the manifest names.
+    Raises `ResamError` where a file is needed and not given, given and not needed, or not the one that the manifest names.
     """
     from resam.model.bases import TINY_WEIGHTS
 
@@ -84,6 +84,8 @@ def weights_of(engine: Path, base: str | None, adapter: Path | None) -> Weights:
     file = TINY_WEIGHTS if base == "tiny" else Path(base)
     _check_digest(file, manifest.base.get("sha256"), f"{engine} was made from another base")
     if manifest.adapter is None:
+        if adapter is not None:
+            raise ResamError(f"{engine}: made without an adapter; leave out --adapter")
         return Weights(base=base)
     if adapter is None:
         raise ResamError(f"{engine}: made with an adapter; say where it lies with --adapter FILE")

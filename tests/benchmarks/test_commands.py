@@ -189,6 +189,15 @@ def test_robustness_draws_a_falling_curve(engine: Path, data: Path, tmp_path: Pa
         (["run", "{engine}", "--points", "2"], "--points: needs --data"),
         (["run", "{engine}", "--limit", "2"], "--limit: needs --data"),
         (["run", "{engine}", "--data", "{data}", "--prompts", "2"], "--prompts: --data has prompts of its own"),
+        (["run", "{engine}", "--automatic", "4"], "--automatic: needs --data"),
+        (["run", "{engine}", "--data", "{data}/test.json", "--split", "val"], "--split: --data is one annotation file"),
+        (["run", "{engine}", "--data", "{data}", "--adapter", "none"], "--adapter: is for baselines"),
+        (["run", "{engine}", "--base-weights", "none"], "--base-weights: is for baselines"),
+        (
+            ["run", "--random", "tiny", "--baseline", "torch", "--base-weights", "none"],
+            "--base-weights: the weights of",
+        ),
+        (["run", "{base}", "--baseline", "torch", "--adapter", "none"], "made without an adapter; leave out --adapter"),
         (["run", "{engine}", "{link}"], "given twice"),
         (["run", "{cut}", "--data", "{data}"], "cut.resam"),
         (["run", "{empty}"], "empty"),
@@ -206,6 +215,10 @@ def test_robustness_draws_a_falling_curve(engine: Path, data: Path, tmp_path: Pa
         (["robustness", "{cut}", "--data", "{data}"], "cut.resam"),
         (["robustness", "{engine}", "{engine}", "--data", "{data}"], "given twice"),
         (["robustness", "{engine}", "--data", "{boxes}"], "annotation 1"),
+        (
+            ["robustness", "{engine}", "--data", "{data}/test.json", "--split", "val"],
+            "--split: --data is one annotation",
+        ),
         (["train", "--device", "gpu"], "--device gpu: expected cpu"),
         (["train", "--device", "cuda:77"], "finds"),
         (["train", "--steps", "0"], "--steps"),
@@ -219,7 +232,13 @@ def test_mistakes_are_one_line_and_exit_code_2(
     (tmp_path / "junk.json").write_text("{}")
     (tmp_path / "link.resam").symlink_to(engine)
     (tmp_path / "cut.resam").write_bytes(engine.read_bytes()[: engine.stat().st_size // 2])
-    known = {"engine": engine, "data": data, **{name: tmp_path / name for name in ("empty", *DAMAGE)}}
+    write_engine(tmp_path / "base.resam", base={"name": "tiny"})
+    known = {
+        "engine": engine,
+        "base": tmp_path / "base.resam",
+        "data": data,
+        **{name: tmp_path / name for name in ("empty", *DAMAGE)},
+    }
     known |= {"junk": tmp_path / "junk.json", "link": tmp_path / "link.resam", "cut": tmp_path / "cut.resam"}
     for name, damage in DAMAGE.items():
         if f"{{{name}}}" in arguments:
