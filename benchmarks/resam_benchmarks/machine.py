@@ -44,12 +44,15 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree this package runs from, with "+" where it was changed; None if installed."""
-    here = str(Path(__file__).resolve().parent)
-    found = output("git", "-C", here, "rev-parse", "HEAD")
+    """The commit of the source tree this package runs from, with "+" where a file of it was changed; None if installed."""
+    here = Path(__file__).resolve()
+    git = ("git", "-C", str(here.parent))
+    if output(*git, "ls-files", "--error-unmatch", here.name) is None:
+        return None  # no repository, or one that this package merely lies in, as in a project's .venv
+    found = output(*git, "rev-parse", "HEAD")
     if found is None:
         return None
-    return found + ("+" if output("git", "-C", here, "status", "--porcelain") else "")
+    return found + ("+" if output(*git, "status", "--porcelain", "-uno") else "")
 
 
 def process_memory() -> dict[str, int]:
