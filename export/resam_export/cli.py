@@ -94,8 +94,9 @@ def export(ctx: click.Context, **given: Any) -> None:
     or compile MODEL.resam for TensorRT on this machine.
 
     Every graph is compared with torch before a .resam is written. A .plan asked for from an adapter leaves its .resam
-    beside it, so that it can be compiled on another machine. A plan has the precision of the graphs it is compiled
-    from: --fp16 and --int8 are decided, and checked, when the .resam is written.
+    beside it, so that it can be compiled on another machine, and replaces none there of another adapter, base or
+    precision. A plan has the precision of the graphs it is compiled from: --fp16 and --int8 are decided, and checked,
+    when the .resam is written.
     """
     console = Console(width=None if Console().is_terminal else 160)
     if given["inspected"] is not None:
@@ -124,7 +125,9 @@ def export(ctx: click.Context, **given: Any) -> None:
         engine_path = source
     else:
         precision: Any = given["precision"] or ("fp16" if output.suffix == ".plan" else "fp32")
-        write_engine(source, given["base"], engine_path, precision, given["images"], given["keep_anyway"], console)
+        plan = output if output.suffix == ".plan" else None
+        base, images, keep_anyway = given["base"], given["images"], given["keep_anyway"]
+        write_engine(source, base, engine_path, precision, images, keep_anyway, console, plan)
     if output.suffix == ".plan":
         write_plan(engine_path, output, given, set_here, console)
 
@@ -170,8 +173,12 @@ def write_engine(
     images: Path | None,
     keep_anyway: bool,
     console: Console,
+    plan: Path | None = None,
 ) -> None:
-    """Write a .resam from an adapter, a bare base, or (neither given) the newest run; print what its check found."""
+    """Write a .resam from an adapter, a bare base, or (neither given) the newest run; print what its check found.
+
+    plan: what was asked for, where it was not `output`: then no .resam of another engine is replaced.
+    """
     if source is None and base is None:
         source = newest_run()
         console.print(f"adapter {source}", markup=False, highlight=False)
@@ -185,6 +192,8 @@ def write_engine(
         loaded, adapter = load_adapted(source, base)
     else:
         loaded = load_base(base or "tiny")
+    if plan is not None:
+        _check_beside(plan, output, precision, loaded.sha256, None if adapter is None else adapter.sha256)
     if precision == "int8" and images is None:
         note = "note    INT8 is calibrated on procedural pictures; pass --images with a folder of your own"
         console.print(note, markup=False, highlight=False)
@@ -204,6 +213,25 @@ def write_engine(
         raise
     print_verification(report, console)
     _written(output, console)
+
+
+def _check_beside(plan: Path, path: Path, precision: str, base: str, adapter: str | None) -> None:
+    """`ResamError` where a plan's .resam would replace one that it is not. base, adapter: their SHA-256."""
+    if not os.path.exists(path):
+        return
+    instead = "choose another name for the plan, or move that file away"
+    try:
+        there = EngineFile.open(path, verify=False).manifest
+    except ResamError as error:
+        raise ResamError(f"{plan}: its .resam would replace what lies beside it ({error}); {instead}") from None
+    parts = {
+        "adapter": ((there.adapter or {}).get("sha256"), adapter),
+        "base": (there.base.get("sha256"), base),
+        "precision": (there.precision, precision),
+    }
+    other = next((name for name, (old, new) in parts.items() if old != new), None)
+    if other is not None:
+        raise ResamError(f"{plan}: its .resam would replace {path}, which is of another {other}; {instead}")
 
 
 def newest_run() -> Path:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from resam.model.bases import load_base
+from resam.training.checkpoints import describe_base
 from resam_export import cli
 from resam_export.engine import LimitError
 from resam_export.tensorrt import device
@@ -148,6 +150,50 @@ def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, m
     assert error.endswith("resam-export ships.resam --fp16 -o ships.plan")
     assert any("encoder.embedding" in line and "0.00025" in line for line in result.stdout.splitlines())
     assert asked == [{"precision": "fp16", "images": None, "keep_anyway": False}]
+
+
+@pytest.mark.usefixtures("no_tensorrt")
+@pytest.mark.parametrize(
+    ("there", "flags", "words"),
+    [
+        ({}, [], None),  # the same command again
+        ({}, ["--fp32"], "ships.resam, which is of another precision"),
+        ({"precision": "fp32"}, [], "ships.resam, which is of another precision"),
+        ({"adapter": {"sha256": "1" * 64}}, [], "ships.resam, which is of another adapter"),
+        ({"base": {"name": "fake", "sha256": "0" * 64}}, [], "ships.resam, which is of another base"),
+        (None, [], "would replace what lies beside it"),
+    ],
+)
+def test_the_resam_of_a_plan_replaces_no_other_one(
+    there: dict[str, Any] | None,
+    flags: list[str],
+    words: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[Path] = []
+
+    def quick_export(base: Any, adapter: Any, path: Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        done.append(path)
+        write_engine(path, precision=options["precision"], base=describe_base(base))
+        return {}
+
+    monkeypatch.setattr("resam_export.engine.export_engine", quick_export)
+    path = tmp_path / "ships.resam"
+    if there is None:
+        path.write_bytes(b"notes")
+    else:
+        write_engine(path, **{"precision": "fp16", "base": describe_base(load_base("tiny")), **there})
+    before = path.read_bytes()
+    error = one_line(run("--base", "tiny", "-o", tmp_path / "ships.plan", *flags))
+    if words is None:
+        assert "not built" in error
+        assert done == [path]
+    else:
+        assert words in error
+        assert (done, path.read_bytes()) == ([], before)
+        assert run("--base", "tiny", "-o", path, *flags).exit_code == 0, "what is named is replaced"
+        assert done == [path]
 
 
 def test_a_refusal_prints_what_was_measured_and_then_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
