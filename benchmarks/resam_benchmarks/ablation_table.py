@@ -78,6 +78,10 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
         "was not measured, with the same Requery at its own scale, else to the first row. mIoU: mean over instances; "
         "over images: mean of the images' means. Labelled: instances with a pseudo-label in the last epoch."
     )
+    trained = [row for row in found["rows"] if row["trained"] and row["name"] in cells]
+    averaged = [row["title"] for row in trained if row["options"].get("average")]
+    if 0 < len(averaged) < len(trained):  # the averaged teacher, where the preset keeps no average: it needs one
+        note += f" Measured with the average of its weights, the others with the last ones: {'; '.join(averaged)}."
     head = ["", "seeds", *(title for _, _, title in COLUMNS), "labelled", "a run"]
     return Table(str(about["name"]), head, lines, note)
 

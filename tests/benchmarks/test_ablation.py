@@ -18,7 +18,7 @@ from resam.training.consensus import consensus_masks
 from resam.training.options import options_from, read_options
 from resam.training.run import RunData, run
 from resam_benchmarks.ablation import Settings, _options, ablate, read
-from resam_benchmarks.ablation_rows import ROWS
+from resam_benchmarks.ablation_rows import ROWS, Row
 from resam_benchmarks.ablation_table import tables_of
 from resam_benchmarks.cli import bench
 from resam_runtime.errors import ResamError
@@ -218,6 +218,20 @@ def test_a_part_of_an_ablation_that_is_damaged_is_named_in_one_line(
 MIOU = {"base": 0.44, "base-points": 0.45, "base-scale": 0.405, "requery": 0.448, "points": 0.446, "scaled": 0.421}
 
 
+def _measured(rows: list[Row], preset: str) -> dict[str, Any]:
+    """An `ablation.json` of these rows, one cell each."""
+    return _whole() | {
+        "rows": [
+            {"name": row.name, "title": row.title, "trained": row.trained, "options": options.to_dict()}
+            for row in rows
+            for options in [_options(Settings(preset=preset), row)]
+        ],
+        "cells": [
+            CELL | {"row": row.name, "final": {"miou": MIOU.get(row.name, 0.5), "miou_images": 0.5}} for row in rows
+        ],
+    }
+
+
 @pytest.mark.parametrize(
     ("measured", "gains"),
     [
@@ -231,24 +245,24 @@ def test_a_gain_is_over_the_base_of_the_same_requery_and_scale(
     measured: tuple[str, ...], gains: dict[str, str]
 ) -> None:
     rows = [row for row in ROWS if row.name in measured]
-    found = _whole() | {
-        "rows": [
-            {
-                "name": row.name,
-                "title": row.title,
-                "trained": row.trained,
-                "options": _options(Settings(), row).to_dict(),
-            }
-            for row in rows
-        ],
-        "cells": [CELL | {"row": row.name, "final": {"miou": MIOU[row.name], "miou_images": 0.5}} for row in rows],
-    }
-    (table,) = tables_of(found)
+    (table,) = tables_of(_measured(rows, "tiny"))
     shown = {row.name: line[3] for row, line in zip(rows, table.rows, strict=True)}
     expected = {
         name: f"{MIOU[name]:.3f} ({gains[name]})" if name in gains else f"{MIOU[name]:.3f}" for name in measured
     }
     assert shown == expected
+
+
+@pytest.mark.parametrize(("preset", "said"), [("paper", True), ("tiny", False)])
+def test_the_table_says_where_the_averaged_teacher_alone_is_measured_with_averaged_weights(
+    preset: str, said: bool
+) -> None:
+    rows = [row for row in ROWS if row.name in ("base", "ssa-128", "teacher")]
+    (table,) = tables_of(_measured(rows, preset))
+    words = "the average of its weights, the others with the last ones: + SSA, queue 128, averaged teacher."
+    assert (words in table.note) == said
+    (alone,) = tables_of(_measured(rows[:2], preset))
+    assert "average of its weights" not in alone.note
 
 
 def test_rows_may_have_blanks_between_them(settings: Settings, tmp_path: Path) -> None:
