@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resam_benchmarks import document, machine
+from resam_benchmarks import ablation_document, document, machine
 from resam_benchmarks.ablation_rows import NAMES, ROWS, Row, check_changes
-from resam_benchmarks.kinds import mismatch, read_json
 from resam_benchmarks.runner import Progress
 from resam_runtime.errors import ResamError
 
@@ -34,26 +32,6 @@ if TYPE_CHECKING:
     from resam.training.options import TrainOptions
     from resam_runtime.points import Prompt
 
-FORMAT, VERSION = "resam-ablation", 1
-
-_STAGE = {"miou": float, "miou_images": float}
-_DOCUMENT = {
-    "created": str,
-    "machine": dict,
-    "base": {"name": str, "sha256": str},
-    "data": [
-        {
-            "name": str,
-            "train": {"digest": str, "scenes": int, "instances": int},
-            "test": {"split": str, "digest": str, "scenes": int, "instances": int},
-        }
-    ],
-    "rows": [{"name": str, "title": str, "trained": bool, "precision": str, "options": {"requery": str}}],
-    "cells": [
-        {"data": str, "row": str, "seed": int, "coarse": _STAGE, "final": _STAGE, "training": dict, "seconds": float}
-    ],
-}
-"""What is read from an `ablation.json`, by anybody."""
 SYNTHETIC = "synthetic"
 TEACHER_AVERAGE = 0.99
 
@@ -120,11 +98,14 @@ def ablate(
     if len({split.name for split in splits}) < len(splits):
         raise ResamError(f"--data: two data sets are called alike ({', '.join(split.name for split in splits)})")
     base = load_base(options["base"].base)
-    found = _start(out / "ablation.json", settings, rows, options, splits, base, command)
+    fresh = _fresh(settings, rows, options, splits, base, command)
+    found = ablation_document.go_on(out / "ablation.json", fresh)
     done = {(cell["data"], cell["row"], cell["seed"]) for cell in found["cells"]}
     cells = [(split, row, seed) for seed in range(settings.seeds) for split in splits for row in rows
              if row.trained or seed == 0]  # fmt: skip
     cells = [cell for cell in cells if (cell[0].name, cell[1].name, cell[2]) not in done]
+    if cells and found["cells"]:
+        ablation_document.add_run(found, fresh)
     fabric = make_fabric(precision=settings.precision)
     prepared: dict[tuple[str, str], _Prepared] = {}
     began, commit = time.perf_counter(), machine.commit()
@@ -253,8 +234,7 @@ def _part(data: CocoData, count: int) -> CocoData:
     return dataclasses.replace(data, scenes=tuple(scenes))
 
 
-def _start(
-    path: Path,
+def _fresh(
     settings: Settings,
     rows: Sequence[Row],
     options: Mapping[str, TrainOptions],
@@ -262,10 +242,10 @@ def _start(
     base: Base,
     command: str,
 ) -> dict[str, Any]:
-    """The document so far: a new one, or that of a run that was stopped, which must have asked for the same."""
-    fresh: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
+    """The document of this run alone, without a cell."""
+    return {
+        "format": ablation_document.FORMAT,
+        "version": ablation_document.VERSION,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "machine": machine.describe(),
@@ -284,34 +264,3 @@ def _start(
         ],
         "cells": [],
     }
-    if not path.exists():
-        return fresh
-    old = read(path)
-    if old["base"] != fresh["base"]:
-        raise ResamError(f"{path}: was made with another base; choose another --out or remove it")
-    for part, key in (("data", "data set"), ("rows", "row")):
-        known = {entry["name"]: entry for entry in old[part]}
-        for entry in json.loads(json.dumps(fresh[part])):
-            if known.setdefault(entry["name"], entry) != entry:
-                raise ResamError(
-                    f"{path}: {key} {entry['name']!r} was measured with other scenes or options; choose another --out"
-                )
-        fresh[part] = list(known.values())
-    order = {name: place for place, name in enumerate(NAMES)}
-    fresh["rows"].sort(key=lambda entry: order.get(entry["name"], len(order)))
-    return {**fresh, "created": old["created"], "cells": old["cells"]}
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read an `ablation.json`; `ResamError` names what is wrong with it."""
-    advice = "remove it to start anew"
-    data = read_json(path, advice)
-    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
-        raise ResamError(f"{path}: not an ablation of this version; {advice}")
-    found = mismatch(data, _DOCUMENT)
-    for place, cell in enumerate(data["cells"] if found is None else ()):
-        if cell["training"] and found is None:  # rows that are not trained have no figures of it
-            found = mismatch(cell["training"], {"labelled": float}, f"cells[{place}].training")
-    if found is not None:
-        raise ResamError(f"{path}: damaged ({found}); {advice}")
-    return data

@@ -104,6 +104,17 @@ def write_page(found: Mapping[str, Any], path: Path) -> None:
         ("Options", ", ".join(f"{name} {options.get(name)}" for name in shown)),
         ("Data", ", ".join(f"{about['name']} {about['train']['digest'][:16]}..." for about in found["data"])),
         ("Precision", next((row["precision"] for row in found["rows"]), "")),
+        *(("Resumed", _resumed(run, found)) for run in found.get("resumed", [])),
     ]
     body += conditions(found, more)
     save_page(path, page("Ablation", body))
+
+
+def _resumed(run: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """A later run's time and command, and what of its machine and versions is not as in the first."""
+    text = f"{run['created']}: {run['command']}"
+    if run["machine"] != first["machine"]:
+        machine = run["machine"]
+        text += f"; on {machine['processor']}, {machine['cores']} cores, {', '.join(machine['devices']) or 'no device'}"
+    other = [f"{name} {version}" for name, version in run["versions"].items() if first["versions"].get(name) != version]
+    return text + (f"; with {', '.join(other)}" if other else "")

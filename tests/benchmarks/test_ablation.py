@@ -17,9 +17,11 @@ from resam.model.bases import random_base
 from resam.training.consensus import consensus_masks
 from resam.training.options import options_from, read_options
 from resam.training.run import RunData, run
-from resam_benchmarks.ablation import Settings, _options, ablate, read
+from resam_benchmarks import machine
+from resam_benchmarks.ablation import Settings, _options, ablate
+from resam_benchmarks.ablation_document import read
 from resam_benchmarks.ablation_rows import ROWS, Row
-from resam_benchmarks.ablation_table import tables_of
+from resam_benchmarks.ablation_table import tables_of, write_page
 from resam_benchmarks.cli import bench
 from resam_runtime.errors import ResamError
 from tests.resam.conftest import TOY, scenes_folder  # noqa: F401
@@ -70,9 +72,28 @@ def test_a_stopped_ablation_goes_on_and_computes_nothing_twice(settings: Setting
     more = ablate(dataclasses.replace(settings, rows=("refine",), seeds=1), tmp_path, "fourth", note=lines.append)
     assert len(lines) == 6
     assert [row["name"] for row in more["rows"]] == ["base", "coarse", "refine", "supervised"]
+    assert [found["command"], more["command"]] == ["first", "first"]
+    assert [run["command"] for run in more["resumed"]] == ["second", "fourth"]  # the third one had nothing to do
     other = dataclasses.replace(settings, changes={**settings.changes, "rank": 3})
     with pytest.raises(ResamError, match="row 'base' was measured with other"):
         ablate(other, tmp_path, "fifth")
+
+
+def test_cells_of_another_machine_have_its_conditions_on_the_page(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = dataclasses.replace(settings, rows=("base",), scenes=1, limit=1)
+    ablate(one, tmp_path, "command <1>")
+    before = machine.describe()
+    monkeypatch.setattr(machine, "describe", lambda: before | {"processor": "another processor", "cores": 77})
+    monkeypatch.setattr(machine, "versions", lambda: {"torch": "9.9"})
+    found = ablate(dataclasses.replace(one, rows=("base-points",)), tmp_path, "command <2>")
+    assert found["machine"] == read(tmp_path / "ablation.json")["machine"] == before
+    write_page(read(tmp_path / "ablation.json"), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<dt>Command</dt><dd>command &lt;1&gt;</dd>" in page
+    assert "command &lt;2&gt;; on another processor, 77 cores" in page
+    assert "with torch 9.9" in page
 
 
 @pytest.mark.parametrize(
@@ -179,7 +200,8 @@ def _whole() -> dict[str, Any]:
     options = {"requery": "box"}
     part = {"digest": "0", "scenes": 1, "instances": 2}
     return {
-        "format": "resam-ablation", "version": 1, "created": "2030-01-01", "machine": {}, "base": {"name": "tiny", "sha256": "0"},
+        "format": "resam-ablation", "version": 1, "created": "2030-01-01", "command": "resam-bench ablation", "versions": {},
+        "machine": {"processor": "x", "cores": 2, "devices": [], "system": "Linux"}, "base": {"name": "tiny", "sha256": "0"},
         "data": [{"name": "set", "train": part, "test": {**part, "split": "test"}}],
         "rows": [{"name": "base", "title": "base", "trained": False, "precision": "32", "options": options}],
         "cells": [CELL],
@@ -200,6 +222,8 @@ def _whole() -> dict[str, Any]:
         ("cells", [CELL | {"seconds": float("nan")}], "NaN is no measurement"),
         ("rows", [{"name": "base"}], "no rows[0].title"),
         ("base", {}, "no base.name"),
+        ("machine", {}, "no machine.processor"),
+        ("resumed", [{}], "no resumed[0].created"),
     ],
 )  # fmt: skip
 def test_a_part_of_an_ablation_that_is_damaged_is_named_in_one_line(
