@@ -108,17 +108,21 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
         else:
             job.notes.append("no points file beside it")
         return
-    name = job.file.name
+    name, beside = job.file.name, points.file is None
     prompts = found.prompts(
         name,
         width=scene.width,
         height=scene.height,
         transform=scene.transform,
         crs=scene.crs,
-        shared=points.shared,
+        shared=() if beside else points.shared,  # a file beside a scene says by its place which one it means
     )
     job.by_place = [prompt.id for prompt in prompts if prompt.by_place]
-    if not prompts and points.file is not None:
+    if not prompts and beside and len(found) and found.match(name) is None:
+        if found.by_place:
+            raise ResamError(f"{found.path}: none of its points lies in {name}; check its coordinates and its crs")
+        raise ResamError(f"{found.path}: holds points for {', '.join(found.scenes[:3])}, none for {name}")
+    if not prompts and not beside:
         if options.automatic and found.match(name, points.shared) is None:
             job.automatic = True
             return

@@ -289,6 +289,30 @@ def test_broken_points_beside_a_scene_fail_that_scene_alone(engine: Path, images
     assert "s1.points.json: not JSON" in result.stderr
 
 
+def test_points_beside_scenes_of_the_same_name_need_no_path(engine: Path, tmp_path: Path) -> None:
+    for folder in ("f1", "f2"):
+        scene = tmp_path / "images" / folder / "DJI_0001.png"
+        [(x, y), *_] = draw_scene(scene, 0)
+        scene.with_suffix(".points.csv").write_text(f"scene,x,y\nDJI_0001.png,{x},{y}\n")
+    result = resam_run("--engine", engine, tmp_path / "images", "-o", tmp_path / "out")
+    assert (result.code, result.stderr) == (0, "")
+    assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [1, 1]
+
+
+@pytest.mark.parametrize("flags", [[], ["--automatic"]])
+def test_points_beside_a_scene_that_are_not_its_own_fail_it(
+    engine: Path, images: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    other = {"scenes": {"S0.PNG": {"instances": [{"points": [[40, 40]]}]}}}
+    (images / "s0.points.json").write_text(json.dumps(other))
+    nothing = {"scenes": {"s1.png": {"instances": []}, **other["scenes"]}}
+    (images / "s1.points.json").write_text(json.dumps(nothing))
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out", *flags)
+    assert result.code == 1
+    assert result.stderr == f"failed: s0.png: {images / 's0.points.json'}: holds points for S0.PNG, none for s0.png\n"
+    assert [scene.get("instances") for scene in summary_of(tmp_path / "out")["scenes"]] == [None, 0, 4]
+
+
 def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_path: Path) -> None:
     engine = make_engine(tmp_path / "small.resam", max_points_per_instance=2)
     points = {"instances": [{"id": 1, "points": [[40, 40]]}, {"id": 2, "points": [[1, 1], [2, 2], [3, 3]]}]}
@@ -518,6 +542,16 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
     )
     automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
     assert (automatic.code, "1 instances of the points file lie in no scene" in automatic.stdout) == (0, True)
+
+
+def test_map_points_beside_a_scene_that_lie_elsewhere_fail_it(engine: Path, tmp_path: Path) -> None:
+    make_geotiff(tmp_path / "a.tif", 200, 200)
+    path = map_points(tmp_path / "a.points.geojson", (700000, 5000000))
+    result = resam_run("--engine", engine, tmp_path / "a.tif", "-o", tmp_path / "out")
+    assert result.code == 2
+    assert f"failed: a.tif: {path}: none of its points lies in a.tif; check its coordinates" in result.stderr
+    map_points(path)
+    assert resam_run("--engine", engine, tmp_path / "a.tif", "-o", tmp_path / "out", "--overwrite").code == 0
 
 
 def test_a_geotiff_without_a_suffix_is_one_all_the_same(engine: Path, tmp_path: Path) -> None:
