@@ -141,6 +141,18 @@ def test_map_points_without_a_scene_go_to_every_scene_they_lie_in(tmp_path: Path
     assert [prompt.id for prompt in prompts] == ["here"]
 
 
+def test_negative_map_points_alone_belong_to_the_scene_they_lie_in(tmp_path: Path) -> None:
+    data = collection(
+        feature(500000 + 20, 5000000 - 20, instance="here", label=0),
+        feature(500000 + 2000, 5000000 - 20, instance="elsewhere", label=0),
+        crs=crs("EPSG:32633"),
+    )
+    prompts = read_points(
+        save(tmp_path / "p.geojson", data), "a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM
+    )
+    assert check_prompts(prompts, 100, 80) == ([], [("here", "has no positive point")])
+
+
 def test_map_points_need_a_georeferenced_scene(tmp_path: Path) -> None:
     path = save(tmp_path / "p.geojson", collection(feature(15, 45)))
     with pytest.raises(ResamError, match=r"p\.geojson: holds map coordinates, but a\.png is not georeferenced"):
@@ -194,6 +206,8 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
         ("p.csv", 'x,y\n"' + "1" * 200_000 + '",2\n', "not CSV"),
         ("p.csv", "x,y\n1_0,2\n", "line 2: expected a point"),
         ("p.csv", "scene;instance;x;y;label\na.png;1;21,5;21;1\n", "fields are separated by ';', expected commas"),
+        ("p.csv", "filename,x,y\na.png,1,2\nb.png,3,4\n", "'filename' is not known, expected 'scene'"),
+        ("p.csv", "x,y,Image_Name\n1,2,a.png\n", "'image_name' is not known, expected 'scene'"),
         ("p.csv", "x\ty\n1\t2\n", r"separated by '\\t', expected commas"),
         ("p.json", {"scenes": {"b.png": {"points": [[21, 21]]}}}, r"scene 'b\.png': expected instances"),
         ("p.json", {"scenes": {"b.png": {"Instances": [{"points": [[21, 21]]}]}}}, r"'b\.png': expected instances"),
@@ -304,6 +318,11 @@ def test_map_points_that_have_no_place_in_a_scenes_crs_do_not_spoil_the_others(t
         )
         kept, skipped = check_prompts(both, 100, 80)
         assert ([one.id for one in kept], [one.instance for one in skipped]) == (["here"], ["far"])
+
+
+def test_a_table_that_says_its_scenes_may_have_other_columns(tmp_path: Path) -> None:
+    [prompt] = read_points(save(tmp_path / "p.csv", "scene,image,x,y\na.png,full.tif,1,2\n"), "a.png")
+    assert prompt.coords.tolist() == [[1, 2]]
 
 
 def test_a_missing_or_binary_file_is_one_line(tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ class PointsFile:
             if self._crs != PIXELS and width is not None and height is not None:
                 inside = inside_image(coords, width, height)
                 positive = np.asarray(entry.labels, bool)
-                if not inside[positive].any():
+                # Negative points alone lie somewhere too: `check_prompts` says what the instance lacks.
+                if not inside[positive if positive.any() else ~positive].any():
                     continue
                 # A negative point of a neighbour says nothing here. A positive one stays: `check_prompts` says why such
                 # an instance gets no mask, as it does for the other kinds of file.

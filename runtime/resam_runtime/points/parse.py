@@ -28,6 +28,7 @@ from resam_runtime.points.values import (
 
 PIXELS = "pixels"
 """`Parsed.crs` of a file that holds pixel coordinates."""
+_SCENE = {"file", "filename", "image", "imagename"}
 _POINTS = {"points", "point", "labels", "label", "instance", "instances", "annotations"}
 
 
@@ -70,6 +71,9 @@ def _table(rows: Any) -> Parsed:
     if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
         raise Malformed(f"its fields are separated by {other[0]!r}, expected commas (and 1.5, not 1,5)")
     no_misspelt_label(dict.fromkeys(header, 0), "label", "the header")
+    misspelt = [name for name in header if name.replace("_", "") in _SCENE]
+    if misspelt and "scene" not in header:  # the points of all images would go to whichever scene is run
+        raise Malformed(f"the header: {misspelt[0]!r} is not known, expected 'scene'")
     if not {"x", "y"} <= set(header) or len(set(header)) != len(header):
         raise Malformed(f"expected the header scene,instance,x,y,label, came {','.join(header)[:80]!r}")
     groups = _Groups()
