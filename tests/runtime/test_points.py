@@ -284,9 +284,29 @@ def test_what_spreadsheets_and_qgis_write_is_understood(tmp_path: Path) -> None:
     assert read_points(save(tmp_path / "p.geojson", data), "a.png")[0].labels.tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([{"id": 2}, {}], [2, 3]),
+        ([{}, {"id": 1.0}, {}], [4, 1, 3]),
+        ([{"id": None}, {"id": "1"}, {"id": 7}], [1, "1", 7]),
+        ([{"id": 2}, {}, {"id": 3}, {"id": None}], [2, 5, 3, 4]),
+    ],
+)
+def test_an_instance_without_an_id_gets_one_that_no_other_has(tmp_path: Path, given: Any, expected: Any) -> None:
+    path = save(tmp_path / "p.json", {"instances": [{**one, "points": [[1, 2]]} for one in given]})
+    assert [prompt.id for prompt in read_points(path)] == expected
+
+
+def test_a_category_in_words_is_left_alone(tmp_path: Path) -> None:
+    instances = [{"points": [[1, 2]], "category": "ship"}, {"points": [[1, 2]], "category": 3}]
+    path = save(tmp_path / "p.json", {"instances": instances})
+    assert [prompt.category for prompt in read_points(path)] == [None, 3]
+
+
 def test_coco_annotations_need_no_id_and_keep_the_name_that_resam_run_gave(tmp_path: Path) -> None:
     annotations = [
-        {"image_id": 1, "points": [[1, 2]]},
+        {"id": None, "image_id": 1, "points": [[1, 2]]},
         {"id": 9, "image_id": 1, "instance": "tank", "points": [[1, 2]], "category_id": 2.0},
         {"id": 8, "image_id": 1, "keypoints": [1, 2, 0, 3, 4, 2, 5, 6, -1]},
     ]
