@@ -25,7 +25,7 @@ from resam_runtime.writers.overlay import LONGEST
 class PointsSource:
     """Where the prompts of scenes come from: one file for all, or a file beside each.
 
-    shared: file names that several scenes of the run have; only their paths can name them.
+    shared: names that several scenes of the run end in, see `shared_names`.
     """
 
     def __init__(self, file: PointsFile | None = None, shared: frozenset[str] = frozenset()) -> None:
@@ -108,7 +108,7 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
         else:
             job.notes.append("no points file beside it")
         return
-    name, beside = job.file.name, points.file is None
+    name, path, beside = job.file.name, job.file.full_path, points.file is None
     prompts = found.prompts(
         name,
         width=scene.width,
@@ -116,14 +116,15 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
         transform=scene.transform,
         crs=scene.crs,
         shared=() if beside else points.shared,  # a file beside a scene says by its place which one it means
+        path=path,
     )
     job.by_place = [prompt.id for prompt in prompts if prompt.by_place]
-    if not prompts and beside and len(found) and found.match(name) is None:
+    if not prompts and beside and len(found) and found.match(name, path=path) is None:
         if found.by_place:
             raise ResamError(f"{found.path}: none of its points lies in {name}; check its coordinates and its crs")
         raise ResamError(f"{found.path}: holds points for {', '.join(found.scenes[:3])}, none for {name}")
     if not prompts and not beside:
-        if options.automatic and found.match(name, points.shared) is None:
+        if options.automatic and found.match(name, points.shared, path) is None:
             job.automatic = True
             return
         job.notes.append(f"no points for it in {found.path.name}")

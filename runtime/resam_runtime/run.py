@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -104,11 +105,11 @@ class Run:
         scenes = find_scenes(inputs, out)
         check_exist(scenes)
         check_outputs(scenes, out, options.formats)
-        shared = shared_names(scene.name for scene in scenes)
+        shared = shared_names(scene.full_path for scene in scenes)
         file = None if points is None else PointsFile.open(points)
         notes: list[str] = []
         if file is not None:
-            notes = _check_points(file, scenes, options)
+            notes = _check_points(file, scenes, shared, options)
         elif not options.automatic and not any(_has_points(scene) for scene in scenes):
             others = f" and {len(scenes) - 1} more" if len(scenes) > 1 else ""
             for near in (place / "points.json" for given in inputs for place in (Path(given), Path(given).parent)):
@@ -267,10 +268,15 @@ class Run:
         return len(self.points.file.placed_ids.difference(*(record["by_place"] for record in done)))
 
 
-def _check_points(file: PointsFile, scenes: Sequence[SceneFile], options: RunOptions) -> list[str]:
+def _check_points(
+    file: PointsFile, scenes: Sequence[SceneFile], shared: Collection[str], options: RunOptions
+) -> list[str]:
     """Notes on scenes that only the points file knows; ResamError where it fits none of the scenes."""
     file.check_named(len(scenes))
-    known = {scene.name for scene in scenes} | {scene.name.rsplit("/", 1)[-1] for scene in scenes}
+    known = {*shared}  # a scene that such a name is meant for says so itself
+    for scene in scenes:
+        with contextlib.suppress(ResamError):
+            known |= {file.match(scene.name, shared, scene.full_path) or ""}
     unknown = [name for name in file.scenes if name not in known]
     if len(unknown) == len(file.scenes) and not (file.by_place or file.names_no_scene or options.automatic):
         held = f"it names {', '.join(file.scenes[:3])}" if file.scenes else "it is empty"

@@ -23,6 +23,11 @@ class SceneFile:
     name: str
     stem: str
 
+    @property
+    def full_path(self) -> str:
+        """The absolute path, with forward slashes; the name is its end."""
+        return Path(os.path.abspath(self.path)).as_posix()
+
 
 def find_scenes(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[SceneFile]:
     """Scenes among files and folders (searched with their subfolders), sorted by name, each file once.

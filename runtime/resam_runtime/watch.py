@@ -8,6 +8,7 @@ again. What was done before a restart stays done.
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.options import RunOptions
 from resam_runtime.pipeline import process_scenes
-from resam_runtime.points import PointsFile, find_points
+from resam_runtime.points import PointsFile, find_points, shared_names
 from resam_runtime.read_stage import PointsSource, source_of
 from resam_runtime.records import Mode, RunFolder
 from resam_runtime.run import Observer, Run, RunReport
@@ -56,6 +57,11 @@ class FolderWatch:
         self._given = {path: state for path, state in self._given.items() if path in now}
         self._given.update((path, now[path]) for path in whole)
         return sorted((self._scene(path) for path in whole), key=lambda scene: scene.name)
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all scenes that the last look saw, also of those not whole yet."""
+        return {path.relative_to(self._folder).as_posix() for path in self._seen}
 
     def _signature(self, path: Path) -> Signature | None:
         """Sizes and times of the scene and its points; None while something is missing."""
@@ -134,6 +140,9 @@ def watch_folder(
             told = watch.trouble
             if ready:
                 observer.begin(len(ready), len(names))
+                if file is not None:  # what came before, and what is on its way, may be called alike
+                    root = os.path.abspath(folder)
+                    run.points.shared = shared_names(Path(root, name).as_posix() for name in {*names, *watch.names})
                 process_scenes(
                     segmenter,
                     ready,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resam_runtime.errors import ResamError
-from resam_runtime.points import PointsFile, Prompt, check_prompts, find_points, read_points
+from resam_runtime.points import PointsFile, Prompt, check_prompts, find_points, read_points, shared_names
 
 UTM = "EPSG:32633"
 TRANSFORM = (2.0, 0.0, 500000.0, 0.0, -2.0, 5000000.0)  # 2 m pixels, north up
@@ -82,6 +82,25 @@ def test_a_scene_is_found_by_path_then_by_file_name(tmp_path: Path) -> None:
     assert file.prompts("y/a.png")[0].coords.tolist() == [[2, 2]]
     with pytest.raises(ResamError, match=r"'b\.png' fits several scenes; write the path, 'z/b\.png'"):
         file.prompts("z/b.png", shared={"b.png"})
+
+
+def test_a_scene_is_called_by_the_longest_end_of_its_path(tmp_path: Path) -> None:
+    table = "scene,x,y\na.png,1,1\nsub/a.png,2,2\nimages/b.png,3,3\nimages/images/b.png,4,4\n"
+    file = PointsFile.open(save(tmp_path / "p.csv", table))
+
+    def found(name: str, path: str, *others: str) -> list[list[float]]:
+        prompts = file.prompts(name, shared=shared_names([path, *others]), path=path)
+        return [place for prompt in prompts for place in prompt.coords.tolist()]
+
+    assert found("a.png", "/x/images/sub/a.png") == [[2, 2]], "the folder below the one that was annotated"
+    assert found("a.png", "/x/images/a.png") == found("a.png", "/x/other/a.png") == [[1, 1]]
+    assert found("b.png", "/x/images/b.png") == [[3, 3]]
+    assert found("c.png", "/x/images/c.png") == []
+    nested = "/x/images/images/b.png"
+    assert found("images/b.png", nested, "/x/images/b.png") == [[4, 4]]
+    assert found("b.png", "/x/images/b.png", nested) == [], "'images/b.png' is the name of another scene"
+    with pytest.raises(ResamError, match=r"'sub/a\.png' fits several scenes; write the path, 'x/sub/a\.png'"):
+        found("x/sub/a.png", "/x/sub/a.png", "/y/sub/a.png")
 
 
 def test_the_points_beside_a_scene_are_found(tmp_path: Path) -> None:

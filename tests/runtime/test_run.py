@@ -100,6 +100,23 @@ def test_one_points_file_serves_all_and_unknown_scenes_are_noted(engine: Path, i
     assert "no points for it" in summary["scenes"][1]["notes"][0]
 
 
+def test_a_folder_below_the_annotated_one_gets_its_own_points(engine: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "sub/a.png"):
+        draw_scene(tmp_path / "images" / name, 0)
+    table = tmp_path / "points.csv"
+    table.write_text("scene,instance,x,y\na.png,above,40,40\nsub/a.png,below,30,30\n")
+    for given, expected in (("images", ["above", "below"]), ("images/sub", ["below"]), ("images/a.png", ["above"])):
+        out = tmp_path / f"out of {Path(given).name}"
+        assert resam_run("--engine", engine, tmp_path / given, "-o", out, "--points", table).code == 0
+        assert [item["instance"] for item in instances_of(out)["annotations"]] == expected
+    coco = {"images": [{"id": 1, "file_name": "images/a.png"}]}
+    coco["annotations"] = [{"id": 1, "image_id": 1, "point": [40, 40]}]
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    arguments = ["--engine", engine, tmp_path / "images", "-o", tmp_path / "coco", "--points", tmp_path / "coco.json"]
+    assert resam_run(*arguments).stderr == ""
+    assert [scene["instances"] for scene in summary_of(tmp_path / "coco")["scenes"]] == [1, 0]
+
+
 def test_many_notes_are_cut_short_on_the_console(engine: Path, images: Path, tmp_path: Path) -> None:
     rows = "".join(f"other{number}.png,3,3\n" for number in range(150))
     (tmp_path / "p.csv").write_text(f"scene,x,y\ns0.png,40,40\n{rows}")

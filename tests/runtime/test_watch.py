@@ -160,10 +160,10 @@ def idle() -> None:
     pass
 
 
-def played(script: Script, folder: Path, out: Path) -> RunReport:
+def played(script: Script, folder: Path, out: Path, **more: Any) -> RunReport:
     engine = EngineFile.open(make_engine(out.parent / "model.resam"))
     with TerminalProgress() as progress:
-        return watch_folder(engine, Segmenter(engine), folder, out, script, observer=progress)
+        return watch_folder(engine, Segmenter(engine), folder, out, script, observer=progress, **more)
 
 
 def test_a_watched_folder_may_vanish_for_a_moment(
@@ -234,6 +234,27 @@ def test_files_of_the_whole_run_are_not_written_anew_for_each_scene(
     assert len(writes) - 2 <= most
     if seconds < 1:
         assert seen == list(range(1, 21)), "in a small folder results are there at once"
+
+
+def test_a_name_that_fits_several_scenes_is_refused_as_it_is_without_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "p.csv").write_text("scene,x,y\na.png,40,40\nb.png,40,40\n")
+
+    def arrive(*names: str) -> Callable[[], None]:
+        return lambda: [draw_scene(folder / name, 0) for name in names] and None
+
+    script = Script(monkeypatch, arrive("f1/a.png", "f2/a.png", "f1/b.png"), idle, idle, arrive("f2/b.png"), idle, idle)
+    report = played(script, folder, out, points=tmp_path / "p.csv")
+    assert (report.scenes, report.failed) == (4, 3)
+    reasons = {scene["name"]: scene.get("reason", "") for scene in summary_of(out)["scenes"]}
+    assert [name for name, reason in reasons.items() if "fits several scenes" in reason] == [
+        "f1/a.png",
+        "f2/a.png",
+        "f2/b.png",
+    ]
 
 
 def test_watching_asks_for_a_folder_apart_from_the_outputs(tmp_path: Path) -> None:
