@@ -116,8 +116,8 @@ class Run:
                 if os.path.isfile(near):  # where resam-annotate writes
                     raise ResamError(f"{scenes[0].path}{others}: no points; there is {near}: give --points {near}")
             raise ResamError(
-                f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, .csv or .geojson "
-                "beside the scenes, or let --automatic find instances"
+                f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, "
+                "NAME.points.csv or NAME.points.geojson beside the scenes, or let --automatic find instances"
             )
         run = cls(engine, scenes, out, PointsSource(file, shared), options, budget, notes)
         if budget is not None and budget < (least := coco.smallest_budget(run.info, run.categories)):

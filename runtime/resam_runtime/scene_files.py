@@ -82,9 +82,11 @@ def output_names(stem: str, formats: Collection[str], labels_suffix: str = ".tif
     return {kind: name for kind, name in names.items() if kind in formats}
 
 
-def check_apart(folders: Iterable[str | os.PathLike[str]], out: Path) -> None:
-    """Raise ResamError if outputs would go into a folder of scenes itself: overlays would be scenes of the next run."""
-    for folder in folders:
+def check_apart(inputs: Iterable[str | os.PathLike[str]], out: Path) -> None:
+    """Raise ResamError if outputs would go into a folder of scenes itself, given or a given file's: overlays would be
+    scenes of the next run."""
+    for given in inputs:
+        folder = given if os.path.isdir(given) else Path(given).parent
         if os.path.isdir(folder) and os.path.exists(out) and os.path.samefile(folder, out):
             raise ResamError(f"{out}: outputs cannot go into the folder of the scenes itself; choose another with -o")
 

@@ -350,6 +350,7 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (["{images}", "--engine", "{engine}", "--points", "{foreign}"], "has points for none of the scenes"),
         (["{images}", "--engine", "{engine}", "--points", "{nameless}"], "add the scene's file name"),
         (["{images}", "--engine", "{engine}", "-o", "{images}"], "cannot go into the folder of the scenes"),
+        (["{images}/s0.png", "--engine", "{engine}", "-o", "{images}"], "cannot go into the folder of the scenes"),
         (["{images}", "--engine", "{engine}", "-o", "{junk}/out"], "cannot write there"),
         (["{images}", "--engine", "{engine}", "--device", "abacus"], "abacus"),
         (["{images}", "--engine", "{engine}", "--format", "pdf"], "'pdf' is not one of"),
@@ -368,6 +369,10 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
         (["{images}", "--engine", "{engine}", "--resume", "--overwrite"], "exclude each other"),
         (["{images}", "--engine", "{engine}", "--min-score", "0.5"], "--min-score is about what --automatic finds"),
+        (["--watch", "none", "--engine", "{engine}", "--strict"], "leave one of the two out"),
+        (["{images}", "--engine", "{engine}", "--poll", "2"], "--poll is about a watched folder; add --watch"),
+        (["{images}", "--engine", "{engine}", "--format", "coco", "--simplify", "0.5"], "--simplify is about NAME.geo"),
+        (["{images}", "--engine", "{engine}", "--format", "overlay", "--crs", "source"], "--crs is about NAME.geojson"),
         (["{images}", "--engine", "{engine}", "--automatic", "--min-score", "2"], "2.0 is not in the range"),
     ],
 )
@@ -404,6 +409,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
 def test_help_and_version_are_as_elsewhere(command: click.Command) -> None:
     short, long = (CliRunner().invoke(command, [flag]) for flag in ("-h", "--help"))
     assert (short.exit_code, short.output) == (0, long.output)
+    assert " .csv" not in long.output, "it reads as NAME.csv"
     version = CliRunner().invoke(command, ["--version"])
     assert (version.exit_code, version.output.split(", ")[0]) == (0, command.name)
 

@@ -22,7 +22,8 @@ SUFFIXES = (".points.json", ".points.csv", ".points.geojson")
 
 
 def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
-    """The points file beside a scene: `NAME.points.json`, `.csv` or `.geojson`, NAME with or without its suffix.
+    """The points file beside a scene: `NAME.points.json`, `NAME.points.csv` or `NAME.points.geojson`, NAME with or
+    without its suffix.
 
     The full name goes first (`a.png.points.json` before `a.points.json`). Raises ResamError when two kinds of file
     compete, since one of them would be ignored in silence.
