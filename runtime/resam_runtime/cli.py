@@ -22,7 +22,7 @@ from resam_runtime.stop import StopRequest
 if TYPE_CHECKING:
     from resam_runtime.run import RunReport
 
-_NOTES = 5  # more go to summary.json alone
+_NOTES = 10  # more go to summary.json alone
 
 EPILOG = """
 \b
@@ -276,6 +276,8 @@ def _closing_line(report: RunReport) -> str:
     parts = [f"{report.instances} instances in {report.scenes - report.failed} scenes"]
     if report.failed:
         parts.append(f"{report.failed} scenes failed")
+    if report.without_points:
+        parts.append(f"{report.without_points} scenes without points")
     if report.skipped:
         parts.append(f"{report.skipped} instances skipped")
     if report.nowhere:

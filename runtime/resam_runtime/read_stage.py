@@ -21,6 +21,9 @@ from resam_runtime.segmenter import Segmenter
 from resam_runtime.tiling import Tile
 from resam_runtime.writers.overlay import LONGEST
 
+NO_POINTS = "no points"
+"""How the note on a scene begins that came without points, and was not searched for instances either."""
+
 
 class PointsSource:
     """Where the prompts of scenes come from: one file for all, or a file beside each.
@@ -106,7 +109,7 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
         if options.automatic:
             job.automatic = True
         else:
-            job.notes.append("no points file beside it")
+            job.notes.append(f"{NO_POINTS} file beside it")
         return
     name, path, beside = job.file.name, job.file.full_path, points.file is None
     prompts = found.prompts(
@@ -127,7 +130,7 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
         if options.automatic and found.match(name, points.shared, path) is None:
             job.automatic = True
             return
-        job.notes.append(f"no points for it in {found.path.name}")
+        job.notes.append(f"{NO_POINTS} for it in {found.path.name}")
     job.prompts, job.skipped = check_prompts(prompts, scene.width, scene.height)
     limit = segmenter.manifest.max_points_per_instance
     if limit is not None:

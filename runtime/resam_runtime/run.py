@@ -18,7 +18,7 @@ from resam_runtime.errors import ResamError
 from resam_runtime.options import RunOptions
 from resam_runtime.pipeline import process_scenes
 from resam_runtime.points import PointsFile, find_points, shared_names
-from resam_runtime.read_stage import PointsSource, source_of
+from resam_runtime.read_stage import NO_POINTS, PointsSource, source_of
 from resam_runtime.records import Mode, Record, RunFolder
 from resam_runtime.scene_files import SceneFile, check_apart, check_exist, check_outputs, find_scenes, output_names
 from resam_runtime.segmenter import Segmenter
@@ -49,7 +49,8 @@ class RunReport:
 
     nowhere: instances of the points file that belong to scenes by their place on the map, and lie in none that is
     done; 0 for a run that is not complete. all_skipped: points were given, and not one instance of theirs could be
-    prompted. notes: what a user should know of the run, one line each.
+    prompted. without_points: scenes done that had none. notes: what a user should know of the run and of single scenes,
+    one line each.
     """
 
     out: Path
@@ -62,6 +63,7 @@ class RunReport:
     complete: bool
     seconds: float
     all_skipped: bool = False
+    without_points: int = 0
     notes: Sequence[str] = ()
 
     @property
@@ -242,6 +244,7 @@ class Run:
                 f"{self.out}: cannot write ({error.strerror or error}); what is done is kept, go on with --resume"
             ) from error
         totals = data["totals"]
+        told = [(record["name"], note) for record in records for note in record.get("notes", [])]
         return RunReport(
             out=self.out,
             scenes=totals["scenes"],
@@ -257,7 +260,8 @@ class Run:
             and not self.options.automatic
             and totals["skipped"] > 0
             and totals["points"] == totals["instances"] == 0,
-            notes=self.notes,
+            without_points=sum(note.startswith(NO_POINTS) for _, note in told),
+            notes=[*self.notes, *(f"{name}: {note}" for name, note in told if not note.startswith(NO_POINTS))],
         )
 
     def _nowhere(self, records: Sequence[Record]) -> int:

@@ -122,8 +122,8 @@ def test_many_notes_are_cut_short_on_the_console(engine: Path, images: Path, tmp
     (tmp_path / "p.csv").write_text(f"scene,x,y\ns0.png,40,40\n{rows}")
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--points", tmp_path / "p.csv")
     *notes, last = result.stderr.splitlines()
-    assert len(notes) == 5
-    assert last == f"note: 145 more, see {tmp_path / 'out' / 'summary.json'}"
+    assert len(notes) == 10
+    assert last == f"note: 140 more, see {tmp_path / 'out' / 'summary.json'}"
     assert len(summary_of(tmp_path / "out")["notes"]) == 101
 
 
@@ -295,6 +295,7 @@ def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path
     (images / "s1.points.json").unlink()
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
     assert result.code == 0
+    assert "4 instances in 3 scenes, 1 scenes without points; " in result.stdout, "s0.png has a file: nothing is there"
     assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [0, 0, 4]
     assert json.loads((tmp_path / "out/s0.geojson").read_text())["features"] == []
 
@@ -518,6 +519,15 @@ def test_a_geotiff_gives_wgs84_polygons_and_labels_with_its_crs(engine: Path, tm
         ring = np.array(feature["geometry"]["coordinates"][0])
         longitude, latitude = transform("EPSG:32633", "EPSG:4326", [500000 + (x + 0.5) / 2], [5000000 - (y + 0.5) / 2])
         assert ring[:-1].mean(0) == pytest.approx([longitude[0], latitude[0]], abs=1e-5)
+
+
+def test_what_is_to_be_known_of_a_scene_is_told(engine: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    make_geotiff(tmp_path / "a.tif", 200, 200, transform=None)  # a CRS without a place
+    write_points(tmp_path / "a.tif", [[50, 50]])
+    result = resam_run("--engine", engine, tmp_path / "a.tif", "-o", tmp_path / "out")
+    [noted] = summary_of(tmp_path / "out")["scenes"][0]["notes"]
+    assert (result.code, result.stderr) == (0, f"note: a.tif: {noted}\n")
 
 
 def map_points(path: Path, *places: tuple[float, float]) -> Path:
