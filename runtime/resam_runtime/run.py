@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.options import RunOptions
 from resam_runtime.pipeline import process_scenes
-from resam_runtime.points import PointsFile, find_points, shared_names
+from resam_runtime.points import PointsFile, find_points, path_ends, shared_names
 from resam_runtime.read_stage import NO_POINTS, PointsSource, source_of
 from resam_runtime.records import Mode, Record, RunFolder
 from resam_runtime.scene_files import SceneFile, check_apart, check_exist, check_outputs, find_scenes, output_names
@@ -201,8 +201,11 @@ class Run:
                 on_points=observer.points,
                 on_scene=observer.scene,
             )
-            names = [scene.name for scene in self.scenes]
-            report = self.finish(folder, names, segmenter, time.monotonic() - begin)
+            kept = self._kept(folder)
+            line = f"kept what an earlier run made of {len(kept)} scenes that are not among the images now"
+            names = sorted([*kept, *(scene.name for scene in self.scenes)])
+            whole = replace(self, notes=[*self.notes, line]) if kept else self
+            report = whole.finish(folder, names, segmenter, time.monotonic() - begin)
         prompts = report.instances + report.left_out + report.skipped
         if self.points.file is not None and report.nowhere and not prompts and not self.options.automatic:
             raise ResamError(
@@ -263,6 +266,22 @@ class Run:
             without_points=sum(note.startswith(NO_POINTS) for _, note in told),
             notes=[*self.notes, *(f"{name}: {note}" for name, note in told if not note.startswith(NO_POINTS))],
         )
+
+    def _kept(self, folder: RunFolder) -> list[str]:
+        """Scenes that an earlier run did and this one was not given; not those that now go by another name, or whose
+        outputs another scene has taken."""
+        names, stems = {scene.name for scene in self.scenes}, {scene.stem.casefold() for scene in self.scenes}
+        others = [
+            record["name"]
+            for record in folder.records()
+            if record["name"] not in names
+            and record["status"] == "done"
+            and record["stem"].casefold() not in stems
+            and folder.has_outputs(record)
+        ]
+        paths = [scene.full_path for scene in self.scenes] if others else []
+        ends = {end for path in paths for end in path_ends(path)}
+        return [name for name in others if name not in ends]
 
     def _nowhere(self, records: Sequence[Record]) -> int:
         """Instances without a scene's name that lie in none of the scenes done; 0 while none is."""

@@ -162,6 +162,51 @@ def test_files_of_others_are_not_overwritten(engine: Path, images: Path, tmp_pat
     assert (out / "instances.json").read_text() == "mine"
 
 
+def test_resuming_overwrites_no_file_of_others_either(engine: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "s1.geojson").write_text("mine")
+    arguments = ["--engine", engine, images, "-o", out, "--resume"]
+    result = resam_run(*arguments)
+    assert (result.code, f"{out / 's1.geojson'}: exists" in result.stderr) == (2, True)
+    (out / "s1.geojson").unlink()
+    assert resam_run(*arguments).code == 0
+    write_points(images / "t.png", draw_scene(images / "t.png", 9))
+    (out / "t.png").write_text("mine")
+    for _ in range(2):
+        result = resam_run(*arguments)
+        assert (result.code, f"failed: t.png: {out / 't.png'}: exists, and is not" in result.stderr) == (1, True)
+    assert (out / "t.png").read_text() == "mine"
+    (out / "t.png").unlink()
+    assert resam_run(*arguments).code == 0
+
+
+def test_what_was_done_stays_though_its_image_is_gone(engine: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (images / "bad.png").write_bytes(b"junk")
+    assert resam_run("--engine", engine, images, "-o", out).code == 1
+    before = (out / "instances.json").read_bytes()
+    (images / "bad.png").unlink()
+    (images / "s0.png").unlink()
+    result = resam_run("--engine", engine, images, "-o", out, "--resume")
+    assert (result.code, "12 instances in 3 scenes" in result.stdout) == (0, True)
+    assert result.stderr == "note: kept what an earlier run made of 1 scenes that are not among the images now\n"
+    assert (out / "instances.json").read_bytes() == before
+    assert summary_of(out)["notes"] == [result.stderr.removeprefix("note: ").strip()]
+    # the same file by another name, and another whose outputs take the place of what is gone
+    (images / "s0.jpg").write_bytes((images / "s1.png").read_bytes())
+    (images / "other").mkdir()
+    for name in ("s1.png", "s1.points.json"):
+        (images / "other" / name).write_bytes((images / name).read_bytes())
+    result = resam_run("--engine", engine, images, images / "other" / "s1.png", "-o", out, "--resume")
+    assert sorted(scene["name"] for scene in summary_of(out)["scenes"]) == [
+        "other/s1.png",
+        "s0.jpg",
+        "s1.png",
+        "s2.png",
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

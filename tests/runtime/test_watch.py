@@ -257,6 +257,16 @@ def test_a_name_that_fits_several_scenes_is_refused_as_it_is_without_watching(
     ]
 
 
+def test_watching_overwrites_no_file_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = make_folder(tmp_path / "in", 2), tmp_path / "out"
+    out.mkdir()
+    (out / "s0.geojson").write_text("mine")
+    report = played(Script(monkeypatch, idle, idle), folder, out)
+    assert (report.scenes, report.failed) == (2, 1)
+    assert (out / "s0.geojson").read_text() == "mine"
+    assert f"{out / 's0.geojson'}: exists, and is not this run's" in summary_of(out)["scenes"][0]["reason"]
+
+
 def test_watching_asks_for_a_folder_apart_from_the_outputs(tmp_path: Path) -> None:
     engine = make_engine(tmp_path / "model.resam")
     result = resam_run("--engine", engine, "--watch", tmp_path / "none", "-o", tmp_path / "out")

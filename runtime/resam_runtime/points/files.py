@@ -119,7 +119,7 @@ class PointsFile:
         several scenes of the run end in, see `shared_names`; only a scene of that very name is called so. Raises
         ResamError when only such a name fits.
         """
-        for name in _ends(path or scene_name):
+        for name in path_ends(path or scene_name):
             if name not in self._names or (name in shared and len(name) > len(scene_name)):
                 continue
             if name in shared and name != scene_name:
@@ -198,11 +198,11 @@ def shared_names(paths: Iterable[str]) -> frozenset[str]:
     alike: dict[str, list[str]] = {}
     for path in paths:
         alike.setdefault(path.rsplit("/", 1)[-1], []).append(path)
-    count = Counter(end for group in alike.values() if len(group) > 1 for path in group for end in _ends(path))
+    count = Counter(end for group in alike.values() if len(group) > 1 for path in group for end in path_ends(path))
     return frozenset(name for name, times in count.items() if times > 1)
 
 
-def _ends(path: str) -> Iterator[str]:
+def path_ends(path: str) -> Iterator[str]:
     """The path and what is left of it without its first folder, its first two ...: the longest first."""
     yield path
     while "/" in path:
