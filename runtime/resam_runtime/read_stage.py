@@ -112,6 +112,13 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
             job.notes.append(f"{NO_POINTS} file beside it")
         return
     name, path, beside = job.file.name, job.file.full_path, points.file is None
+    no_place = scene.transform is None and job.file.path.suffix.lower() not in RASTER_SUFFIXES
+    if no_place and not beside and found.by_place and found.match(name, points.shared, path) is None:
+        # a quicklook beside GeoTIFFs, say: it cannot be where the points are
+        job.automatic = options.automatic
+        if not options.automatic:
+            job.notes.append(f"{NO_POINTS} for it in {found.path.name}: it has no place on the map")
+        return
     prompts = found.prompts(
         name,
         width=scene.width,

@@ -161,18 +161,12 @@ class Run:
         return RunFolder.open(self.out, request, mode, outputs)
 
     def is_done(self, scene: SceneFile, folder: RunFolder) -> bool:
-        """Whether an earlier run did this scene and its outputs are still there.
-
-        Raises ResamError when the scene or the points beside it have changed since.
-        """
+        """Whether an earlier run did this scene, neither it nor the points beside it have changed since, and its
+        outputs are still there."""
         record = folder.record(scene.name)
         if record is None or record["status"] != "done" or record["stem"] != scene.stem:
             return False
-        if record["source"] != source_of(scene, self.points):
-            raise ResamError(
-                f"{scene.path}: it or its points changed since the earlier run; use --overwrite to do all again"
-            )
-        return folder.has_outputs(record)
+        return record["source"] == source_of(scene, self.points) and folder.has_outputs(record)
 
     def execute(
         self,
@@ -210,7 +204,7 @@ class Run:
         if self.points.file is not None and report.nowhere and not prompts and not self.options.automatic:
             raise ResamError(
                 f"{self.points.file.path}: none of its points lies in a scene that could be read; "
-                "check its coordinates and its crs"
+                "check its coordinates, its crs, and that the scenes are georeferenced"
             )
         return report
 

@@ -35,9 +35,12 @@ Signature = tuple[tuple[int, int], ...]
 class FolderWatch:
     """Looks into a folder again and again; `look` returns the scenes that have become whole since the last time."""
 
-    def __init__(self, folder: Path, out: Path, points_beside: bool, stems: dict[str, str] | None = None) -> None:
-        """points_beside: a scene is whole only with its points file. stems: of scenes done before, name -> stem."""
-        self._folder, self._out, self._points_beside = folder, out, points_beside
+    def __init__(
+        self, folder: Path, out: Path, points_beside: bool, stems: dict[str, str] | None = None, *, wait: bool = True
+    ) -> None:
+        """points_beside: points files lie beside scenes; wait: a scene is whole only with its own, else it comes again
+        when that arrives. stems: of scenes done before, name -> stem."""
+        self._folder, self._out, self._points_beside, self._wait = folder, out, points_beside, wait
         self._stems = dict(stems or {})
         self._seen: dict[Path, Signature] = {}
         self._given: dict[Path, Signature] = {}
@@ -69,9 +72,9 @@ class FolderWatch:
         try:
             if self._points_beside:
                 beside = find_points(path)
-                if beside is None:
+                if beside is None and self._wait:
                     return None
-                files.append(beside)
+                files += [beside] if beside is not None else []
         except ResamError:
             pass  # competing points files: the scene is given out, and fails with that reason
         try:
@@ -128,7 +131,7 @@ def watch_folder(
     begin = time.monotonic()
     with run.take_folder(mode) as taken:
         records = {record["name"]: record["stem"] for record in taken.records()}
-        watch = FolderWatch(folder, out, file is None and not options.automatic, records)
+        watch = FolderWatch(folder, out, file is None, records, wait=not options.automatic)
         names = sorted(records)
         report, due, unwritten = None, -math.inf, True
         told: list[str] = []

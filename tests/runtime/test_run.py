@@ -571,10 +571,29 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
     result = resam_run(*arguments, "-o", tmp_path / "out")
     assert result.code == 2
     assert result.stderr == (
-        f"error: {path}: none of its points lies in a scene that could be read; check its coordinates and its crs\n"
+        f"error: {path}: none of its points lies in a scene that could be read; check its coordinates, its crs, "
+        "and that the scenes are georeferenced\n"
     )
     automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
     assert (automatic.code, "1 instances of the points file lie in no scene" in automatic.stdout) == (0, True)
+
+
+def test_a_picture_among_georeferenced_scenes_has_no_map_points(engine: Path, tmp_path: Path) -> None:
+    make_geotiff(tmp_path / "images/a.tif", 200, 200)
+    draw_scene(tmp_path / "images/quicklook.png", 0)
+    path = map_points(tmp_path / "p.geojson", (500025, 4999975))
+    arguments = ["--engine", engine, tmp_path / "images", "--points", path]
+    result = resam_run(*arguments, "-o", tmp_path / "out")
+    assert (result.code, result.stderr) == (0, "")
+    assert "1 instances in 2 scenes, 1 scenes without points" in result.stdout
+    assert summary_of(tmp_path / "out")["scenes"][1]["notes"] == [
+        "no points for it in p.geojson: it has no place on the map"
+    ]
+    assert resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic").code == 0
+    assert [scene["instances"] > 0 for scene in summary_of(tmp_path / "automatic")["scenes"]] == [True, True]
+    (tmp_path / "images/a.tif").unlink()
+    alone = resam_run(*arguments, "-o", tmp_path / "alone")
+    assert (alone.code, "and that the scenes are georeferenced" in alone.stderr) == (2, True)
 
 
 def test_map_points_beside_a_scene_that_lie_elsewhere_fail_it(engine: Path, tmp_path: Path) -> None:

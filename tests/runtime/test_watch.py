@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from resam_runtime.engine_file import EngineFile
+from resam_runtime.options import RunOptions
 from resam_runtime.progress import TerminalProgress
 from resam_runtime.run import Run, RunReport
 from resam_runtime.segmenter import Segmenter
@@ -65,6 +66,29 @@ def test_a_scene_waits_for_its_points(tmp_path: Path) -> None:
     assert [names(watch) for _ in range(3)] == [[], [], []]
     (tmp_path / "a.points.csv").write_text("x,y\n")
     assert [names(watch) for _ in range(3)] == [[], ["a.png"], []]
+
+
+def test_points_that_come_after_a_scene_that_did_not_wait_for_them_count(tmp_path: Path) -> None:
+    watch = FolderWatch(tmp_path, tmp_path / "out", points_beside=True, wait=False)
+    (tmp_path / "a.png").write_bytes(b"1")
+    assert [names(watch) for _ in range(3)] == [[], ["a.png"], []]
+    (tmp_path / "a.points.csv").write_text("x,y\n")
+    assert [names(watch) for _ in range(3)] == [[], ["a.png"], []]
+
+
+def test_points_that_follow_a_scene_found_automatically_replace_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    centres = draw_scene(folder / "a.png", 0)
+
+    def late() -> None:
+        assert summary_of(out)["scenes"][0]["instances"] != 1
+        write_points(folder / "a.png", centres[:1])
+
+    script = Script(monkeypatch, idle, idle, late, idle, idle)
+    report = played(script, folder, out, options=RunOptions(automatic=True))
+    assert (report.scenes, report.instances) == (1, 1)
 
 
 def test_hidden_files_and_outputs_are_not_watched(tmp_path: Path) -> None:
