@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors, printable
@@ -21,7 +22,7 @@ from resam_runtime.stop import StopRequest
 if TYPE_CHECKING:
     from resam_runtime.run import RunReport
 
-_NOTES = 5  # more go to summary.json alone
+_NOTES = 10  # more go to summary.json alone
 
 EPILOG = """
 \b
@@ -100,8 +101,8 @@ class _Finite(click.FloatRange):
     "--points",
     "-p",
     type=click.Path(path_type=Path),
-    help="One points file for all scenes: JSON, CSV, GeoJSON or COCO. Default: NAME.points.json, .csv or .geojson "
-    "beside each scene.",
+    help="One points file for all scenes: JSON, CSV, GeoJSON or COCO. Default: NAME.points.json, "
+    "NAME.points.csv or NAME.points.geojson beside each scene.",
 )
 @click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
 @click.option(
@@ -203,6 +204,14 @@ def run(
         raise click.UsageError("--min-score is about what --automatic finds; add --automatic")
     if budget is not None and "coco" not in formats:
         raise click.UsageError("--budget is about instances.json; add coco to --format")
+    given = click.get_current_context().get_parameter_source
+    for name in ("crs", "simplify"):
+        if "geojson" not in formats and given(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is about NAME.geojson; add geojson to --format")
+    if watch is None and given("poll") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--poll is about a watched folder; add --watch DIR")
+    if watch is not None and strict:
+        raise click.UsageError("--strict would end a watch at the first scene that fails; leave one of the two out")
     # A damaged image is one line of ours; OpenCV, which logs three more, reads this once, when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # Heavy imports wait until the arguments are known to be good.
@@ -267,6 +276,8 @@ def _closing_line(report: RunReport) -> str:
     parts = [f"{report.instances} instances in {report.scenes - report.failed} scenes"]
     if report.failed:
         parts.append(f"{report.failed} scenes failed")
+    if report.without_points:
+        parts.append(f"{report.without_points} scenes without points")
     if report.skipped:
         parts.append(f"{report.skipped} instances skipped")
     if report.nowhere:

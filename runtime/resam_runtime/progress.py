@@ -62,7 +62,8 @@ class TerminalProgress(Observer):
         for one in record["skipped"]:
             self._print(f"skipped: {record['name']}: instance {one['instance']}: {one['reason']}")
         if self._each:
-            print(printable(f"{record['name']}: {len(record['annotations'])} instances"), flush=True)
+            line = "; ".join([f"{record['name']}: {len(record['annotations'])} instances", *record["notes"]])
+            print(printable(line), flush=True)
 
     def trouble(self, line: str) -> None:
         self._print(f"waiting: {line}")

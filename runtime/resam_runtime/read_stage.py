@@ -23,11 +23,14 @@ from resam_runtime.segmenter import Segmenter
 from resam_runtime.tiling import Tile
 from resam_runtime.writers.overlay import LONGEST
 
+NO_POINTS = "no points"
+"""How the note on a scene begins that came without points, and was not searched for instances either."""
+
 
 class PointsSource:
     """Where the prompts of scenes come from: one file for all, or a file beside each.
 
-    shared: file names that several scenes of the run have; only their paths can name them.
+    shared: names that several scenes of the run end in, see `shared_names`.
     """
 
     def __init__(self, file: PointsFile | None = None, shared: frozenset[str] = frozenset()) -> None:
@@ -125,23 +128,35 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
         if options.automatic:
             job.automatic = True
         else:
-            job.notes.append("no points file beside it")
+            job.notes.append(f"{NO_POINTS} file beside it")
         return
-    name = job.file.name
+    name, path, beside = job.file.name, job.file.full_path, points.file is None
+    no_place = scene.transform is None and job.file.path.suffix.lower() not in RASTER_SUFFIXES
+    if no_place and not beside and found.by_place and found.match(name, points.shared, path) is None:
+        # a quicklook beside GeoTIFFs, say: it cannot be where the points are
+        job.automatic = options.automatic
+        if not options.automatic:
+            job.notes.append(f"{NO_POINTS} for it in {found.path.name}: it has no place on the map")
+        return
     prompts = found.prompts(
         name,
         width=scene.width,
         height=scene.height,
         transform=scene.transform,
         crs=scene.crs,
-        shared=points.shared,
+        shared=() if beside else points.shared,  # a file beside a scene says by its place which one it means
+        path=path,
     )
     job.by_place = [prompt.id for prompt in prompts if prompt.by_place]
-    if not prompts and points.file is not None:
-        if options.automatic and found.match(name, points.shared) is None:
+    if not prompts and beside and len(found) and found.match(name, path=path) is None:
+        if found.by_place:
+            raise ResamError(f"{found.path}: none of its points lies in {name}; check its coordinates and its crs")
+        raise ResamError(f"{found.path}: holds points for {', '.join(found.scenes[:3])}, none for {name}")
+    if not prompts and not beside:
+        if options.automatic and found.match(name, points.shared, path) is None:
             job.automatic = True
             return
-        job.notes.append(f"no points for it in {found.path.name}")
+        job.notes.append(f"{NO_POINTS} for it in {found.path.name}")
     job.prompts, job.skipped = check_prompts(prompts, scene.width, scene.height)
     limit = segmenter.manifest.max_points_per_instance
     if limit is not None:

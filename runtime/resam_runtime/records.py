@@ -2,7 +2,8 @@
 
 `run.json` says what the run was asked to do (engine, points, options); `scenes/*.json` hold one record per scene,
 written after the scene's own outputs. A scene whose record is there is done; everything else is derived from records,
-so a run may be killed at any moment and resumed.
+so a run may be killed at any moment and resumed. `writing.json` names the outputs in hand: what a run that was killed
+leaves of them is no one else's.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class RunFolder:
         self.out = out
         self._state = out / STATE_FOLDER
         self._lock = lock
+        self._ours: set[str] | None = set()  # outputs that this run or an earlier one wrote; None: all there may be
 
     @classmethod
     def open(
@@ -39,8 +41,9 @@ class RunFolder:
         """Take an output folder for a run that is asked for `request` (plain JSON data).
 
         new: the folder must hold no earlier run, nor any of the `outputs` (paths inside it) to be written. resume: an
-        earlier run must have had the same request. overwrite: what an earlier run wrote is removed first. Raises
-        ResamError, one line, when that is not so, when another run holds the folder, and when it cannot be written.
+        earlier run, if there is one, must have had the same request; else as new. overwrite: what an earlier run wrote
+        is removed first. Raises ResamError, one line, when that is not so, when another run holds the folder, and when
+        it cannot be written.
         """
         out = Path(out)
         state = out / STATE_FOLDER
@@ -102,6 +105,22 @@ class RunFolder:
             with contextlib.suppress(FileNotFoundError):
                 self.out.joinpath(name).unlink()
 
+    def claim(self, name: str, outputs: Iterable[str]) -> None:
+        """Note that a scene's outputs are about to be written or removed: should that be cut short, they are known as
+        the run's own. Raises ResamError where one of them is there already and someone else's, OSError."""
+        outputs, earlier = list(outputs), self.record(name)
+        # a damaged record may have listed any of them
+        if self._ours is not None and (earlier is not None or not os.path.exists(self._path(name))):
+            for output in outputs:
+                path = self.out / output  # a folder cannot be overwritten: the system says so in its turn
+                if output not in self._ours and os.path.lexists(path) and not os.path.isdir(path):
+                    raise ResamError(f"{path}: exists, and is not this run's; move it, or choose another -o")
+            self._ours.update(outputs)
+        self._mark([*outputs, *(earlier or {}).get("outputs", [])])
+
+    def _mark(self, outputs: list[str]) -> None:
+        write_json(self._state / "writing.json", {"format": FORMAT, "outputs": outputs})
+
     def _path(self, name: str) -> Path:
         # a name may hold slashes and be longer than a file name may be
         return self._state / "scenes" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
@@ -113,9 +132,7 @@ class RunFolder:
         if begun and mode == "new":
             raise ResamError(f"{self.out}: holds an earlier run; go on with --resume, or start again with --overwrite")
         if not begun and mode != "overwrite":
-            # What is there may be anyone's. (A run that was killed early leaves outputs of scenes without a record:
-            # hence only a new run looks at those.)
-            for name in ("instances.json", "summary.json", *(outputs if mode == "new" else ())):
+            for name in ("instances.json", "summary.json", *outputs):  # what is there is someone else's
                 if os.path.lexists(self.out / name):
                     raise ResamError(f"{self.out / name}: exists; choose another folder with -o, or --overwrite")
         if begun and mode == "resume":
@@ -126,7 +143,15 @@ class RunFolder:
             for leftover in folder.iterdir():
                 if TEMPORARY.fullmatch(leftover.name):
                     leftover.unlink(missing_ok=True)
+        if begun:
+            self._ours = {name for record in self.records() for name in record.get("outputs", [])}
+            cut_short = set((_read(self._state / "writing.json") or {}).get("outputs", [])) - self._ours
+            for name in cut_short:
+                with contextlib.suppress(OSError):
+                    self.out.joinpath(name).unlink()
         if mode == "overwrite":
+            self._mark(sorted(self._ours or ()))
+            self._ours = None
             for record in list(self.records()):
                 self.remove_outputs(record)
             for name in ("instances.json", "summary.json"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.options import RunOptions
 from resam_runtime.pipeline import process_scenes
-from resam_runtime.points import PointsFile, find_points, shared_names
-from resam_runtime.read_stage import PointsSource, source_of
+from resam_runtime.points import PointsFile, find_points, path_ends, shared_names
+from resam_runtime.read_stage import NO_POINTS, PointsSource, source_of
 from resam_runtime.records import Mode, Record, RunFolder
 from resam_runtime.scene_files import SceneFile, check_apart, check_exist, check_outputs, find_scenes, output_names
 from resam_runtime.segmenter import Segmenter
@@ -48,7 +49,8 @@ class RunReport:
 
     nowhere: instances of the points file that belong to scenes by their place on the map, and lie in none that is
     done; 0 for a run that is not complete. all_skipped: points were given, and not one instance of theirs could be
-    prompted. notes: what a user should know of the run, one line each.
+    prompted. without_points: scenes done that had none. notes: what a user should know of the run and of single scenes,
+    one line each.
     """
 
     out: Path
@@ -61,6 +63,7 @@ class RunReport:
     complete: bool
     seconds: float
     all_skipped: bool = False
+    without_points: int = 0
     notes: Sequence[str] = ()
 
     @property
@@ -111,19 +114,19 @@ class Run:
         scenes = find_scenes(inputs, out)
         check_exist(scenes)
         check_outputs(scenes, out, options.formats)
-        shared = shared_names(scene.name for scene in scenes)
+        shared = shared_names(scene.full_path for scene in scenes)
         file = None if points is None else PointsFile.open(points)
         notes: list[str] = []
         if file is not None:
-            notes = _check_points(file, scenes, options)
+            notes = _check_points(file, scenes, shared, options)
         elif not options.automatic and not any(_has_points(scene) for scene in scenes):
             others = f" and {len(scenes) - 1} more" if len(scenes) > 1 else ""
             for near in (place / "points.json" for given in inputs for place in (Path(given), Path(given).parent)):
                 if os.path.isfile(near):  # where resam-annotate writes
                     raise ResamError(f"{scenes[0].path}{others}: no points; there is {near}: give --points {near}")
             raise ResamError(
-                f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, .csv or .geojson "
-                "beside the scenes, or let --automatic find instances"
+                f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, "
+                "NAME.points.csv or NAME.points.geojson beside the scenes, or let --automatic find instances"
             )
         return cls(engine, scenes, out, PointsSource(file, shared), options, budget, notes)
 
@@ -162,18 +165,12 @@ class Run:
         return RunFolder.open(self.out, request, mode, outputs)
 
     def is_done(self, scene: SceneFile, folder: RunFolder) -> bool:
-        """Whether an earlier run did this scene and its outputs are still there.
-
-        Raises ResamError when the scene or the points beside it have changed since.
-        """
+        """Whether an earlier run did this scene, neither it nor the points beside it have changed since, and its
+        outputs are still there."""
         record = folder.record(scene.name)
         if record is None or record["status"] != "done" or record["stem"] != scene.stem:
             return False
-        if record["source"] != source_of(scene, self.points):
-            raise ResamError(
-                f"{scene.path}: it or its points changed since the earlier run; use --overwrite to do all again"
-            )
-        return folder.has_outputs(record)
+        return record["source"] == source_of(scene, self.points) and folder.has_outputs(record)
 
     def execute(
         self,
@@ -202,13 +199,16 @@ class Run:
                 on_points=observer.points,
                 on_scene=observer.scene,
             )
-            names = [scene.name for scene in self.scenes]
-            report = self.finish(folder, names, segmenter, time.monotonic() - begin)
+            kept = self._kept(folder)
+            line = f"kept what an earlier run made of {len(kept)} scenes that are not among the images now"
+            names = sorted([*kept, *(scene.name for scene in self.scenes)])
+            whole = replace(self, notes=[*self.notes, line]) if kept else self
+            report = whole.finish(folder, names, segmenter, time.monotonic() - begin)
         prompts = report.instances + report.left_out + report.skipped
         if self.points.file is not None and report.nowhere and not prompts and not self.options.automatic:
             raise ResamError(
                 f"{self.points.file.path}: none of its points lies in a scene that could be read; "
-                "check its coordinates and its crs"
+                "check its coordinates, its crs, and that the scenes are georeferenced"
             )
         return report
 
@@ -247,6 +247,7 @@ class Run:
             raise OutputError(
                 f"{self.out}: cannot write ({error.strerror or error}); what is done is kept, go on with --resume"
             ) from error
+        told = [(record["name"], note) for record in records for note in record.get("notes", [])]
         return RunReport(
             out=self.out,
             scenes=totals["scenes"],
@@ -262,8 +263,25 @@ class Run:
             and not self.options.automatic
             and totals["skipped"] > 0
             and totals["points"] == totals["instances"] == 0,
-            notes=self.notes,
+            without_points=sum(note.startswith(NO_POINTS) for _, note in told),
+            notes=[*self.notes, *(f"{name}: {note}" for name, note in told if not note.startswith(NO_POINTS))],
         )
+
+    def _kept(self, folder: RunFolder) -> list[str]:
+        """Scenes that an earlier run did and this one was not given; not those that now go by another name, or whose
+        outputs another scene has taken."""
+        names, stems = {scene.name for scene in self.scenes}, {scene.stem.casefold() for scene in self.scenes}
+        others = [
+            record["name"]
+            for record in folder.records()
+            if record["name"] not in names
+            and record["status"] == "done"
+            and record["stem"].casefold() not in stems
+            and folder.has_outputs(record)
+        ]
+        paths = [scene.full_path for scene in self.scenes] if others else []
+        ends = {end for path in paths for end in path_ends(path)}
+        return [name for name in others if name not in ends]
 
     def _nowhere(self, records: Sequence[Record]) -> int:
         """Instances without a scene's name that lie in none of the scenes done; 0 while none is."""
@@ -273,10 +291,15 @@ class Run:
         return len(self.points.file.placed_ids.difference(*(record["by_place"] for record in done)))
 
 
-def _check_points(file: PointsFile, scenes: Sequence[SceneFile], options: RunOptions) -> list[str]:
+def _check_points(
+    file: PointsFile, scenes: Sequence[SceneFile], shared: Collection[str], options: RunOptions
+) -> list[str]:
     """Notes on scenes that only the points file knows; ResamError where it fits none of the scenes."""
     file.check_named(len(scenes))
-    known = {scene.name for scene in scenes} | {scene.name.rsplit("/", 1)[-1] for scene in scenes}
+    known = {*shared}  # a scene that such a name is meant for says so itself
+    for scene in scenes:
+        with contextlib.suppress(ResamError):
+            known |= {file.match(scene.name, shared, scene.full_path) or ""}
     unknown = [name for name in file.scenes if name not in known]
     if len(unknown) == len(file.scenes) and not (file.by_place or file.names_no_scene or options.automatic):
         held = f"it names {', '.join(file.scenes[:3])}" if file.scenes else "it is empty"

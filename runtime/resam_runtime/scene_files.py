@@ -23,6 +23,11 @@ class SceneFile:
     name: str
     stem: str
 
+    @property
+    def full_path(self) -> str:
+        """The absolute path, with forward slashes; the name is its end."""
+        return Path(os.path.abspath(self.path)).as_posix()
+
 
 def find_scenes(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[SceneFile]:
     """Scenes among files and folders (searched with their subfolders), sorted by name, each file once.
@@ -77,9 +82,11 @@ def output_names(stem: str, formats: Collection[str], labels_suffix: str = ".tif
     return {kind: name for kind, name in names.items() if kind in formats}
 
 
-def check_apart(folders: Iterable[str | os.PathLike[str]], out: Path) -> None:
-    """Raise ResamError if outputs would go into a folder of scenes itself: overlays would be scenes of the next run."""
-    for folder in folders:
+def check_apart(inputs: Iterable[str | os.PathLike[str]], out: Path) -> None:
+    """Raise ResamError if outputs would go into a folder of scenes itself, given or a given file's: overlays would be
+    scenes of the next run."""
+    for given in inputs:
+        folder = given if os.path.isdir(given) else Path(given).parent
         if os.path.isdir(folder) and os.path.exists(out) and os.path.samefile(folder, out):
             raise ResamError(f"{out}: outputs cannot go into the folder of the scenes itself; choose another with -o")
 

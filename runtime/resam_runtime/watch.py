@@ -8,6 +8,7 @@ again. What was done before a restart stays done.
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.options import RunOptions
 from resam_runtime.pipeline import process_scenes
-from resam_runtime.points import PointsFile, find_points
+from resam_runtime.points import PointsFile, find_points, shared_names
 from resam_runtime.read_stage import PointsSource, source_of
 from resam_runtime.records import Mode, RunFolder
 from resam_runtime.run import Observer, Run, RunReport
@@ -34,9 +35,12 @@ Signature = tuple[tuple[int, int], ...]
 class FolderWatch:
     """Looks into a folder again and again; `look` returns the scenes that have become whole since the last time."""
 
-    def __init__(self, folder: Path, out: Path, points_beside: bool, stems: dict[str, str] | None = None) -> None:
-        """points_beside: a scene is whole only with its points file. stems: of scenes done before, name -> stem."""
-        self._folder, self._out, self._points_beside = folder, out, points_beside
+    def __init__(
+        self, folder: Path, out: Path, points_beside: bool, stems: dict[str, str] | None = None, *, wait: bool = True
+    ) -> None:
+        """points_beside: points files lie beside scenes; wait: a scene is whole only with its own, else it comes again
+        when that arrives. stems: of scenes done before, name -> stem."""
+        self._folder, self._out, self._points_beside, self._wait = folder, out, points_beside, wait
         self._stems = dict(stems or {})
         self._seen: dict[Path, Signature] = {}
         self._given: dict[Path, Signature] = {}
@@ -57,15 +61,20 @@ class FolderWatch:
         self._given.update((path, now[path]) for path in whole)
         return sorted((self._scene(path) for path in whole), key=lambda scene: scene.name)
 
+    @property
+    def names(self) -> set[str]:
+        """Names of all scenes that the last look saw, also of those not whole yet."""
+        return {path.relative_to(self._folder).as_posix() for path in self._seen}
+
     def _signature(self, path: Path) -> Signature | None:
         """Sizes and times of the scene and its points; None while something is missing."""
         files = [path]
         try:
             if self._points_beside:
                 beside = find_points(path)
-                if beside is None:
+                if beside is None and self._wait:
                     return None
-                files.append(beside)
+                files += [beside] if beside is not None else []
         except ResamError:
             pass  # competing points files: the scene is given out, and fails with that reason
         try:
@@ -122,7 +131,7 @@ def watch_folder(
     begin = time.monotonic()
     with run.take_folder(mode) as taken:
         records = {record["name"]: record["stem"] for record in taken.records()}
-        watch = FolderWatch(folder, out, file is None and not options.automatic, records)
+        watch = FolderWatch(folder, out, file is None, records, wait=not options.automatic)
         names = sorted(records)
         report, due, unwritten = None, -math.inf, True
         told: list[str] = []
@@ -134,6 +143,9 @@ def watch_folder(
             told = watch.trouble
             if ready:
                 observer.begin(len(ready), len(names))
+                if file is not None:  # what came before, and what is on its way, may be called alike
+                    root = os.path.abspath(folder)
+                    run.points.shared = shared_names(Path(root, name).as_posix() for name in {*names, *watch.names})
                 process_scenes(
                     segmenter,
                     ready,

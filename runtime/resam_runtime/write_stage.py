@@ -35,6 +35,10 @@ def write_scene(job: Job, folder: RunFolder, options: RunOptions) -> Record:
     record: Record = {"format": FORMAT, "name": job.file.name, "stem": job.file.stem, "source": job.source}
     names = output_names(job.file.stem, options.formats, ".tif" if job.raster else ".png")
     try:
+        try:
+            folder.claim(job.file.name, names.values() if job.failure is None else ())
+        except ResamError as error:
+            job.fail(error)
         earlier = folder.record(job.file.name)
         if earlier is not None:
             folder.remove_outputs(earlier)

@@ -214,6 +214,13 @@ def test_a_scene_named_by_its_file_name_is_found_in_a_subfolder(path: Path) -> N
     assert both.summary() == [{"instances": 0, "done": False}] * 2, "two could be meant, so neither is"
 
 
+def test_instances_without_an_id_are_called_as_readers_call_them(path: Path) -> None:
+    given = [{"points": [[1, 2]]}, {"id": 1, "points": [[3, 4]]}, {"id": None, "points": [[5, 6]]}]
+    path.write_text(json.dumps({"scenes": {"a.png": {"instances": given}}}))
+    instances = PointsStore(path, ["a.png"]).scene("a.png")[0]["instances"]
+    assert [one["id"] for one in instances] == [prompt.id for prompt in read_points(path, "a.png")] == [4, 1, 3]
+
+
 def test_two_servers_on_one_file_lose_nothing(path: Path) -> None:
     stores = [PointsStore(path, ["a.png"]) for _ in range(2)]
 

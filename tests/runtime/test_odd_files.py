@@ -109,9 +109,10 @@ def test_overlays_never_lie_among_the_scenes_of_the_next_run(engine: Path, tmp_p
 
 def test_a_file_of_someone_else_is_not_overwritten(engine: Path, tmp_path: Path) -> None:
     add_scene(tmp_path / "images" / "a.jpg")
-    mine = tmp_path / "images" / "a.png"
+    mine = tmp_path / "mine" / "a.png"
+    mine.parent.mkdir()
     mine.write_text("mine")
-    result = resam_run("--engine", engine, tmp_path / "images" / "a.jpg", "-o", tmp_path / "images")
+    result = resam_run("--engine", engine, tmp_path / "images" / "a.jpg", "-o", mine.parent)
     assert (result.code, result.stderr) == (
         2,
         f"error: {mine}: exists; choose another folder with -o, or --overwrite\n",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resam_runtime.errors import ResamError
-from resam_runtime.points import PointsFile, Prompt, check_prompts, find_points, read_points
+from resam_runtime.points import PointsFile, Prompt, check_prompts, find_points, read_points, shared_names
 
 UTM = "EPSG:32633"
 TRANSFORM = (2.0, 0.0, 500000.0, 0.0, -2.0, 5000000.0)  # 2 m pixels, north up
@@ -84,6 +84,25 @@ def test_a_scene_is_found_by_path_then_by_file_name(tmp_path: Path) -> None:
         file.prompts("z/b.png", shared={"b.png"})
 
 
+def test_a_scene_is_called_by_the_longest_end_of_its_path(tmp_path: Path) -> None:
+    table = "scene,x,y\na.png,1,1\nsub/a.png,2,2\nimages/b.png,3,3\nimages/images/b.png,4,4\n"
+    file = PointsFile.open(save(tmp_path / "p.csv", table))
+
+    def found(name: str, path: str, *others: str) -> list[list[float]]:
+        prompts = file.prompts(name, shared=shared_names([path, *others]), path=path)
+        return [place for prompt in prompts for place in prompt.coords.tolist()]
+
+    assert found("a.png", "/x/images/sub/a.png") == [[2, 2]], "the folder below the one that was annotated"
+    assert found("a.png", "/x/images/a.png") == found("a.png", "/x/other/a.png") == [[1, 1]]
+    assert found("b.png", "/x/images/b.png") == [[3, 3]]
+    assert found("c.png", "/x/images/c.png") == []
+    nested = "/x/images/images/b.png"
+    assert found("images/b.png", nested, "/x/images/b.png") == [[4, 4]]
+    assert found("b.png", "/x/images/b.png", nested) == [], "'images/b.png' is the name of another scene"
+    with pytest.raises(ResamError, match=r"'sub/a\.png' fits several scenes; write the path, 'x/sub/a\.png'"):
+        found("x/sub/a.png", "/x/sub/a.png", "/y/sub/a.png")
+
+
 def test_the_points_beside_a_scene_are_found(tmp_path: Path) -> None:
     scene = tmp_path / "a.png"
     assert find_points(scene) is None
@@ -141,6 +160,18 @@ def test_map_points_without_a_scene_go_to_every_scene_they_lie_in(tmp_path: Path
     assert [prompt.id for prompt in prompts] == ["here"]
 
 
+def test_negative_map_points_alone_belong_to_the_scene_they_lie_in(tmp_path: Path) -> None:
+    data = collection(
+        feature(500000 + 20, 5000000 - 20, instance="here", label=0),
+        feature(500000 + 2000, 5000000 - 20, instance="elsewhere", label=0),
+        crs=crs("EPSG:32633"),
+    )
+    prompts = read_points(
+        save(tmp_path / "p.geojson", data), "a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM
+    )
+    assert check_prompts(prompts, 100, 80) == ([], [("here", "has no positive point")])
+
+
 def test_map_points_need_a_georeferenced_scene(tmp_path: Path) -> None:
     pytest.importorskip("rasterio")  # where it is missing, that may be the cause
     path = save(tmp_path / "p.geojson", collection(feature(15, 45)))
@@ -195,6 +226,8 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
         ("p.csv", 'x,y\n"' + "1" * 200_000 + '",2\n', "not CSV"),
         ("p.csv", "x,y\n1_0,2\n", "line 2: expected a point"),
         ("p.csv", "scene;instance;x;y;label\na.png;1;21,5;21;1\n", "fields are separated by ';', expected commas"),
+        ("p.csv", "filename,x,y\na.png,1,2\nb.png,3,4\n", "'filename' is not known, expected 'scene'"),
+        ("p.csv", "x,y,Image_Name\n1,2,a.png\n", "'image_name' is not known, expected 'scene'"),
         ("p.csv", "x\ty\n1\t2\n", r"separated by '\\t', expected commas"),
         ("p.json", {"scenes": {"b.png": {"points": [[21, 21]]}}}, r"scene 'b\.png': expected instances"),
         ("p.json", {"scenes": {"b.png": {"Instances": [{"points": [[21, 21]]}]}}}, r"'b\.png': expected instances"),
@@ -271,9 +304,29 @@ def test_what_spreadsheets_and_qgis_write_is_understood(tmp_path: Path) -> None:
     assert read_points(save(tmp_path / "p.geojson", data), "a.png")[0].labels.tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([{"id": 2}, {}], [2, 3]),
+        ([{}, {"id": 1.0}, {}], [4, 1, 3]),
+        ([{"id": None}, {"id": "1"}, {"id": 7}], [1, "1", 7]),
+        ([{"id": 2}, {}, {"id": 3}, {"id": None}], [2, 5, 3, 4]),
+    ],
+)
+def test_an_instance_without_an_id_gets_one_that_no_other_has(tmp_path: Path, given: Any, expected: Any) -> None:
+    path = save(tmp_path / "p.json", {"instances": [{**one, "points": [[1, 2]]} for one in given]})
+    assert [prompt.id for prompt in read_points(path)] == expected
+
+
+def test_a_category_in_words_is_left_alone(tmp_path: Path) -> None:
+    instances = [{"points": [[1, 2]], "category": "ship"}, {"points": [[1, 2]], "category": 3}]
+    path = save(tmp_path / "p.json", {"instances": instances})
+    assert [prompt.category for prompt in read_points(path)] == [None, 3]
+
+
 def test_coco_annotations_need_no_id_and_keep_the_name_that_resam_run_gave(tmp_path: Path) -> None:
     annotations = [
-        {"image_id": 1, "points": [[1, 2]]},
+        {"id": None, "image_id": 1, "points": [[1, 2]]},
         {"id": 9, "image_id": 1, "instance": "tank", "points": [[1, 2]], "category_id": 2.0},
         {"id": 8, "image_id": 1, "keypoints": [1, 2, 0, 3, 4, 2, 5, 6, -1]},
     ]
@@ -305,6 +358,11 @@ def test_map_points_that_have_no_place_in_a_scenes_crs_do_not_spoil_the_others(t
         )
         kept, skipped = check_prompts(both, 100, 80)
         assert ([one.id for one in kept], [one.instance for one in skipped]) == (["here"], ["far"])
+
+
+def test_a_table_that_says_its_scenes_may_have_other_columns(tmp_path: Path) -> None:
+    [prompt] = read_points(save(tmp_path / "p.csv", "scene,image,x,y\na.png,full.tif,1,2\n"), "a.png")
+    assert prompt.coords.tolist() == [[1, 2]]
 
 
 def test_a_missing_or_binary_file_is_one_line(tmp_path: Path) -> None:

@@ -105,13 +105,30 @@ def test_one_points_file_serves_all_and_unknown_scenes_are_noted(engine: Path, i
     assert "no points for it" in summary["scenes"][1]["notes"][0]
 
 
+def test_a_folder_below_the_annotated_one_gets_its_own_points(engine: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "sub/a.png"):
+        draw_scene(tmp_path / "images" / name, 0)
+    table = tmp_path / "points.csv"
+    table.write_text("scene,instance,x,y\na.png,above,40,40\nsub/a.png,below,30,30\n")
+    for given, expected in (("images", ["above", "below"]), ("images/sub", ["below"]), ("images/a.png", ["above"])):
+        out = tmp_path / f"out of {Path(given).name}"
+        assert resam_run("--engine", engine, tmp_path / given, "-o", out, "--points", table).code == 0
+        assert [item["instance"] for item in instances_of(out)["annotations"]] == expected
+    coco = {"images": [{"id": 1, "file_name": "images/a.png"}]}
+    coco["annotations"] = [{"id": 1, "image_id": 1, "point": [40, 40]}]
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    arguments = ["--engine", engine, tmp_path / "images", "-o", tmp_path / "coco", "--points", tmp_path / "coco.json"]
+    assert resam_run(*arguments).stderr == ""
+    assert [scene["instances"] for scene in summary_of(tmp_path / "coco")["scenes"]] == [1, 0]
+
+
 def test_many_notes_are_cut_short_on_the_console(engine: Path, images: Path, tmp_path: Path) -> None:
     rows = "".join(f"other{number}.png,3,3\n" for number in range(150))
     (tmp_path / "p.csv").write_text(f"scene,x,y\ns0.png,40,40\n{rows}")
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--points", tmp_path / "p.csv")
     *notes, last = result.stderr.splitlines()
-    assert len(notes) == 5
-    assert last == f"note: 145 more, see {tmp_path / 'out' / 'summary.json'}"
+    assert len(notes) == 10
+    assert last == f"note: 140 more, see {tmp_path / 'out' / 'summary.json'}"
     assert len(summary_of(tmp_path / "out")["notes"]) == 101
 
 
@@ -333,6 +350,7 @@ def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path
     (images / "s1.points.json").unlink()
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
     assert result.code == 0
+    assert "4 instances in 3 scenes, 1 scenes without points; " in result.stdout, "s0.png has a file: nothing is there"
     assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [0, 0, 4]
     assert json.loads((tmp_path / "out/s0.geojson").read_text())["features"] == []
 
@@ -342,6 +360,30 @@ def test_broken_points_beside_a_scene_fail_that_scene_alone(engine: Path, images
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
     assert result.code == 1
     assert "s1.points.json: not JSON" in result.stderr
+
+
+def test_points_beside_scenes_of_the_same_name_need_no_path(engine: Path, tmp_path: Path) -> None:
+    for folder in ("f1", "f2"):
+        scene = tmp_path / "images" / folder / "DJI_0001.png"
+        [(x, y), *_] = draw_scene(scene, 0)
+        scene.with_suffix(".points.csv").write_text(f"scene,x,y\nDJI_0001.png,{x},{y}\n")
+    result = resam_run("--engine", engine, tmp_path / "images", "-o", tmp_path / "out")
+    assert (result.code, result.stderr) == (0, "")
+    assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [1, 1]
+
+
+@pytest.mark.parametrize("flags", [[], ["--automatic"]])
+def test_points_beside_a_scene_that_are_not_its_own_fail_it(
+    engine: Path, images: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    other = {"scenes": {"S0.PNG": {"instances": [{"points": [[40, 40]]}]}}}
+    (images / "s0.points.json").write_text(json.dumps(other))
+    nothing = {"scenes": {"s1.png": {"instances": []}, **other["scenes"]}}
+    (images / "s1.points.json").write_text(json.dumps(nothing))
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out", *flags)
+    assert result.code == 1
+    assert result.stderr == f"failed: s0.png: {images / 's0.points.json'}: holds points for S0.PNG, none for s0.png\n"
+    assert [scene.get("instances") for scene in summary_of(tmp_path / "out")["scenes"]] == [None, 0, 4]
 
 
 def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_path: Path) -> None:
@@ -364,6 +406,7 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (["{images}", "--engine", "{engine}", "--points", "{foreign}"], "has points for none of the scenes"),
         (["{images}", "--engine", "{engine}", "--points", "{nameless}"], "add the scene's file name"),
         (["{images}", "--engine", "{engine}", "-o", "{images}"], "cannot go into the folder of the scenes"),
+        (["{images}/s0.png", "--engine", "{engine}", "-o", "{images}"], "cannot go into the folder of the scenes"),
         (["{images}", "--engine", "{engine}", "-o", "{junk}/out"], "cannot write there"),
         (["{images}", "--engine", "{engine}", "--device", "abacus"], "abacus"),
         (["{images}", "--engine", "{engine}", "--format", "pdf"], "'pdf' is not one of"),
@@ -382,6 +425,10 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
         (["{images}", "--engine", "{engine}", "--resume", "--overwrite"], "exclude each other"),
         (["{images}", "--engine", "{engine}", "--min-score", "0.5"], "--min-score is about what --automatic finds"),
+        (["--watch", "none", "--engine", "{engine}", "--strict"], "leave one of the two out"),
+        (["{images}", "--engine", "{engine}", "--poll", "2"], "--poll is about a watched folder; add --watch"),
+        (["{images}", "--engine", "{engine}", "--format", "coco", "--simplify", "0.5"], "--simplify is about NAME.geo"),
+        (["{images}", "--engine", "{engine}", "--format", "overlay", "--crs", "source"], "--crs is about NAME.geojson"),
         (["{images}", "--engine", "{engine}", "--automatic", "--min-score", "2"], "2.0 is not in the range"),
     ],
 )
@@ -418,6 +465,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
 def test_help_and_version_are_as_elsewhere(command: click.Command) -> None:
     short, long = (CliRunner().invoke(command, [flag]) for flag in ("-h", "--help"))
     assert (short.exit_code, short.output) == (0, long.output)
+    assert " .csv" not in long.output, "it reads as NAME.csv"
     version = CliRunner().invoke(command, ["--version"])
     assert (version.exit_code, version.output.split(", ")[0]) == (0, command.name)
 
@@ -528,6 +576,15 @@ def test_a_geotiff_gives_wgs84_polygons_and_labels_with_its_crs(engine: Path, tm
         assert ring[:-1].mean(0) == pytest.approx([longitude[0], latitude[0]], abs=1e-5)
 
 
+def test_what_is_to_be_known_of_a_scene_is_told(engine: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    make_geotiff(tmp_path / "a.tif", 200, 200, transform=None)  # a CRS without a place
+    write_points(tmp_path / "a.tif", [[50, 50]])
+    result = resam_run("--engine", engine, tmp_path / "a.tif", "-o", tmp_path / "out")
+    [noted] = summary_of(tmp_path / "out")["scenes"][0]["notes"]
+    assert (result.code, result.stderr) == (0, f"note: a.tif: {noted}\n")
+
+
 def map_points(path: Path, *places: tuple[float, float]) -> Path:
     """A GeoJSON file of points in metres of UTM zone 33."""
     crs = {"type": "name", "properties": {"name": "EPSG:32633"}}
@@ -569,7 +626,8 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
     result = resam_run(*arguments, "-o", tmp_path / "out")
     assert result.code == 2
     assert result.stderr == (
-        f"error: {path}: none of its points lies in a scene that could be read; check its coordinates and its crs\n"
+        f"error: {path}: none of its points lies in a scene that could be read; check its coordinates, its crs, "
+        "and that the scenes are georeferenced\n"
     )
     automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
     assert (automatic.code, "1 instances of the points file lie in no scene" in automatic.stdout) == (0, True)
@@ -582,6 +640,34 @@ def test_points_outside_their_tile_are_told(engine: Path, tmp_path: Path) -> Non
     assert resam_run("--engine", engine, tmp_path / "a.png", "-o", tmp_path / "out").code == 0
     (scene,) = summary_of(tmp_path / "out")["scenes"]
     assert scene["notes"] == ["instance 7: 2 of 3 points lie outside its tile of 64 x 64 px and were not used"]
+
+
+def test_a_picture_among_georeferenced_scenes_has_no_map_points(engine: Path, tmp_path: Path) -> None:
+    make_geotiff(tmp_path / "images/a.tif", 200, 200)
+    draw_scene(tmp_path / "images/quicklook.png", 0)
+    path = map_points(tmp_path / "p.geojson", (500025, 4999975))
+    arguments = ["--engine", engine, tmp_path / "images", "--points", path]
+    result = resam_run(*arguments, "-o", tmp_path / "out")
+    assert (result.code, result.stderr) == (0, "")
+    assert "1 instances in 2 scenes, 1 scenes without points" in result.stdout
+    assert summary_of(tmp_path / "out")["scenes"][1]["notes"] == [
+        "no points for it in p.geojson: it has no place on the map"
+    ]
+    assert resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic").code == 0
+    assert [scene["instances"] > 0 for scene in summary_of(tmp_path / "automatic")["scenes"]] == [True, True]
+    (tmp_path / "images/a.tif").unlink()
+    alone = resam_run(*arguments, "-o", tmp_path / "alone")
+    assert (alone.code, "and that the scenes are georeferenced" in alone.stderr) == (2, True)
+
+
+def test_map_points_beside_a_scene_that_lie_elsewhere_fail_it(engine: Path, tmp_path: Path) -> None:
+    make_geotiff(tmp_path / "a.tif", 200, 200)
+    path = map_points(tmp_path / "a.points.geojson", (700000, 5000000))
+    result = resam_run("--engine", engine, tmp_path / "a.tif", "-o", tmp_path / "out")
+    assert result.code == 2
+    assert f"failed: a.tif: {path}: none of its points lies in a.tif; check its coordinates" in result.stderr
+    map_points(path)
+    assert resam_run("--engine", engine, tmp_path / "a.tif", "-o", tmp_path / "out", "--overwrite").code == 0
 
 
 def test_a_geotiff_without_a_suffix_is_one_all_the_same(engine: Path, tmp_path: Path) -> None:

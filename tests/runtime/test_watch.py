@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from resam_runtime.engine_file import EngineFile
+from resam_runtime.options import RunOptions
 from resam_runtime.progress import TerminalProgress
 from resam_runtime.run import Run, RunReport
 from resam_runtime.segmenter import Segmenter
@@ -65,6 +66,29 @@ def test_a_scene_waits_for_its_points(tmp_path: Path) -> None:
     assert [names(watch) for _ in range(3)] == [[], [], []]
     (tmp_path / "a.points.csv").write_text("x,y\n")
     assert [names(watch) for _ in range(3)] == [[], ["a.png"], []]
+
+
+def test_points_that_come_after_a_scene_that_did_not_wait_for_them_count(tmp_path: Path) -> None:
+    watch = FolderWatch(tmp_path, tmp_path / "out", points_beside=True, wait=False)
+    (tmp_path / "a.png").write_bytes(b"1")
+    assert [names(watch) for _ in range(3)] == [[], ["a.png"], []]
+    (tmp_path / "a.points.csv").write_text("x,y\n")
+    assert [names(watch) for _ in range(3)] == [[], ["a.png"], []]
+
+
+def test_points_that_follow_a_scene_found_automatically_replace_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    centres = draw_scene(folder / "a.png", 0)
+
+    def late() -> None:
+        assert summary_of(out)["scenes"][0]["instances"] != 1
+        write_points(folder / "a.png", centres[:1])
+
+    script = Script(monkeypatch, idle, idle, late, idle, idle)
+    report = played(script, folder, out, options=RunOptions(automatic=True))
+    assert (report.scenes, report.instances) == (1, 1)
 
 
 def test_hidden_files_and_outputs_are_not_watched(tmp_path: Path) -> None:
@@ -160,10 +184,10 @@ def idle() -> None:
     pass
 
 
-def played(script: Script, folder: Path, out: Path) -> RunReport:
+def played(script: Script, folder: Path, out: Path, **more: Any) -> RunReport:
     engine = EngineFile.open(make_engine(out.parent / "model.resam"))
     with TerminalProgress() as progress:
-        return watch_folder(engine, Segmenter(engine), folder, out, script, observer=progress)
+        return watch_folder(engine, Segmenter(engine), folder, out, script, observer=progress, **more)
 
 
 def test_a_watched_folder_may_vanish_for_a_moment(
@@ -243,6 +267,37 @@ def test_a_budget_that_holds_nothing_is_refused_before_the_watch_begins(tmp_path
     assert (result.code, len(result.stderr.splitlines())) == (2, 1)
     assert "--budget 20: an empty instances.json takes" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_fits_several_scenes_is_refused_as_it_is_without_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "p.csv").write_text("scene,x,y\na.png,40,40\nb.png,40,40\n")
+
+    def arrive(*names: str) -> Callable[[], None]:
+        return lambda: [draw_scene(folder / name, 0) for name in names] and None
+
+    script = Script(monkeypatch, arrive("f1/a.png", "f2/a.png", "f1/b.png"), idle, idle, arrive("f2/b.png"), idle, idle)
+    report = played(script, folder, out, points=tmp_path / "p.csv")
+    assert (report.scenes, report.failed) == (4, 3)
+    reasons = {scene["name"]: scene.get("reason", "") for scene in summary_of(out)["scenes"]}
+    assert [name for name, reason in reasons.items() if "fits several scenes" in reason] == [
+        "f1/a.png",
+        "f2/a.png",
+        "f2/b.png",
+    ]
+
+
+def test_watching_overwrites_no_file_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = make_folder(tmp_path / "in", 2), tmp_path / "out"
+    out.mkdir()
+    (out / "s0.geojson").write_text("mine")
+    report = played(Script(monkeypatch, idle, idle), folder, out)
+    assert (report.scenes, report.failed) == (2, 1)
+    assert (out / "s0.geojson").read_text() == "mine"
+    assert f"{out / 's0.geojson'}: exists, and is not this run's" in summary_of(out)["scenes"][0]["reason"]
 
 
 def test_watching_asks_for_a_folder_apart_from_the_outputs(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from resam_runtime.annotate.operations import Refused, SceneData, apply_operatio
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
 from resam_runtime.points import PointsFile
+from resam_runtime.points.values import instance_ids
 
 Signature = tuple[int, int, int]
 _REMEMBERED = 4096
@@ -196,13 +197,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _instances(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Instances with one id each: what has none gets its number, as readers count; what repeats one a free number."""
+    """Instances with one id each: what has none gets what readers give it; what repeats one a free number."""
     taken: set[tuple[type, Any]] = set()
-    free = max([len(values), *(v["id"] for v in values if isinstance(v.get("id"), int | float))])
+    ids = [int(name) if isinstance(name, float) else name for name in instance_ids(values)]
+    free = max([len(values), *(name for name in ids if isinstance(name, int))])
     instances = []
-    for number, value in enumerate(values, 1):
-        name = value.get("id", number)
-        name = int(name) if isinstance(name, float) else name
+    for name, value in zip(ids, values):
         if (type(name), name) in taken:
             free += 1
             name = int(free)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resam_runtime.points.files import PointsFile, find_points, read_points, shared_names
+from resam_runtime.points.files import PointsFile, find_points, path_ends, read_points, shared_names
 from resam_runtime.points.prompts import Prompt, ScenePoints, Skipped, check_prompts
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Skipped",
     "check_prompts",
     "find_points",
+    "path_ends",
     "read_points",
     "shared_names",
 ]

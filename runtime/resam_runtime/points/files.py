@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ SUFFIXES = (".points.json", ".points.csv", ".points.geojson")
 
 
 def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
-    """The points file beside a scene: `NAME.points.json`, `.csv` or `.geojson`, NAME with or without its suffix.
+    """The points file beside a scene: `NAME.points.json`, `NAME.points.csv` or `NAME.points.geojson`, NAME with or
+    without its suffix.
 
     The full name goes first (`a.png.points.json` before `a.points.json`). Raises ResamError when two kinds of file
     compete, since one of them would be ignored in silence.
@@ -63,6 +64,7 @@ class PointsFile:
         self._entries: dict[str | None, list[Entry]] = {}
         for entry in parsed.entries:
             self._entries.setdefault(entry.scene, []).append(entry)
+        self._names = {*self.scenes, *(name for name in self._entries if name is not None)}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> PointsFile:
@@ -111,19 +113,20 @@ class PointsFile:
                 f"{self.path}: points do not say which of {scenes} scenes they belong to; add the scene's file name"
             )
 
-    def match(self, scene_name: str, shared: Collection[str] = ()) -> str | None:
-        """The name by which this file calls a scene: its path, else its file name; None if it does not.
+    def match(self, scene_name: str, shared: Collection[str] = (), path: str | None = None) -> str | None:
+        """The name by which this file calls a scene: the longest that its path ends in; None if there is none.
 
-        shared: file names that several scenes of the run have. Raises ResamError when only such a name fits.
+        path: the scene's, of which its name in the run is the end (default: the name). shared: names that the paths of
+        several scenes of the run end in, see `shared_names`; only a scene of that very name is called so. Raises
+        ResamError when only such a name fits.
         """
-        if scene_name in self._entries or scene_name in self.scenes:
-            return scene_name
-        last = scene_name.rsplit("/", 1)[-1]
-        if last not in self._entries and last not in self.scenes:
-            return None
-        if last in shared:
-            raise ResamError(f"{self.path}: {last!r} fits several scenes; write the path, {scene_name!r}")
-        return last
+        for name in path_ends(path or scene_name):
+            if name not in self._names or (name in shared and len(name) > len(scene_name)):
+                continue
+            if name in shared and name != scene_name:
+                raise ResamError(f"{self.path}: {name!r} fits several scenes; write the path, {scene_name!r}")
+            return name
+        return None
 
     def prompts(
         self,
@@ -134,14 +137,16 @@ class PointsFile:
         transform: Affine | None = None,
         crs: str | None = None,
         shared: Collection[str] = (),
+        path: str | None = None,
     ) -> ScenePoints:
         """Prompts of one scene in pixel coordinates, in the file's order; empty where the file has none.
 
         width, height: the scene's, checked against the size that the points were made for, and needed to find the
-        points without a scene's name that lie in it. transform, crs: the scene's, needed for map coordinates.
+        points without a scene's name that lie in it. transform, crs: the scene's, needed for map coordinates. shared,
+        path: see `match`.
         Raises ResamError for points made for another size, and map coordinates on a scene without georeference.
         """
-        key = None if scene_name is None else self.match(scene_name, shared)
+        key = None if scene_name is None else self.match(scene_name, shared, path)
         made_for = self._sizes.get(key or "")
         if made_for is not None and width is not None and height is not None and made_for != (width, height):
             raise ResamError(
@@ -157,7 +162,8 @@ class PointsFile:
             if self._crs != PIXELS and width is not None and height is not None:
                 inside = inside_image(coords, width, height)
                 positive = np.asarray(entry.labels, bool)
-                if not inside[positive].any():
+                # Negative points alone lie somewhere too: `check_prompts` says what the instance lacks.
+                if not inside[positive if positive.any() else ~positive].any():
                     continue
                 # A negative point of a neighbour says nothing here. A positive one stays: `check_prompts` says why such
                 # an instance gets no mask, as it does for the other kinds of file.
@@ -185,10 +191,24 @@ class PointsFile:
         return [(entry, flat[end - len(entry.coords) : end]) for entry, end in zip(entries, ends)]
 
 
-def shared_names(scenes: Iterable[str]) -> frozenset[str]:
-    """The file names that several of the scenes named have: points can name those by their path alone."""
-    count = Counter(name.rsplit("/", 1)[-1] for name in scenes)
+def shared_names(paths: Iterable[str]) -> frozenset[str]:
+    """File names, and longer ends of paths, that several of the scenes have: they do not tell one from the others.
+
+    paths: the scenes', or their names where these are all that is known of them.
+    """
+    alike: dict[str, list[str]] = {}
+    for path in paths:
+        alike.setdefault(path.rsplit("/", 1)[-1], []).append(path)
+    count = Counter(end for group in alike.values() if len(group) > 1 for path in group for end in path_ends(path))
     return frozenset(name for name, times in count.items() if times > 1)
+
+
+def path_ends(path: str) -> Iterator[str]:
+    """The path and what is left of it without its first folder, its first two ...: the longest first."""
+    yield path
+    while "/" in path:
+        path = path.split("/", 1)[1]
+        yield path
 
 
 def _prompt(entry: Entry, coords: np.ndarray[Any, np.dtype[np.float64]], by_place: bool = False) -> Prompt:

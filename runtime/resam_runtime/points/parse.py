@@ -13,6 +13,7 @@ from typing import Any
 from resam_runtime.points.values import (
     Malformed,
     cell_number,
+    instance_ids,
     is_number,
     no_constant,
     no_duplicates,
@@ -28,6 +29,7 @@ from resam_runtime.points.values import (
 
 PIXELS = "pixels"
 """`Parsed.crs` of a file that holds pixel coordinates."""
+_SCENE = {"file", "filename", "image", "imagename"}
 _POINTS = {"points", "point", "labels", "label", "instance", "instances", "annotations"}
 
 
@@ -70,6 +72,9 @@ def _table(rows: Any) -> Parsed:
     if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
         raise Malformed(f"its fields are separated by {other[0]!r}, expected commas (and 1.5, not 1,5)")
     no_misspelt_label(dict.fromkeys(header, 0), "label", "the header")
+    misspelt = [name for name in header if name.replace("_", "") in _SCENE]
+    if misspelt and "scene" not in header:  # the points of all images would go to whichever scene is run
+        raise Malformed(f"the header: {misspelt[0]!r} is not known, expected 'scene'")
     if not {"x", "y"} <= set(header) or len(set(header)) != len(header):
         raise Malformed(f"expected the header scene,instance,x,y,label, came {','.join(header)[:80]!r}")
     groups = _Groups()
@@ -130,14 +135,17 @@ def _own(data: dict[str, Any]) -> Parsed:
             parsed.scenes.append(name)
         if "width" in scene and "height" in scene:
             parsed.sizes[name or ""] = (take_whole(scene["width"], where), take_whole(scene["height"], where))
-        for number, instance in enumerate(take_list(scene.get("instances"), f"{where}: instances"), 1):
+        instances = take_list(scene.get("instances"), f"{where}: instances")
+        for number, (instance, own) in enumerate(zip(instances, instance_ids(instances)), 1):
             if isinstance(instance, dict):
                 no_misspelt_label(instance, "labels", f"{where}, instance {number}", names=False)
-            parsed.entries.append(_instance(instance, name, f"{where}, instance {number}", number))
+                if isinstance(instance.get("category"), str):  # a name of the user's; COCO's are numbers
+                    instance = {**instance, "category": None}
+            parsed.entries.append(_instance(instance, name, f"{where}, instance {number}", own))
     return parsed
 
 
-def _instance(value: Any, scene: str | None, where: str, number: int) -> Entry:
+def _instance(value: Any, scene: str | None, where: str, own: Any) -> Entry:
     instance = take_object(value, where)
     points = [take_point(point, where) for point in take_list(instance.get("points"), f"{where}: points")]
     labels = instance.get("labels")
@@ -147,7 +155,7 @@ def _instance(value: Any, scene: str | None, where: str, number: int) -> Entry:
     category = instance.get("category")
     return Entry(
         scene,
-        take_id(instance.get("id", number), where),
+        take_id(own, where),
         points,
         labels,
         None if category is None else take_whole(category, where),
@@ -196,11 +204,12 @@ def _coco(data: dict[str, Any]) -> Parsed:
             if isinstance(labels, list) and len(labels) == len(seen):  # one for each keypoint, seen or not
                 labels = [label for label, counts in zip(labels, seen) if counts]
         bare += points is None
-        number = len(parsed.entries) + 1
         entry = {"points": points or [], "labels": labels, "category": annotation.get("category_id")}
-        called = annotation.get("instance")  # resam-run's own files: what the points file before called it
-        entry["id"] = called if isinstance(called, str | int) else annotation.get("id", number)
-        parsed.entries.append(_instance(entry, files[annotation["image_id"]], where, number))
+        own = annotation.get("instance")  # resam-run's own files: what the points file before called it
+        if not isinstance(own, str | int):
+            own = annotation.get("id")
+        own = len(parsed.entries) + 1 if own is None else own
+        parsed.entries.append(_instance(entry, files[annotation["image_id"]], where, own))
     if parsed.entries and bare == len(parsed.entries):
         raise Malformed(
             "a COCO file whose annotations hold no points, point or keypoints; "

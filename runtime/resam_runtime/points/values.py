@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 _LABELS = {"label", "labels", "lable", "lables", "pointlabel", "pointlabels"}
@@ -104,6 +104,20 @@ def take_id(value: Any, where: str) -> str | int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     raise Malformed(f"{where}: expected a number or text as its id, came {str(value)[:40]!r}")
+
+
+def instance_ids(instances: Sequence[Any]) -> list[Any]:
+    """What a scene's instances call themselves, unchecked; who does not gets its number from 1, or a free one where
+    another is called that."""
+    given = [instance.get("id") if isinstance(instance, dict) else None for instance in instances]
+    taken: set[Any] = {own for own in given if is_number(own)}
+    free = max([len(given), *(int(own) for own in taken if isinstance(own, int) or own.is_integer())])
+    ids = []
+    for number, own in enumerate(given, 1):
+        if own is None and number in taken:
+            free += 1
+        ids.append(own if own is not None else free if number in taken else number)
+    return ids
 
 
 def scene_name(value: Any) -> str | None:
