@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam_runtime.errors import ResamError
-from resam_runtime.masks import decode_segmentation
 from resam_runtime.points import PointsFile, Prompt, shared_names
+from resam_runtime.rle import decode_segmentation
 from resam_runtime.scene_files import STATE_FOLDER, find_scenes
 from resam_runtime.scenes import Scene, open_scene
 from resam_runtime.tiling import Tile

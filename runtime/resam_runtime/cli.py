@@ -20,7 +20,7 @@ from resam_runtime.options import FORMATS, RunOptions
 from resam_runtime.stop import StopRequest
 
 if TYPE_CHECKING:
-    from resam_runtime.run import RunReport
+    from resam_runtime.outcome import RunReport
 
 _NOTES = 10  # more go to summary.json alone
 

@@ -15,11 +15,11 @@ from resam_runtime.masks import (
     Origin,
     Ring,
     crop_overlap,
-    encode_rle,
     mask_bounds,
     mask_polygons,
     meeting_pairs,
 )
+from resam_runtime.rle import encode_rle
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resam_runtime.errors import printable
+from resam_runtime.outcome import Observer
 from resam_runtime.records import Record
-from resam_runtime.run import Observer
 
 
 class TerminalProgress(Observer):

@@ -16,11 +16,12 @@ from pathlib import Path
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.options import RunOptions
+from resam_runtime.outcome import Observer, RunReport
 from resam_runtime.pipeline import process_scenes
 from resam_runtime.points import PointsFile, find_points, shared_names
 from resam_runtime.read_stage import PointsSource, source_of
 from resam_runtime.records import Mode, RunFolder
-from resam_runtime.run import Observer, Run, RunReport
+from resam_runtime.run import Run
 from resam_runtime.scene_files import SceneFile, check_apart, output_stems, walk_scenes
 from resam_runtime.segmenter import Segmenter
 from resam_runtime.stop import StopRequest

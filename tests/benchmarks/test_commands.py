@@ -23,7 +23,7 @@ from resam_benchmarks.ablation_rows import ROWS
 from resam_benchmarks.cli import bench
 from resam_benchmarks.dataset import load
 from resam_benchmarks.rivals import engine_rivals
-from resam_runtime.masks import encode_rle
+from resam_runtime.rle import encode_rle
 
 from ..runtime.engines import write_engine
 

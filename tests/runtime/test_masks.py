@@ -11,14 +11,12 @@ from pycocotools import mask as coco
 from resam_runtime.errors import ResamError
 from resam_runtime.instance import Instance, make_exclusive
 from resam_runtime.masks import (
-    decode_segmentation,
-    encode_rle,
     mask_iou,
     mask_polygons,
     meeting_pairs,
     ring_area,
-    rle_counts,
 )
+from resam_runtime.rle import decode_segmentation, encode_rle, rle_counts
 
 
 def random_crop(seed: int) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:

@@ -836,7 +836,8 @@ def test_an_unexpected_error_in_any_stage_fails_the_scene_and_never_hangs(
 
 def test_a_failing_observer_ends_the_run_instead_of_hanging_it(engine: Path, images: Path, tmp_path: Path) -> None:
     from resam_runtime.engine_file import EngineFile
-    from resam_runtime.run import Observer, Run
+    from resam_runtime.outcome import Observer
+    from resam_runtime.run import Run
 
     class Broken(Observer):
         def scene(self, record: dict[str, Any]) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.options import RunOptions
+from resam_runtime.outcome import RunReport
 from resam_runtime.progress import TerminalProgress
-from resam_runtime.run import Run, RunReport
+from resam_runtime.run import Run
 from resam_runtime.segmenter import Segmenter
 from resam_runtime.stop import StopRequest
 from resam_runtime.watch import FolderWatch, watch_folder

@@ -15,7 +15,7 @@ import cv2
 from resam.data.coco import SPLITS
 from resam.data.synthetic.scenes import CATEGORIES, KINDS, VERSION, SyntheticScene, generate_scene
 from resam_runtime.errors import ResamError
-from resam_runtime.masks import encode_rle
+from resam_runtime.rle import encode_rle
 
 
 def scene_seed(seed: int, split: str, number: int) -> int:
