@@ -83,8 +83,8 @@ def conditions(found: Mapping[str, Any], more: Iterable[tuple[str, str]] = ()) -
     pairs = [
         ("Machine", f"{machine['processor']}, {machine['cores']} cores" + (f", {size(memory)}" if memory else "")),
         ("Board", " · ".join(filter(None, [machine.get("board"), power_mode]))),
-        ("Devices", ", ".join(machine["devices"]) or "none"),
-        ("System", machine["system"]),
+        ("Devices", ", ".join(machine.get("devices") or ()) or "none"),
+        ("System", machine.get("system") or ""),
         ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
         ("Commit", found.get("commit") or ""),
         ("Seeds", ", ".join(f"{name} {value}" for name, value in found.get("seeds", {}).items())),
