@@ -17,6 +17,7 @@ from resam_runtime.pixel_sources import has_rasterio
 from resam_runtime.placement import points_beyond
 from resam_runtime.points import PointsFile, Skipped, check_prompts, find_points
 from resam_runtime.prompts import PromptBatch
+from resam_runtime.rle import RLE_LIMIT
 from resam_runtime.scene_files import SceneFile
 from resam_runtime.scenes import RASTER_SUFFIXES, Scene, open_scene
 from resam_runtime.segmenter import Segmenter
@@ -100,7 +101,7 @@ def read_scene(job: Job, segmenter: Segmenter, points: PointsSource, options: Ru
 
 
 def _describe(job: Job, scene: Scene) -> None:
-    if scene.width * scene.height >= 1 << 32:
+    if scene.width * scene.height >= RLE_LIMIT:
         raise ResamError(
             f"{scene.path}: {scene.width} x {scene.height} px are more than COCO's RLE can count; cut it into parts"
         )
