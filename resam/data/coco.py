@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from resam_runtime.errors import ResamError
 from resam_runtime.points import PointsFile, Prompt, shared_names
+from resam_runtime.points.values import Malformed, no_shared_file
 from resam_runtime.rle import decode_segmentation
 from resam_runtime.scene_files import STATE_FOLDER, find_scenes
 from resam_runtime.scenes import Scene, open_scene
@@ -112,7 +113,7 @@ class CocoData:
 
         images: the folder that `file_name` counts from; by default `images` beside the file, else the file's own
         folder. Raises `ResamError` (file and cause) for a file that is missing or malformed, lists no images, or names
-        one that is not there.
+        one that is not there, or one twice.
         """
         path = Path(path)
         data, digest = _parse(path)
@@ -147,6 +148,10 @@ class CocoData:
             taken.add((image, name))
             owned[image].append(CocoInstance(name, annotation.get("category_id"), annotation))
         scenes = tuple(_scene(path, folder, image, owned[image.get("id")]) for image in listed)
+        try:
+            no_shared_file(zip(owned, (scene.name for scene in scenes)))
+        except Malformed as error:
+            raise ResamError(f"{path}: {error}") from None
         categories = _objects(path, data, "categories")
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories if "id" in entry}
         return cls(path, digest, scenes, names)

@@ -81,11 +81,13 @@ def test_any_image_becomes_rgb(tmp_path: Path, image: np.ndarray) -> None:
         ({"images": []}, "lists no images"),
         ({"images": [{"id": 1, "file_name": "b.png", "width": 60, "height": 40}]}, r"b\.png: no such image"),
         ({"images": [{"id": 1, "file_name": "a.png"}]}, "expected a file_name, width and height"),
+        ({"images": [{"id": number, "file_name": "a.png", "width": 60, "height": 40} for number in (1, 7)]},
+         r"train\.json: the images 1 and 7 have the same file_name, 'a\.png'; make them one image"),
         ({"annotations": [_box(1, 0, 0, 9, 9, image_id=7)]}, "no image has the id 7"),
         ({"annotations": [_box(1, 0, 0, 9, 9), _box(1, 9, 9, 9, 9)]}, "share the id 1"),
         ({"annotations": 3}, "expected a list"),
     ],
-)
+)  # fmt: skip
 def test_a_malformed_file_is_named_with_its_cause(tmp_path: Path, more: dict[str, Any], cause: str) -> None:
     path = _write(tmp_path, [_box(1, 0, 0, 9, 9)], None, **more)
     with pytest.raises(ResamError, match=cause):

@@ -239,6 +239,11 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
             {"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []},
             "image id 1 appears twice",
         ),
+        (
+            "p.json",
+            {"images": [{"id": 1, "file_name": "a"}, {"id": "x", "file_name": "./a"}], "annotations": []},
+            r"the images 1 and 'x' have the same file_name, 'a'; make them one image",
+        ),
         ("p.json", {"images": [], "categories": [{"id": "ship"}]}, "categories: id: expected a whole number"),
         ("p.json", {"images": [], "categories": [{"id": None}]}, "categories: id: expected a whole number"),
         ("p.csv", "x,x,y\n1,2,3\n", "expected the header"),

@@ -18,6 +18,7 @@ from resam_runtime.points.values import (
     no_constant,
     no_duplicates,
     no_misspelt_label,
+    no_shared_file,
     scene_name,
     take_id,
     take_label,
@@ -179,6 +180,7 @@ def _coco(data: dict[str, Any]) -> Parsed:
         parsed.scenes.append(name)
         if "width" in image and "height" in image:
             parsed.sizes[name] = (take_whole(image["width"], name), take_whole(image["height"], name))
+    no_shared_file(files.items())
     for value in take_list(data.get("categories"), "categories"):
         category = take_object(value, "categories")
         parsed.categories.append({**category, "id": take_whole(category.get("id"), "categories: id")})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 _LABELS = {"label", "labels", "lable", "lables", "pointlabel", "pointlabels"}
@@ -130,3 +130,13 @@ def scene_name(value: Any) -> str | None:
     while name.startswith("./"):
         name = name[2:]
     return name
+
+
+def no_shared_file(images: Iterable[tuple[str | int | None, str]]) -> None:
+    """Raise Malformed where two of COCO's images, (id, file_name) each, are one file: it would be looked at twice, with
+    some of its instances each time."""
+    first: dict[str | None, str | int | None] = {}
+    for own, file in images:
+        other = first.setdefault(scene_name(file), own)
+        if other != own:
+            raise Malformed(f"the images {other!r} and {own!r} have the same file_name, {file!r}; make them one image")
