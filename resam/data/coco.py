@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resam_runtime.errors import ResamError
 from resam_runtime.points import PointsFile, Prompt, shared_names
-from resam_runtime.points.values import Malformed, no_shared_file
+from resam_runtime.points.values import Malformed, no_shared_file, own_name, take_id, take_whole
 from resam_runtime.rle import decode_segmentation
 from resam_runtime.scene_files import STATE_FOLDER, find_scenes
 from resam_runtime.scenes import Scene, open_scene
@@ -28,7 +28,7 @@ SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**
 
 @dataclass(frozen=True, eq=False)
 class CocoInstance:
-    """One annotation. `annotation` is the file's own object; see `CocoScene.mask`.
+    """One annotation. `annotation` is the file's own object, but for ids such as 1.0; see `CocoScene.mask`.
 
     id: what a points file calls the instance, so that points find their mask: the annotation's `instance` where it has
     one, as in what `resam-run` writes, else its `id`. No two of a scene share it.
@@ -122,7 +122,7 @@ class CocoData:
         if not listed:
             raise ResamError(f"{path}: lists no images; expected a COCO file with images, annotations and categories")
         for member in ("images", "annotations", "categories"):
-            _check_ids(path, data, member)
+            _take_ids(path, data, member)
         owned: dict[Any, list[CocoInstance]] = {image.get("id"): [] for image in listed}
         if len(owned) != len(listed):
             raise ResamError(f"{path}: two images share an id")
@@ -139,7 +139,8 @@ class CocoData:
                 raise ResamError(f"{path}: annotation {own}: iscrowd: expected 0 or 1, came {str(crowd)[:40]!r}")
             if crowd:
                 continue
-            name = _called(annotation, own)
+            name = own_name(annotation)
+            name = own if name is None else name
             if (image, name) in taken:
                 raise ResamError(
                     f"{path}: annotation {own}: its image has another one that is called {name!r}; "
@@ -245,22 +246,24 @@ def _objects(path: Path, data: Mapping[str, Any], member: str) -> list[dict[str,
     return value
 
 
-def _check_ids(path: Path, data: Mapping[str, Any], member: str) -> None:
+def _take_ids(path: Path, data: Mapping[str, Any], member: str) -> None:
+    """Put whole numbers, also where 1.0 is written, and texts in place of a member's ids."""
     for entry in _objects(path, data, member):
         for key in ("id", "image_id", "category_id"):
-            if not isinstance(entry.get(key), int | str | None):
-                raise ResamError(f"{path}: {member}: {key}: expected a number or text, came {str(entry[key])[:40]}")
-
-
-def _called(annotation: Mapping[str, Any], own: str | int) -> str | int:
-    """What an annotation is called by points, by the rule that COCO points files are read by (docs/formats.md)."""
-    name = annotation.get("instance")
-    return name if isinstance(name, str | int) and not isinstance(name, bool) else own
+            if entry.get(key) is not None:
+                try:
+                    entry[key] = take_id(entry[key], f"{member}: {key}")
+                except Malformed as error:
+                    raise ResamError(f"{path}: {error}") from None
 
 
 def _scene(path: Path, folder: Path, image: Mapping[str, Any], instances: Iterable[CocoInstance]) -> CocoScene:
-    name, width, height = image.get("file_name"), image.get("width"), image.get("height")
-    if not isinstance(name, str) or not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+    try:
+        name = image.get("file_name")
+        width, height = take_whole(image.get("width"), "width"), take_whole(image.get("height"), "height")
+    except Malformed:
+        name = None
+    if not isinstance(name, str) or min(width, height) < 1:
         raise ResamError(f"{path}: image {image.get('id')!r}: expected a file_name, width and height")
     file = folder / name
     if not file.is_file():

@@ -94,6 +94,19 @@ def test_a_malformed_file_is_named_with_its_cause(tmp_path: Path, more: dict[str
         CocoData.open(path)
 
 
+def test_ids_and_sizes_written_as_floats_are_whole_numbers(tmp_path: Path) -> None:
+    image = {"id": 1.0, "file_name": "a.png", "width": 60.0, "height": 40.0}
+    more = {"image_id": 1.0, "category_id": 3.0, "points": [[9, 9]]}
+    boxes = [_box(0, 0, 0, 9, 9, id=1.0, **more), _box(2, 9, 9, 9, 9, instance=7.0, **more)]
+    path = _write(tmp_path, boxes, None, images=[image], categories=[{"id": 3.0, "name": "ship"}])
+    data = CocoData.open(path)
+    [scene] = data.scenes
+    assert [(repr(one.id), repr(one.category)) for one in scene.instances] == [("1", "3"), ("7", "3")]
+    assert (repr(scene.width), data.categories[3]) == ("60", "ship")
+    [own] = scene_prompts(data, PointOptions(keypoints=True))
+    assert [(repr(prompt.id), repr(prompt.category)) for prompt in own] == [("1", "3"), ("7", "3")]
+
+
 def test_what_is_no_json_or_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text('{"images": [')
     with pytest.raises(ResamError, match=r"train\.json: not JSON"):

@@ -98,12 +98,21 @@ def take_whole(value: Any, where: str) -> int:
 
 
 def take_id(value: Any, where: str) -> str | int:
-    """A number or text that names an instance."""
+    """A whole number, also written 1.0, or a text: what names an instance, or an object of COCO's."""
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise Malformed(f"{where}: expected a number or text as its id, came {str(value)[:40]!r}")
+    raise Malformed(f"{where}: expected a whole number or a text as its id, came {str(value)[:40]!r}")
+
+
+def own_name(annotation: Mapping[str, Any]) -> str | int | None:
+    """What a COCO annotation's `instance` says that it is called, as in files of `resam-run`; None where that is no id
+    but something of somebody else's."""
+    try:
+        return take_id(annotation.get("instance"), "instance")
+    except Malformed:
+        return None
 
 
 def instance_ids(instances: Sequence[Any]) -> list[Any]:
