@@ -1,25 +1,32 @@
-"""What the first bytes of an image file say: its size, whether it is whole, whether it is georeferenced.
+"""What the bytes of an image file say without decoding: its size, whether it is whole, or georeferenced, its pages.
 
 OpenCV has no way to ask for the size of an image without decoding all of it, and its older versions return the
-upper half of a truncated file in silence. Both answers lie in a few header bytes, read here.
+upper half of a truncated file in silence. The answers lie in a few bytes of headers, read here.
 Sources: PNG (ISO/IEC 15948, chunk layout), JPEG (ITU T.81 annex B, marker segments), TIFF 6.0 and BigTIFF (IFD).
 """
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
+Bytes = bytes | mmap.mmap
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF_MARKS = {b"II*\x00": ("<", False), b"MM\x00*": (">", False), b"II+\x00": ("<", True), b"MM\x00+": (">", True)}
 _GEO_TAGS = {33550, 33922, 34264, 34735}  # pixel scale, tie points, transformation, GeoKey directory
+_SUBFILE, _OLD_SUBFILE = 254, 255  # what a page is: a smaller copy, a mask
+
+Tags = dict[int, int]
 
 
 @dataclass(frozen=True)
 class ImageHeader:
     """Kind (`png`, `jpeg`, `tiff`), width and height in px, and what is known of the file's state.
 
-    transparent: the level that a gray PNG declares transparent, in pixels as they are decoded, to 8 or 16 bits.
+    transparent: the level that a gray PNG declares transparent, in pixels as they are decoded, to 8 or 16 bits. pages:
+    images of a TIFF, of which decoders give the first; its smaller copies and masks are none.
     """
 
     kind: str
@@ -28,32 +35,42 @@ class ImageHeader:
     whole: bool = True
     georeferenced: bool = False
     transparent: int | None = None
+    pages: int = 1
 
 
-def read_header(data: bytes | memoryview) -> ImageHeader | None:
-    """Header of a PNG, JPEG or TIFF file given all its bytes (an mmap's memoryview will do); None for other kinds.
+def file_header(path: Path) -> ImageHeader | None:
+    """As `read_header`, without reading the whole file; None also for one that cannot be read."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return read_header(data)
+    except (OSError, ValueError):
+        return None
+
+
+def read_header(data: Bytes) -> ImageHeader | None:
+    """Header of a PNG, JPEG or TIFF file given all its bytes (an mmap will do); None for other kinds.
 
     A header that ends before the size is known gives None too: the decoder then says what is wrong.
     """
     try:
-        if bytes(data[:8]) == _PNG:
+        if data[:8] == _PNG:
             return _png(data)
-        if bytes(data[:2]) == b"\xff\xd8":
+        if data[:2] == b"\xff\xd8":
             return _jpeg(data)
-        if bytes(data[:4]) in _TIFF_MARKS:
+        if data[:4] in _TIFF_MARKS:
             return _tiff(data)
     except (struct.error, IndexError):
         pass
     return None
 
 
-def _png(data: bytes | memoryview) -> ImageHeader:
+def _png(data: Bytes) -> ImageHeader:
     width, height = struct.unpack_from(">II", data, 16)
     depth, colour = data[24], data[25]
     at, whole, transparent = len(_PNG), False, None
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
-        kind = bytes(data[at + 4 : at + 8])
+        kind = data[at + 4 : at + 8]
         if kind == b"IEND":
             whole = True
             break
@@ -66,7 +83,7 @@ def _png(data: bytes | memoryview) -> ImageHeader:
     return ImageHeader("png", width, height, whole, transparent=transparent)
 
 
-def _jpeg(data: bytes | memoryview) -> ImageHeader | None:
+def _jpeg(data: Bytes) -> ImageHeader | None:
     at, size = 2, None
     while True:
         if data[at] != 0xFF:
@@ -84,20 +101,34 @@ def _jpeg(data: bytes | memoryview) -> ImageHeader | None:
             break
     if size is None:
         return None
-    return ImageHeader("jpeg", size[1], size[0], whole=bytes(data[at:]).rfind(b"\xff\xd9") >= 0)
+    return ImageHeader("jpeg", size[1], size[0], whole=data.find(b"\xff\xd9", at) >= 0)
 
 
-def _tiff(data: bytes | memoryview) -> ImageHeader | None:
-    order, big = _TIFF_MARKS[bytes(data[:4])]
+def _tiff(data: Bytes) -> ImageHeader | None:
+    order, big = _TIFF_MARKS[data[:4]]
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    values, following = _tiff_page(data, at, order, big)
+    if 256 not in values or 257 not in values:
+        return None
+    pages, seen = 1, {at}
+    try:
+        while following and following not in seen:
+            seen.add(following)
+            tags, following = _tiff_page(data, following, order, big)
+            pages += not (tags.get(_SUBFILE, 0) & 0b101 or tags.get(_OLD_SUBFILE) == 2)
+    except (struct.error, IndexError):  # the first page may be good all the same
+        pass
+    return ImageHeader("tiff", values[256], values[257], georeferenced=bool(_GEO_TAGS & values.keys()), pages=pages)
+
+
+def _tiff_page(data: Bytes, at: int, order: str, big: bool) -> tuple[Tags, int]:
+    """The tags of a page and their first values, as far as those are whole numbers; where the next begins, or 0."""
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     at += 8 if big else 2
-    values: dict[int, int] = {}
-    for index in range(min(count, 4096)):
-        entry = at + index * (20 if big else 12)
+    size = 20 if big else 12
+    values: Tags = {}
+    for entry in range(at, at + min(count, 4096) * size, size):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
         code = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind, "I")
         (values[tag],) = struct.unpack_from(order + code, data, entry + (12 if big else 8))
-    if 256 not in values or 257 not in values:
-        return None
-    return ImageHeader("tiff", values[256], values[257], georeferenced=bool(_GEO_TAGS & values.keys()))
+    return values, struct.unpack_from(order + ("Q" if big else "I"), data, at + count * size)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from resam_runtime.errors import ResamError
 from resam_runtime.georeference import Affine, georeference_of, georeferenced_beside
-from resam_runtime.image_files import ImageHeader, read_header
+from resam_runtime.image_files import ImageHeader, file_header, read_header
 
 DECODE_LIMIT = 200_000_000
 """Pixels that OpenCV may decode at once; a larger scene needs rasterio, which reads windows."""
@@ -53,7 +53,11 @@ class OpenedFile:
 
 def open_pixels(path: Path, bands: Sequence[int] | None, by_windows: bool) -> OpenedFile:
     """Open a file for its pixels; by_windows: with rasterio, if it is there. Raises ResamError, see `open_scene`."""
-    return _open_raster(path, bands) if by_windows and has_rasterio() else _open_image(path, bands)
+    opened = _open_raster(path, bands) if by_windows and has_rasterio() else _open_image(path, bands)
+    header = file_header(path)
+    if header is not None and header.pages > 1:
+        opened = replace(opened, notes=(*opened.notes, f"holds {header.pages} pages; only the first is read"))
+    return opened
 
 
 def has_rasterio() -> bool:

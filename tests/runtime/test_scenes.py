@@ -313,6 +313,25 @@ def test_a_world_file_without_a_crs_is_told(tmp_path: Path, rgb: np.ndarray, suf
         assert scene.notes == ("has a geotransform but no CRS: treated as not georeferenced",)
 
 
+@pytest.mark.parametrize("with_rasterio", [True, False])
+def test_pages_that_are_not_read_are_told(
+    tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch, with_rasterio: bool
+) -> None:
+    cv2.imwritemulti(str(tmp_path / "pages.tif"), [rgb[..., ::-1], rgb // 2, rgb // 3])
+    # a mask and smaller copies are pages of the file, but not of the image
+    single = write_tiff(tmp_path / "single.tif", np.moveaxis(np.tile(rgb, (20, 20, 1)), 2, 0), tiled=True)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(single, "r+") as out:
+        out.write_mask(np.ones((37 * 20, 53 * 20), bool))
+        out.build_overviews([2, 4])
+    assert cv2.imcount(str(single), cv2.IMREAD_UNCHANGED) > 3
+    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: with_rasterio)
+    with open_scene(tmp_path / "pages.tif") as scene:
+        assert scene.notes == ("holds 3 pages; only the first is read",)
+        np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
+    with open_scene(single) as scene:
+        assert scene.notes == ()
+
+
 def test_exif_orientation_is_ignored_since_annotations_count_stored_pixels(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), np.zeros((20, 40, 3), np.uint8))
