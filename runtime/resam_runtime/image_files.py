@@ -17,8 +17,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF_MARKS = {b"II*\x00": ("<", False), b"MM\x00*": (">", False), b"II+\x00": ("<", True), b"MM\x00+": (">", True)}
 _GEO_TAGS = {33550, 33922, 34264, 34735}  # pixel scale, tie points, transformation, GeoKey directory
 _SUBFILE, _OLD_SUBFILE = 254, 255  # what a page is: a smaller copy, a mask
+_ORIENTATION = 274
 
-Tags = dict[int, int]
+Tags = dict[int, tuple[int, int]]
+"""Tag -> its first value, and where in the file that is."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class ImageHeader:
     """Kind (`png`, `jpeg`, `tiff`), width and height in px, and what is known of the file's state.
 
     transparent: the level that a gray PNG declares transparent, in pixels as they are decoded, to 8 or 16 bits. pages:
-    images of a TIFF, of which decoders give the first; its smaller copies and masks are none.
+    images of a TIFF, of which decoders give the first; its smaller copies and masks are none. orientation: what a TIFF
+    says of how its pixels are to be turned, 1 to 8 (1: not at all).
     """
 
     kind: str
@@ -36,6 +39,7 @@ class ImageHeader:
     georeferenced: bool = False
     transparent: int | None = None
     pages: int = 1
+    orientation: int = 1
 
 
 def file_header(path: Path) -> ImageHeader | None:
@@ -62,6 +66,15 @@ def read_header(data: Bytes) -> ImageHeader | None:
     except (struct.error, IndexError):
         pass
     return None
+
+
+def without_orientation(data: bytes) -> bytes:
+    """The bytes of a TIFF for decoders that would turn its pixels: what says so is changed to "not at all"."""
+    order, big = _TIFF_MARKS[data[:4]]
+    tags, _ = _tiff_page(data, _first_page(data), order, big)
+    changed = bytearray(data)
+    struct.pack_into(order + "H", changed, tags[_ORIENTATION][1], 1)
+    return bytes(changed)
 
 
 def _png(data: Bytes) -> ImageHeader:
@@ -106,29 +119,43 @@ def _jpeg(data: Bytes) -> ImageHeader | None:
 
 def _tiff(data: Bytes) -> ImageHeader | None:
     order, big = _TIFF_MARKS[data[:4]]
-    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    values, following = _tiff_page(data, at, order, big)
-    if 256 not in values or 257 not in values:
+    at = _first_page(data)
+    first, following = _tiff_page(data, at, order, big)
+    if 256 not in first or 257 not in first:
         return None
+    (width, _), (height, _), (orientation, _) = first[256], first[257], first.get(_ORIENTATION, (1, 0))
     pages, seen = 1, {at}
     try:
         while following and following not in seen:
             seen.add(following)
             tags, following = _tiff_page(data, following, order, big)
-            pages += not (tags.get(_SUBFILE, 0) & 0b101 or tags.get(_OLD_SUBFILE) == 2)
+            pages += not (tags.get(_SUBFILE, (0,))[0] & 0b101 or tags.get(_OLD_SUBFILE, (0,))[0] == 2)
     except (struct.error, IndexError):  # the first page may be good all the same
         pass
-    return ImageHeader("tiff", values[256], values[257], georeferenced=bool(_GEO_TAGS & values.keys()), pages=pages)
+    return ImageHeader(
+        "tiff",
+        width,
+        height,
+        georeferenced=bool(_GEO_TAGS & first.keys()),
+        pages=pages,
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+    )
+
+
+def _first_page(data: Bytes) -> int:
+    order, big = _TIFF_MARKS[data[:4]]
+    return int(struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0])
 
 
 def _tiff_page(data: Bytes, at: int, order: str, big: bool) -> tuple[Tags, int]:
-    """The tags of a page and their first values, as far as those are whole numbers; where the next begins, or 0."""
+    """The tags of a page, as far as their values are whole numbers; where the next page begins, or 0."""
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     at += 8 if big else 2
     size = 20 if big else 12
-    values: Tags = {}
+    tags: Tags = {}
     for entry in range(at, at + min(count, 4096) * size, size):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
         code = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind, "I")
-        (values[tag],) = struct.unpack_from(order + code, data, entry + (12 if big else 8))
-    return values, struct.unpack_from(order + ("Q" if big else "I"), data, at + count * size)[0]
+        place = entry + (12 if big else 8)
+        tags[tag] = struct.unpack_from(order + code, data, place)[0], place
+    return tags, struct.unpack_from(order + ("Q" if big else "I"), data, at + count * size)[0]

@@ -342,6 +342,51 @@ def test_exif_orientation_is_ignored_since_annotations_count_stored_pixels(tmp_p
     assert (open_scene(path).width, open_scene(path).height) == (40, 20)
 
 
+def turn(path: Path, orientation: int) -> Path:
+    """Write the orientation tag of a TIFF, little-endian, as the last page of its file."""
+    data = path.read_bytes() + b"\0" * (path.stat().st_size % 2)
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = [data[start : start + 12] for start in range(at + 2, at + 2 + 12 * count, 12)]
+    entries = [entry for entry in entries if entry[:2] != struct.pack("<H", 274)]
+    entries.append(struct.pack("<HHIHH", 274, 3, 1, orientation, 0))
+    entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
+    page = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    path.write_bytes(data[:4] + struct.pack("<I", len(data)) + data[8:] + page)
+    return path
+
+
+@pytest.mark.parametrize("with_rasterio", [True, False])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_upright_unless_it_is_a_map(
+    tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch, orientation: int, with_rasterio: bool
+) -> None:
+    bands = np.moveaxis(rgb, 2, 0)
+    photo = turn(write_tiff(tmp_path / "photo.tif", bands, photometric="RGB"), orientation)
+    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(500000, 5000000, 2, 2)}
+    a_map = turn(write_tiff(tmp_path / "map.tif", bands, photometric="RGB", **place), orientation)
+    seen = cv2.imdecode(np.fromfile(photo, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]  # turns it
+    height, width = seen.shape[:2]
+    assert (orientation == 1) == np.array_equal(seen, rgb)
+    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: with_rasterio)
+    with open_scene(photo) as scene:
+        assert (scene.width, scene.height) == (width, height)
+        np.testing.assert_array_equal(scene.read(0, 0, width, height), seen)
+        np.testing.assert_array_equal(scene.read(5, 7, 11, 13), seen[7:20, 5:16])
+        assert scene.overview(20).shape == ((20, 14, 3) if height > width else (14, 20, 3))
+    with open_scene(a_map) as scene:
+        np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
+
+
+def test_the_empty_pixels_of_a_turned_tiff_turn_with_it(tmp_path: Path, rgb: np.ndarray) -> None:
+    rgb[:10] = 0
+    path = turn(write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0), photometric="RGB", nodata=0), 6)
+    _, valid = open_scene(path).read_with_data(0, 0, 37, 53)
+    assert valid is not None
+    assert valid[:, :27].all()
+    assert not valid[:, 27:].any()
+
+
 def test_overview_shrinks_and_never_enlarges(tmp_path: Path, rgb: np.ndarray) -> None:
     for name in ("a.png", "a.tif"):
         path = tmp_path / name
