@@ -18,6 +18,7 @@ _TIFF_MARKS = {b"II*\x00": ("<", False), b"MM\x00*": (">", False), b"II+\x00": (
 _GEO_TAGS = {33550, 33922, 34264, 34735}  # pixel scale, tie points, transformation, GeoKey directory
 _SUBFILE, _OLD_SUBFILE = 254, 255  # what a page is: a smaller copy, a mask
 _ORIENTATION = 274
+_HOLE = b"\0" * 256
 
 Tags = dict[int, tuple[int, int]]
 """Tag -> its first value, and where in the file that is."""
@@ -27,6 +28,7 @@ Tags = dict[int, tuple[int, int]]
 class ImageHeader:
     """Kind (`png`, `jpeg`, `tiff`), width and height in px, and what is known of the file's state.
 
+    zeroed: whether part of a JPEG is zeros, as where a transfer lost some blocks, which decoders take for data.
     transparent: the level that a gray PNG declares transparent, in pixels as they are decoded, to 8 or 16 bits. pages:
     images of a TIFF, of which decoders give the first; its smaller copies and masks are none. orientation: what a TIFF
     says of how its pixels are to be turned, 1 to 8 (1: not at all).
@@ -36,6 +38,7 @@ class ImageHeader:
     width: int
     height: int
     whole: bool = True
+    zeroed: bool = False
     georeferenced: bool = False
     transparent: int | None = None
     pages: int = 1
@@ -98,6 +101,7 @@ def _png(data: Bytes) -> ImageHeader:
 
 def _jpeg(data: Bytes) -> ImageHeader | None:
     at, size = 2, None
+    sequential, flat = False, True
     while True:
         if data[at] != 0xFF:
             return None
@@ -109,12 +113,28 @@ def _jpeg(data: Bytes) -> ImageHeader | None:
         # start of frame: C0..CF but for DHT (C4), JPG (C8), DAC (CC)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             size = struct.unpack_from(">HH", data, at + 5)
+            sequential = marker in (0xC0, 0xC1)
+        if marker == 0xC4:
+            flat &= _zeros_are_flat(data[at + 4 : at + 2 + length])
         at += 2 + length
         if marker == 0xDA:  # start of scan: entropy-coded bytes never hold FF D9 but as the end of the image
             break
     if size is None:
         return None
-    return ImageHeader("jpeg", size[1], size[0], whole=data.find(b"\xff\xd9", at) >= 0)
+    end = data.find(b"\xff\xd9", at)
+    zeroed = sequential and not flat and data.find(_HOLE, at, end if end >= 0 else len(data)) >= 0
+    return ImageHeader("jpeg", size[1], size[0], whole=end >= 0, zeroed=zeroed)
+
+
+def _zeros_are_flat(tables: bytes) -> bool:
+    """Whether zeros may be an area of one colour by these Huffman tables, a DHT segment's: if the code of zeros alone,
+    the first, means "no difference" and "no more frequencies" (symbol 0 both). With tables that are not made for the
+    image (annex K's, say) it means some frequency, and 256 zeros are the same noise in dozens of blocks on end."""
+    at, flat = 0, True
+    while at + 17 < len(tables):
+        flat &= tables[at + 17] == 0
+        at += 17 + sum(tables[at + 1 : at + 17])
+    return flat
 
 
 def _tiff(data: Bytes) -> ImageHeader | None:

@@ -131,6 +131,10 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
         raise ResamError(f"{path}: {error.strerror or error}") from None
     header = read_header(data)
     if header is not None:
+        if not header.whole:
+            raise ResamError(f"{path}: truncated {header.kind.upper()} file")
+        if header.zeroed:
+            raise ResamError(f"{path}: damaged JPEG file, part of it is zeros")
         if header.width * header.height > DECODE_LIMIT:
             if has_rasterio():  # GDAL reads these kinds too, line by line
                 return _open_raster(path, bands)
@@ -138,8 +142,6 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
                 f"{path}: {header.width} x {header.height} px is too large to decode at once; "
                 "pip install 'resam[geo]' and convert it to a tiled GeoTIFF"
             )
-        if not header.whole:
-            raise ResamError(f"{path}: truncated {header.kind.upper()} file")
         if header.orientation != 1:  # of all kinds OpenCV turns TIFF alone, maps too
             data = without_orientation(data)
     transform: Affine | None = None

@@ -425,6 +425,29 @@ def test_a_jpeg_that_lost_only_its_end_is_truncated(tmp_path: Path, rgb: np.ndar
         open_scene(path)
 
 
+@pytest.mark.parametrize("colours", [3, 1])
+def test_a_jpeg_that_lost_its_middle_is_damaged(tmp_path: Path, rgb: np.ndarray, colours: int) -> None:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), np.tile(rgb[..., :colours], (5, 5, 1)))
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + bytes(1024) + data[middle + 1024 :])
+    with pytest.raises(ResamError, match=r"a\.jpg: damaged JPEG file, part of it is zeros"):
+        open_scene(path)
+
+
+@pytest.mark.parametrize("optimised", [0, 1])
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_jpeg_that_is_mostly_of_one_colour_is_well(tmp_path: Path, optimised: int, progressive: int) -> None:
+    image = np.zeros((3000, 3000, 3), np.uint8)  # with tables made for it, that is zeros in the file
+    image[1000:1010, 1000:1010] = 255
+    path = tmp_path / "a.jpg"
+    flags = [cv2.IMWRITE_JPEG_OPTIMIZE, optimised, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    cv2.imwrite(str(path), image, flags)
+    assert not optimised or bytes(256) in path.read_bytes()
+    assert open_scene(path).read(1000, 1000, 10, 10).min() > 240
+
+
 def test_a_missing_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ResamError, match=r"none\.png: No such file"):
         open_scene(tmp_path / "none.png")
