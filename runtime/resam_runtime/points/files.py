@@ -146,14 +146,27 @@ class PointsFile:
         crs: the scene's, needed for map coordinates. shared, path: see `match`.
         Raises ResamError for points made for another size, and map coordinates on a scene without georeference.
         """
-        key = None if scene_name is None else self.match(scene_name, shared, path)
-        made_for = self._sizes.get(key or "")
+        called = None if scene_name is None else self.match(scene_name, shared, path)
+        return self.prompts_called(called, scene_name, width=width, height=height, transform=transform, crs=crs)
+
+    def prompts_called(
+        self,
+        called: str | None,
+        scene_name: str | None,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        transform: Affine | None = None,
+        crs: str | None = None,
+    ) -> ScenePoints:
+        """As `prompts`, of a scene of which is known what `match` says that this file calls it."""
+        made_for = self._sizes.get(called or "")
         if made_for is not None and width is not None and height is not None and made_for != (width, height):
             raise ResamError(
                 f"{self.path}: its points were made for {made_for[0]} x {made_for[1]} px, "
                 f"{scene_name or 'the scene'} has {width} x {height}"
             )
-        named = self._entries.get(key, []) if key is not None else []
+        named = self._entries.get(called, []) if called is not None else []
         unnamed = self._entries.get(None, [])
         if scene_name is None and not unnamed and len(self._entries) == 1:
             named = next(iter(self._entries.values()))
