@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 
 from resam_runtime.errors import ResamError
 from resam_runtime.points import PointsFile, Prompt, shared_names
+from resam_runtime.points.values import Malformed, no_shared_file, own_name, scene_name, take_id, take_whole
 from resam_runtime.rle import decode_segmentation
-from resam_runtime.scene_files import STATE_FOLDER, find_scenes
+from resam_runtime.scene_files import STATE_FOLDER, SceneFile, find_scenes
 from resam_runtime.scenes import Scene, open_scene
 from resam_runtime.tiling import Tile
 
@@ -27,7 +30,7 @@ SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**
 
 @dataclass(frozen=True, eq=False)
 class CocoInstance:
-    """One annotation. `annotation` is the file's own object; see `CocoScene.mask`.
+    """One annotation. `annotation` is the file's own object, but for ids such as 1.0; see `CocoScene.mask`.
 
     id: what a points file calls the instance, so that points find their mask: the annotation's `instance` where it has
     one, as in what `resam-run` writes, else its `id`. No two of a scene share it.
@@ -47,6 +50,11 @@ class CocoScene:
     width: int
     height: int
     instances: tuple[CocoInstance, ...]
+
+    @property
+    def full_path(self) -> str:
+        """The absolute path, with forward slashes; the name is its end, as points files may have it."""
+        return (Path.cwd() / self.path).as_posix().replace("\\", "/")
 
     def mask(self, instance: CocoInstance) -> NDArray[np.bool_]:
         """The true mask of one of its instances, (height, width). `ResamError` where it has none that can be read."""
@@ -72,7 +80,13 @@ class CocoScene:
             with self._open() as scene:
                 transform, crs = scene.transform, scene.crs
         return file.prompts(
-            self.name, width=self.width, height=self.height, transform=transform, crs=crs, shared=shared
+            scene_name(self.name),
+            width=self.width,
+            height=self.height,
+            transform=transform,
+            crs=crs,
+            shared=shared,
+            path=self.full_path,
         )
 
     def check(self) -> None:
@@ -112,7 +126,7 @@ class CocoData:
 
         images: the folder that `file_name` counts from; by default `images` beside the file, else the file's own
         folder. Raises `ResamError` (file and cause) for a file that is missing or malformed, lists no images, or names
-        one that is not there.
+        one that is not there, or one twice.
         """
         path = Path(path)
         data, digest = _parse(path)
@@ -121,7 +135,7 @@ class CocoData:
         if not listed:
             raise ResamError(f"{path}: lists no images; expected a COCO file with images, annotations and categories")
         for member in ("images", "annotations", "categories"):
-            _check_ids(path, data, member)
+            _take_ids(path, data, member)
         owned: dict[Any, list[CocoInstance]] = {image.get("id"): [] for image in listed}
         if len(owned) != len(listed):
             raise ResamError(f"{path}: two images share an id")
@@ -138,7 +152,8 @@ class CocoData:
                 raise ResamError(f"{path}: annotation {own}: iscrowd: expected 0 or 1, came {str(crowd)[:40]!r}")
             if crowd:
                 continue
-            name = _called(annotation, own)
+            name = own_name(annotation)
+            name = own if name is None else name
             if (image, name) in taken:
                 raise ResamError(
                     f"{path}: annotation {own}: its image has another one that is called {name!r}; "
@@ -147,6 +162,10 @@ class CocoData:
             taken.add((image, name))
             owned[image].append(CocoInstance(name, annotation.get("category_id"), annotation))
         scenes = tuple(_scene(path, folder, image, owned[image.get("id")]) for image in listed)
+        try:
+            no_shared_file(zip(owned, (scene.name for scene in scenes)))
+        except Malformed as error:
+            raise ResamError(f"{path}: {error}") from None
         categories = _objects(path, data, "categories")
         names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories if "id" in entry}
         return cls(path, digest, scenes, names)
@@ -155,41 +174,54 @@ class CocoData:
 def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     """The scenes that a points file names, without annotations: what there is when somebody has drawn points only.
 
-    images: the folder that the names count from; where points name no scene, all its images are looked at. Scenes
-    without points are left out. Raises `ResamError` for a points file that cannot be read or does not say to which
-    scene its points belong, and for an image that is not there.
+    images: the folder to look in for the scenes that are named, as resam-run does; where points name no scene, all its
+    images are looked at. Scenes without points are left out. Raises `ResamError` for a points file that cannot be read
+    or does not say to which scene its points belong, and for an image that is not there.
     """
     file, folder = PointsFile.open(points), Path(images)
     if not folder.is_dir():
         raise ResamError(f"{images}: no such folder of images")
-    scenes = []
-    if file.by_place or file.names_no_scene:  # points that name no scene: every image may be theirs
-        found = [(scene.name, scene.path) for scene in find_scenes([folder], folder / STATE_FOLDER)]
-    else:
-        found = _named(file.scenes, folder)
+    # of any suffix, and hidden ones too; os.path's isfile: Path's raises for a name that is too long
+    written = [folder / name for name in file.scenes if os.path.isfile(folder / name)]
+    images_there = find_scenes([folder, *written], folder / STATE_FOLDER)
+    shared = shared_names(scene.full_path for scene in images_there)
+    # points that name no scene may be any image's
+    found = images_there if file.by_place or file.names_no_scene else _named(file, images_there, shared, folder)
     file.check_named(len(found))
-    shared = shared_names(name for name, _ in found)
-    for name, path in found:
-        if not path.is_file():
-            raise ResamError(f"{path}: no such image, but {file.path.name} has points for it; see --images")
-        with open_scene(path) as opened:
+    scenes = []
+    for scene in found:
+        with open_scene(scene.path) as opened:
             width, height, place = opened.width, opened.height, (opened.transform, opened.crs)
-        if file.prompts(name, width=width, height=height, transform=place[0], crs=place[1], shared=shared):
-            scenes.append(CocoScene(name, path, width, height, ()))
+        if file.prompts(
+            scene.name,
+            width=width,
+            height=height,
+            transform=place[0],
+            crs=place[1],
+            shared=shared,
+            path=scene.full_path,
+        ):
+            scenes.append(CocoScene(scene.name, scene.path, width, height, ()))
     if not scenes:
         raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
     return CocoData(file.path, file.digest, tuple(scenes), {})
 
 
-def _named(names: Iterable[str], folder: Path) -> list[tuple[str, Path]]:
-    """Name and path of the images that a points file names: as they are written, else the one of that file name."""
-    found = [(name, folder / name) for name in names]
-    if all(path.is_file() for _, path in found):
-        return found
-    below: dict[str, list[tuple[str, Path]]] = {}
-    for scene in find_scenes([folder], folder / STATE_FOLDER):
-        below.setdefault(scene.path.name, []).append((scene.name, scene.path))
-    return [(name, path) if path.is_file() or len(below.get(name, ())) != 1 else below[name][0] for name, path in found]
+def _named(file: PointsFile, scenes: Sequence[SceneFile], shared: Collection[str], folder: Path) -> list[SceneFile]:
+    """The scenes that a points file names, in its order. Raises `ResamError` for a name that is none's or several's."""
+    called: dict[str | None, SceneFile] = {}
+    for scene in scenes:
+        with contextlib.suppress(ResamError):  # a name that several have: it may be meant for the one that is called so
+            called[file.match(scene.name, shared, scene.full_path)] = scene
+    for name in file.scenes:
+        if name not in called:
+            for scene in scenes:
+                if scene.full_path.endswith(f"/{name}"):
+                    file.match(scene.name, shared, scene.full_path)  # says so where several have it
+            raise ResamError(
+                f"{folder}: no image there is {name!r}, but {file.path.name} has points for it; see --images"
+            )
+    return [called[name] for name in file.scenes]
 
 
 def find_splits(folder: str | Path, training: bool = True) -> dict[str, Path]:
@@ -240,22 +272,24 @@ def _objects(path: Path, data: Mapping[str, Any], member: str) -> list[dict[str,
     return value
 
 
-def _check_ids(path: Path, data: Mapping[str, Any], member: str) -> None:
+def _take_ids(path: Path, data: Mapping[str, Any], member: str) -> None:
+    """Put whole numbers, also where 1.0 is written, and texts in place of a member's ids."""
     for entry in _objects(path, data, member):
         for key in ("id", "image_id", "category_id"):
-            if not isinstance(entry.get(key), int | str | None):
-                raise ResamError(f"{path}: {member}: {key}: expected a number or text, came {str(entry[key])[:40]}")
-
-
-def _called(annotation: Mapping[str, Any], own: str | int) -> str | int:
-    """What an annotation is called by points, by the rule that COCO points files are read by (docs/formats.md)."""
-    name = annotation.get("instance")
-    return name if isinstance(name, str | int) and not isinstance(name, bool) else own
+            if entry.get(key) is not None:
+                try:
+                    entry[key] = take_id(entry[key], f"{member}: {key}")
+                except Malformed as error:
+                    raise ResamError(f"{path}: {error}") from None
 
 
 def _scene(path: Path, folder: Path, image: Mapping[str, Any], instances: Iterable[CocoInstance]) -> CocoScene:
-    name, width, height = image.get("file_name"), image.get("width"), image.get("height")
-    if not isinstance(name, str) or not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+    try:
+        name = image.get("file_name")
+        width, height = take_whole(image.get("width"), "width"), take_whole(image.get("height"), "height")
+    except Malformed:
+        name = None
+    if not isinstance(name, str) or min(width, height) < 1:
         raise ResamError(f"{path}: image {image.get('id')!r}: expected a file_name, width and height")
     file = folder / name
     if not file.is_file():

@@ -112,7 +112,7 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int) -> list[list[Pr
 def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
     points = PointsFile.open(path)
     points.check_named(len(data.scenes))
-    shared = shared_names(scene.name for scene in data.scenes)
+    shared = shared_names(scene.full_path for scene in data.scenes)
     # a COCO file as its own points file: the crowds that `data` left out are no prompts either
     own_file = path == data.path and data.count > 0
     prompts, skipped, elsewhere = [], [], len(points)

@@ -53,6 +53,17 @@ class Adapter:
             raise ResamError(f"{path}: not an adapter of resam-train (its metadata say not how it was made)")
         return cls(state, provenance, sha256_file(path))
 
+    @classmethod
+    def of(cls, path: Path, state: Mapping[str, torch.Tensor]) -> Adapter | None:
+        """The adapter file at `path` if there is one and it holds these very tensors."""
+        try:
+            found = cls.open(path)
+        except ResamError:
+            return None
+        if found.state.keys() != state.keys():
+            return None
+        return found if all(torch.equal(found.state[name], value.cpu()) for name, value in state.items()) else None
+
 
 def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> None:
     """Write an adapter file. `ResamError` where it cannot be written."""

@@ -70,6 +70,18 @@ def map_to_pixel(transform: Affine, points: npt.ArrayLike) -> Coordinates:
     return np.stack([(e * u - b * v) / determinant, (a * v - d * u) / determinant], axis=1) - 0.5
 
 
+def near_scene(points: npt.ArrayLike, crs: str, transform: Affine, width: int, height: int) -> Coordinates:
+    """Map coordinates (N, 2) in the CRS of a scene of width x height px, their longitudes moved by whole turns to those
+    nearest the scene's middle: a scene may span 0 to 360 degrees, or 170 to 190. Only degrees have turns: other
+    coordinates are left as they are. Raises ResamError for an unknown CRS."""
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    if not len(points) or not _crs(crs).is_geographic:
+        return points
+    [(middle, _)] = pixel_to_map(transform, [((width - 1) / 2, (height - 1) / 2)])
+    # a longitude just half a turn away is left as it is: the scene may begin or end there
+    return points - np.outer(np.round((points[:, 0] - middle) / 360), (360, 0))
+
+
 def reproject(points: npt.ArrayLike, source: str, target: str) -> Coordinates:
     """Coordinates (N, 2), x (or longitude) first, from one CRS ("EPSG:n", WKT or URN) to another.
 

@@ -36,12 +36,18 @@ class Job:
     by_place: list[str | int | None] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    without_points: str | None = None
     source: dict[str, Any] = field(default_factory=dict)
     instances: list[Instance] = field(default_factory=list)
     failure: str | None = None
     trace: str | None = None
     dropped: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def lack_points(self, note: str) -> None:
+        """Note that the scene came without points, and was not searched for instances either."""
+        self.notes.append(note)
+        self.without_points = note
 
     def fail(self, error: Exception) -> None:
         """Remember the first failure. Errors that are no one's fault but ours keep their traceback."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from resam_runtime.errors import ResamError
 from resam_runtime.georeference import Affine, georeference_of, georeferenced_beside
-from resam_runtime.image_files import ImageHeader, read_header
+from resam_runtime.image_files import ImageHeader, file_header, read_header, without_orientation
+from resam_runtime.upright import UprightSource
 
 DECODE_LIMIT = 200_000_000
 """Pixels that OpenCV may decode at once; a larger scene needs rasterio, which reads windows."""
@@ -53,7 +54,16 @@ class OpenedFile:
 
 def open_pixels(path: Path, bands: Sequence[int] | None, by_windows: bool) -> OpenedFile:
     """Open a file for its pixels; by_windows: with rasterio, if it is there. Raises ResamError, see `open_scene`."""
-    return _open_raster(path, bands) if by_windows and has_rasterio() else _open_image(path, bands)
+    opened = _open_raster(path, bands) if by_windows and has_rasterio() else _open_image(path, bands)
+    header = file_header(path)
+    if header is None:
+        return opened
+    if header.pages > 1:
+        opened = replace(opened, notes=(*opened.notes, f"holds {header.pages} pages; only the first is read"))
+    # a map's pixels are placed, and drawn, as they are stored
+    if header.orientation != 1 and not (header.georeferenced or georeferenced_beside(path)):
+        opened = replace(opened, source=UprightSource(opened.source, header.orientation))
+    return opened
 
 
 def has_rasterio() -> bool:
@@ -121,6 +131,10 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
         raise ResamError(f"{path}: {error.strerror or error}") from None
     header = read_header(data)
     if header is not None:
+        if not header.whole:
+            raise ResamError(f"{path}: truncated {header.kind.upper()} file")
+        if header.zeroed:
+            raise ResamError(f"{path}: damaged JPEG file, part of it is zeros")
         if header.width * header.height > DECODE_LIMIT:
             if has_rasterio():  # GDAL reads these kinds too, line by line
                 return _open_raster(path, bands)
@@ -128,8 +142,8 @@ def _open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
                 f"{path}: {header.width} x {header.height} px is too large to decode at once; "
                 "pip install 'resam[geo]' and convert it to a tiled GeoTIFF"
             )
-        if not header.whole:
-            raise ResamError(f"{path}: truncated {header.kind.upper()} file")
+        if header.orientation != 1:  # of all kinds OpenCV turns TIFF alone, maps too
+            data = without_orientation(data)
     transform: Affine | None = None
     crs: str | None = None
     notes: tuple[str, ...] = ()

@@ -24,9 +24,6 @@ from resam_runtime.segmenter import Segmenter
 from resam_runtime.tiling import Tile
 from resam_runtime.writers.overlay import LONGEST
 
-NO_POINTS = "no points"
-"""How the note on a scene begins that came without points, and was not searched for instances either."""
-
 
 class PointsSource:
     """Where the prompts of scenes come from: one file for all, or a file beside each.
@@ -129,35 +126,31 @@ def _find_prompts(job: Job, scene: Scene, segmenter: Segmenter, points: PointsSo
         if options.automatic:
             job.automatic = True
         else:
-            job.notes.append(f"{NO_POINTS} file beside it")
+            job.lack_points("no points file beside it")
         return
-    name, path, beside = job.file.name, job.file.full_path, points.file is None
+    name, beside = job.file.name, points.file is None
+    # a file beside a scene says by its place which one it means
+    called = found.match(name, () if beside else points.shared, job.file.full_path)
     no_place = scene.transform is None and job.file.path.suffix.lower() not in RASTER_SUFFIXES
-    if no_place and not beside and found.by_place and found.match(name, points.shared, path) is None:
+    if no_place and not beside and found.by_place and called is None:
         # a quicklook beside GeoTIFFs, say: it cannot be where the points are
         job.automatic = options.automatic
         if not options.automatic:
-            job.notes.append(f"{NO_POINTS} for it in {found.path.name}: it has no place on the map")
+            job.lack_points(f"no points for it in {found.path.name}: it has no place on the map")
         return
-    prompts = found.prompts(
-        name,
-        width=scene.width,
-        height=scene.height,
-        transform=scene.transform,
-        crs=scene.crs,
-        shared=() if beside else points.shared,  # a file beside a scene says by its place which one it means
-        path=path,
+    prompts = found.prompts_called(
+        called, name, width=scene.width, height=scene.height, transform=scene.transform, crs=scene.crs
     )
     job.by_place = [prompt.id for prompt in prompts if prompt.by_place]
-    if not prompts and beside and len(found) and found.match(name, path=path) is None:
+    if not prompts and beside and len(found) and called is None:
         if found.by_place:
             raise ResamError(f"{found.path}: none of its points lies in {name}; check its coordinates and its crs")
         raise ResamError(f"{found.path}: holds points for {', '.join(found.scenes[:3])}, none for {name}")
     if not prompts and not beside:
-        if options.automatic and found.match(name, points.shared, path) is None:
+        if options.automatic and called is None:
             job.automatic = True
             return
-        job.notes.append(f"{NO_POINTS} for it in {found.path.name}")
+        job.lack_points(f"no points for it in {found.path.name}")
     job.prompts, job.skipped = check_prompts(prompts, scene.width, scene.height)
     limit = segmenter.manifest.max_points_per_instance
     if limit is not None:

@@ -179,6 +179,15 @@ def write_json(path: Path, data: Any) -> None:
         temporary.write_text(json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii")
 
 
+def without_points(record: Record) -> str | None:
+    """The one of a scene's notes that says that it came without points; None for a scene that had some."""
+    if "without_points" in record:
+        note: str | None = record["without_points"]
+        return note
+    # written by a resam that did not record it
+    return next((note for note in record.get("notes", ()) if note.startswith("no points")), None)
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         data = json.loads(path.read_bytes())

@@ -19,8 +19,8 @@ from resam_runtime.options import RunOptions
 from resam_runtime.outcome import Observer, RunReport
 from resam_runtime.pipeline import process_scenes
 from resam_runtime.points import PointsFile, find_points, path_ends, shared_names
-from resam_runtime.read_stage import NO_POINTS, PointsSource, source_of
-from resam_runtime.records import Mode, Record, RunFolder
+from resam_runtime.read_stage import PointsSource, source_of
+from resam_runtime.records import Mode, Record, RunFolder, without_points
 from resam_runtime.scene_files import SceneFile, check_apart, check_exist, check_outputs, find_scenes, output_names
 from resam_runtime.segmenter import Segmenter
 from resam_runtime.stop import StopRequest
@@ -201,7 +201,13 @@ class Run:
             raise OutputError(
                 f"{self.out}: cannot write ({error.strerror or error}); what is done is kept, go on with --resume"
             ) from error
-        told = [(record["name"], note) for record in records for note in record.get("notes", [])]
+        lacking = {record["name"]: note for record in records if (note := without_points(record)) is not None}
+        told = [
+            f"{record['name']}: {note}"
+            for record in records
+            for note in record.get("notes", [])
+            if note != lacking.get(record["name"])
+        ]
         return RunReport(
             out=self.out,
             scenes=totals["scenes"],
@@ -217,8 +223,8 @@ class Run:
             and not self.options.automatic
             and totals["skipped"] > 0
             and totals["points"] == totals["instances"] == 0,
-            without_points=sum(note.startswith(NO_POINTS) for _, note in told),
-            notes=[*self.notes, *(f"{name}: {note}" for name, note in told if not note.startswith(NO_POINTS))],
+            without_points=len(lacking),
+            notes=[*self.notes, *told],
         )
 
     def _kept(self, folder: RunFolder) -> list[str]:

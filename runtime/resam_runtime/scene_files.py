@@ -30,7 +30,7 @@ class SceneFile:
 
 
 def find_scenes(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[SceneFile]:
-    """Scenes among files and folders (searched with their subfolders), sorted by name, each file once.
+    """Scenes among files and folders (searched with their subfolders, links too), sorted by name, each file once.
 
     A file is taken whatever its suffix, and also when it does not exist: it fails when its turn comes. In folders
     only image suffixes count; hidden files, and folders that a run wrote, do not. A scene's name is its path inside the
@@ -124,10 +124,13 @@ def _place(path: Path) -> str:
 def walk_scenes(folder: Path, out: Path, on_trouble: Callable[[str], None] | None = None) -> Iterator[Path]:
     """Image files in a folder and its subfolders, without hidden ones and those that runs wrote.
 
+    Links to folders are followed, each folder once: one that links lead to in a circle, or to a place inside `folder`,
+    which has a name of its own there, is not searched by them.
     on_trouble: told in one line of each folder that cannot be read, which then counts as empty; without it the first
     raises ResamError.
     """
-    ours = os.path.abspath(out)
+    ours, root = os.path.realpath(out), os.path.realpath(folder)
+    searched = {root}
 
     def unreadable(error: OSError) -> None:
         # A subfolder that vanished since it was listed held no scene; the folder asked for must be there.
@@ -137,14 +140,17 @@ def walk_scenes(folder: Path, out: Path, on_trouble: Callable[[str], None] | Non
             raise ResamError(system_error(error))
         on_trouble(system_error(error))
 
-    for parent, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".")
-            and os.path.abspath(os.path.join(parent, name)) != ours
-            and not os.path.isdir(os.path.join(parent, name, STATE_FOLDER))
-        )
+    def wanted(path: str) -> bool:
+        real = os.path.realpath(path)
+        if real == ours or real in searched or os.path.isdir(os.path.join(path, STATE_FOLDER)):
+            return False
+        if os.path.islink(path) and real.startswith(os.path.join(root, "")):
+            return False
+        searched.add(real)
+        return True
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and wanted(os.path.join(parent, name)))
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SCENE_SUFFIXES:
                 yield Path(parent, name)

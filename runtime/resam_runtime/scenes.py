@@ -1,6 +1,7 @@
 """Scenes: one input image of any size and type, read window by window as uint8 RGB.
 
-A scene is what lies in the file: EXIF orientation is ignored, since points and annotations count stored pixels.
+A scene is what lies in the file: EXIF orientation is ignored, since points and annotations count stored pixels. A TIFF
+without a place on the map is the exception, since every other program turns it too.
 TIFF and other rasters are read by rasterio where it is installed (windows, nodata, georeference), everything else and
 TIFF without rasterio by OpenCV, which decodes the whole image at once. Where it lies, if a world file or an .aux.xml
 says so, rasterio tells of those too.

@@ -54,7 +54,7 @@ def write_scene(job: Job, folder: RunFolder, options: RunOptions) -> Record:
                         folder.out.joinpath(name).unlink()
         seconds = {stage: round(value, 4) for stage, value in job.seconds.items()}
         seconds["write"] = round(time.perf_counter() - begin, 4)
-        record |= {"seconds": seconds, "notes": job.notes}
+        record |= {"seconds": seconds, "notes": job.notes, "without_points": job.without_points}
         if job.failure is not None:
             record |= {"status": "failed", "reason": job.failure} | ({"traceback": job.trace} if job.trace else {})
         folder.save(record)

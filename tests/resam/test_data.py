@@ -81,15 +81,30 @@ def test_any_image_becomes_rgb(tmp_path: Path, image: np.ndarray) -> None:
         ({"images": []}, "lists no images"),
         ({"images": [{"id": 1, "file_name": "b.png", "width": 60, "height": 40}]}, r"b\.png: no such image"),
         ({"images": [{"id": 1, "file_name": "a.png"}]}, "expected a file_name, width and height"),
+        ({"images": [{"id": number, "file_name": "a.png", "width": 60, "height": 40} for number in (1, 7)]},
+         r"train\.json: the images 1 and 7 have the same file_name, 'a\.png'; make them one image"),
         ({"annotations": [_box(1, 0, 0, 9, 9, image_id=7)]}, "no image has the id 7"),
         ({"annotations": [_box(1, 0, 0, 9, 9), _box(1, 9, 9, 9, 9)]}, "share the id 1"),
         ({"annotations": 3}, "expected a list"),
     ],
-)
+)  # fmt: skip
 def test_a_malformed_file_is_named_with_its_cause(tmp_path: Path, more: dict[str, Any], cause: str) -> None:
     path = _write(tmp_path, [_box(1, 0, 0, 9, 9)], None, **more)
     with pytest.raises(ResamError, match=cause):
         CocoData.open(path)
+
+
+def test_ids_and_sizes_written_as_floats_are_whole_numbers(tmp_path: Path) -> None:
+    image = {"id": 1.0, "file_name": "a.png", "width": 60.0, "height": 40.0}
+    more = {"image_id": 1.0, "category_id": 3.0, "points": [[9, 9]]}
+    boxes = [_box(0, 0, 0, 9, 9, id=1.0, **more), _box(2, 9, 9, 9, 9, instance=7.0, **more)]
+    path = _write(tmp_path, boxes, None, images=[image], categories=[{"id": 3.0, "name": "ship"}])
+    data = CocoData.open(path)
+    [scene] = data.scenes
+    assert [(repr(one.id), repr(one.category)) for one in scene.instances] == [("1", "3"), ("7", "3")]
+    assert (repr(scene.width), data.categories[3]) == ("60", "ship")
+    [own] = scene_prompts(data, PointOptions(keypoints=True))
+    assert [(repr(prompt.id), repr(prompt.category)) for prompt in own] == [("1", "3"), ("7", "3")]
 
 
 def test_what_is_no_json_or_not_there_is_named(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_points_without_their_images_are_refused_in_one_line(drawn: Path) -> Non
     with pytest.raises(ResamError, match=r"points\.json: say with --images"):
         Sources.choose(None, None, None, None, drawn / "points.json", False, scenes=None)
     (drawn / "images" / "b.png").unlink()
-    with pytest.raises(ResamError, match=r"b\.png: no such image"):
+    with pytest.raises(ResamError, match=r"images: no image there is 'b\.png', but points\.json has points for it"):
         sources(drawn).open(drawn / "run")
 
 

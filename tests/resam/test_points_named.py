@@ -193,5 +193,36 @@ def test_a_bare_file_name_finds_its_image_in_a_folder_while_there_is_one(tmp_pat
     prompts = scene_prompts(data, PointOptions(file=tmp_path / "p.csv"))
     assert [one.coords.tolist() for own in prompts for one in own] == [[[7, 8]], [[9, 9]]]
     _set(tmp_path, [], ("south/a.png",))
-    with pytest.raises(ResamError, match=r"a\.png: no such image"):
+    with pytest.raises(ResamError, match=r"p\.csv: 'a\.png' fits several scenes; write the path, 'north/a\.png'"):
         scenes_of_points(tmp_path / "p.csv", tmp_path / "images")
+
+
+def test_scenes_are_called_by_the_longest_end_of_their_path_as_in_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "north" / "images"
+    path = _set(folder.parent, [], ("a.png", "old/a.png", "b.png"))
+    rows = "north/images/a.png,1,1\na.png,2,2\nimages/old/a.png,3,3\nimages/b.png,4,4\n"
+    (tmp_path / "p.csv").write_text(f"scene,x,y\n{rows}")
+    expected = {"a.png": [[1, 1]], "old/a.png": [[3, 3]], "b.png": [[4, 4]]}
+    data = CocoData.open(path)
+    prompts = scene_prompts(data, PointOptions(file=tmp_path / "p.csv"))
+    assert {scene.name: one.coords.tolist() for scene, [one] in zip(data.scenes, prompts)} == expected
+    with pytest.raises(ResamError, match=r"images: no image there is 'a\.png', but p\.csv has points for it"):
+        scenes_of_points(tmp_path / "p.csv", folder)
+    (tmp_path / "p.csv").write_text("scene,x,y\n" + rows.replace("a.png,2,2\n", ""))
+    data = scenes_of_points(tmp_path / "p.csv", folder)
+    prompts = scene_prompts(data, PointOptions(file=tmp_path / "p.csv"))
+    assert {scene.name: one.coords.tolist() for scene, [one] in zip(data.scenes, prompts)} == expected
+
+
+def test_the_scene_of_that_very_name_is_meant_among_several_that_end_in_it(tmp_path: Path) -> None:
+    _set(tmp_path, [], ("a.png", "old/a.png"))
+    (tmp_path / "p.csv").write_text("scene,x,y\na.png,7,8\n")
+    data = scenes_of_points(tmp_path / "p.csv", tmp_path / "images")
+    assert [scene.name for scene in data.scenes] == ["a.png"]
+    assert len(scene_prompts(data, PointOptions(file=tmp_path / "p.csv"))[0]) == 1
+
+
+def test_a_data_set_whose_images_lie_beside_its_folder_takes_its_own_points(tmp_path: Path) -> None:
+    path = _set(tmp_path, [{"keypoints": [7, 8, 2]}], ("../other/a.png",))
+    [own] = scene_prompts(CocoData.open(path), PointOptions(keypoints=True))
+    assert [prompt.coords.tolist() for prompt in own] == [[[7, 8]]]

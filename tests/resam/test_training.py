@@ -178,6 +178,25 @@ def test_a_killed_run_goes_on_bit_for_bit(base_file: Path, scenes_folder: Path, 
     assert losses[0] == losses[1]
 
 
+def test_a_finished_run_that_is_resumed_keeps_its_adapter(base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    arguments = ["--data", scenes_folder, "--base", base_file, "-o", tmp_path / "run", "--rank", 2, "--epochs", 1]
+    first = CliRunner().invoke(train, list(map(str, arguments)))
+    assert first.exit_code == 0, first.output
+    path = tmp_path / "run" / "adapter.safetensors"
+    digest, written = Adapter.open(path).sha256, path.stat().st_mtime_ns
+    table = first.stdout[first.stdout.index("instances in") :]
+    assert "adapted" in table
+    for _ in range(2):
+        again = CliRunner().invoke(train, ["--resume", str(tmp_path / "run")])
+        assert again.exit_code == 0, again.output
+        assert "nothing is left to do: the adapter stays as it is" in again.output
+        assert again.stdout.endswith(table)
+        assert (Adapter.open(path).sha256, path.stat().st_mtime_ns) == (digest, written)
+    path.unlink()  # a run that was stopped before it wrote one
+    assert CliRunner().invoke(train, ["--resume", str(tmp_path / "run")]).exit_code == 0
+    assert Adapter.open(path).state
+
+
 @pytest.mark.parametrize("pseudo", ["coarse", "consensus"])
 def test_two_processes_equal_one(base_file: Path, scenes_folder: Path, tmp_path: Path, pseudo: str) -> None:
     processes = []

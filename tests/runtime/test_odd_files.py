@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from resam_runtime.annotate.images import list_scenes
 from resam_runtime.errors import ResamError, printable
 from resam_runtime.files import atomic_write
 from resam_runtime.scene_files import walk_scenes
@@ -88,6 +89,21 @@ def test_a_scene_is_not_overwritten_through_a_link(engine: Path, tmp_path: Path)
     watched = resam_run("--engine", engine, "--watch", tmp_path / "link", "-o", tmp_path / "real")
     assert watched.code == 2
     assert "outputs cannot go into the folder of the scenes itself" in watched.stderr
+
+
+def test_links_to_folders_are_followed_and_each_folder_is_searched_once(engine: Path, tmp_path: Path) -> None:
+    images, archive, out = tmp_path / "images", tmp_path / "archive", tmp_path / "out"
+    for path in (images / "b" / "1.png", archive / "2.png", archive / "deep" / "3.png"):
+        add_scene(path)
+    links = {"a": images / "b", "north": archive, "again": archive / "deep", "up": tmp_path, "out": out}
+    for name, target in links.items():
+        (images / name).symlink_to(target)
+    (archive / "back").symlink_to(images)
+    for _ in range(2):
+        assert resam_run("--engine", engine, images, "-o", out, "--overwrite").code == 0
+        names = [scene["name"] for scene in summary_of(out)["scenes"]]
+        assert names == ["again/3.png", "b/1.png", "north/2.png"]
+        assert list_scenes(images) == (images, names)
 
 
 def test_overlays_never_lie_among_the_scenes_of_the_next_run(engine: Path, tmp_path: Path) -> None:

@@ -160,6 +160,25 @@ def test_map_points_without_a_scene_go_to_every_scene_they_lie_in(tmp_path: Path
     assert [prompt.id for prompt in prompts] == ["here"]
 
 
+@pytest.mark.parametrize(
+    ("west", "given", "x"),
+    [(0.0, -160.0, 200), (0.0, 200.0, 200), (170.0, -175.0, 15), (-190.0, 175.0, 5), (-180.0, -180.0, 0)],
+)
+@pytest.mark.parametrize("named", [{}, {"scene": "a.tif"}])
+def test_longitudes_find_a_scene_beyond_the_antimeridian(
+    tmp_path: Path, west: float, given: float, x: int, named: dict[str, str]
+) -> None:
+    pytest.importorskip("rasterio")
+    transform, width = (1.0, 0.0, west, 0.0, -1.0, 30.0), 20 if abs(west) in (170, 190) else 360
+    path = save(tmp_path / "p.geojson", collection(feature(given, 20.5, **named)))
+    prompts = read_points(path, "a.tif", width=width, height=60, transform=transform, crs="EPSG:4326")
+    assert plain(prompts) == [("feature 1", [[x - 0.5, 9]], [1])]
+    if not named:  # 20 degrees west of the scene, and a third of the way round the globe
+        path = save(tmp_path / "p.geojson", collection(feature(west - 20, 20.5), feature(west + 120, 20.5)))
+        prompts = read_points(path, "a.tif", width=20, height=60, transform=transform, crs="EPSG:4326")
+        assert prompts == []
+
+
 def test_negative_map_points_alone_belong_to_the_scene_they_lie_in(tmp_path: Path) -> None:
     data = collection(
         feature(500000 + 20, 5000000 - 20, instance="here", label=0),
@@ -219,6 +238,11 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
             "p.json",
             {"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []},
             "image id 1 appears twice",
+        ),
+        (
+            "p.json",
+            {"images": [{"id": 1, "file_name": "a"}, {"id": "x", "file_name": "./a"}], "annotations": []},
+            r"the images 1 and 'x' have the same file_name, 'a'; make them one image",
         ),
         ("p.json", {"images": [], "categories": [{"id": "ship"}]}, "categories: id: expected a whole number"),
         ("p.json", {"images": [], "categories": [{"id": None}]}, "categories: id: expected a whole number"),

@@ -25,6 +25,7 @@ from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import command_errors
 from resam_runtime.jobs import Job
 from resam_runtime.options import RunOptions
+from resam_runtime.points import PointsFile
 from resam_runtime.read_stage import PointsSource
 from resam_runtime.run import Run
 from resam_runtime.scene_files import find_scenes, output_stems
@@ -353,6 +354,39 @@ def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path
     assert "4 instances in 3 scenes, 1 scenes without points; " in result.stdout, "s0.png has a file: nothing is there"
     assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [0, 0, 4]
     assert json.loads((tmp_path / "out/s0.geojson").read_text())["features"] == []
+
+
+@pytest.mark.parametrize("written_by", ["now", "earlier"])
+def test_scenes_without_points_are_counted_in_what_was_done_before(
+    engine: Path, images: Path, tmp_path: Path, written_by: str
+) -> None:
+    (images / "s1.points.json").unlink()
+    out = tmp_path / "out"
+    assert resam_run("--engine", engine, images, "-o", out).code == 0
+    for path in (out / ".resam" / "scenes").iterdir():
+        record = json.loads(path.read_text())
+        if written_by == "earlier":  # which told them by the beginning of their notes
+            del record["without_points"]
+        else:  # what tells them is not how a note begins
+            record["notes"].append("no points of interest")
+        path.write_text(json.dumps(record))
+    result = resam_run("--engine", engine, images, "-o", out, "--resume")
+    assert "8 instances in 3 scenes, 1 scenes without points; " in result.stdout
+    told = ["note: s0.png", "note: s1.png", "note: s2.png"] if written_by == "now" else []
+    assert [line.split(": no points of interest")[0] for line in result.stderr.splitlines()] == told
+    assert summary_of(out)["scenes"][1]["notes"][0] == "no points file beside it"
+
+
+def test_a_scene_asks_once_what_the_points_file_calls_it(
+    engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    match = PointsFile.match
+    monkeypatch.setattr(PointsFile, "match", lambda self, name, *more: asked.append(name) or match(self, name, *more))
+    (tmp_path / "p.csv").write_text("scene,x,y\ns0.png,40,40\n")
+    arguments = ["--engine", engine, images, "-o", tmp_path / "out", "--points", tmp_path / "p.csv", "--automatic"]
+    assert resam_run(*arguments).code == 0
+    assert sorted(asked) == sorted(["s0.png", "s1.png", "s2.png"] * 2)  # and once before the run begins
 
 
 def test_broken_points_beside_a_scene_fail_that_scene_alone(engine: Path, images: Path, tmp_path: Path) -> None:

@@ -313,6 +313,25 @@ def test_a_world_file_without_a_crs_is_told(tmp_path: Path, rgb: np.ndarray, suf
         assert scene.notes == ("has a geotransform but no CRS: treated as not georeferenced",)
 
 
+@pytest.mark.parametrize("with_rasterio", [True, False])
+def test_pages_that_are_not_read_are_told(
+    tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch, with_rasterio: bool
+) -> None:
+    cv2.imwritemulti(str(tmp_path / "pages.tif"), [rgb[..., ::-1], rgb // 2, rgb // 3])
+    # a mask and smaller copies are pages of the file, but not of the image
+    single = write_tiff(tmp_path / "single.tif", np.moveaxis(np.tile(rgb, (20, 20, 1)), 2, 0), tiled=True)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(single, "r+") as out:
+        out.write_mask(np.ones((37 * 20, 53 * 20), bool))
+        out.build_overviews([2, 4])
+    assert cv2.imcount(str(single), cv2.IMREAD_UNCHANGED) > 3
+    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: with_rasterio)
+    with open_scene(tmp_path / "pages.tif") as scene:
+        assert scene.notes == ("holds 3 pages; only the first is read",)
+        np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
+    with open_scene(single) as scene:
+        assert scene.notes == ()
+
+
 def test_exif_orientation_is_ignored_since_annotations_count_stored_pixels(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), np.zeros((20, 40, 3), np.uint8))
@@ -321,6 +340,51 @@ def test_exif_orientation_is_ignored_since_annotations_count_stored_pixels(tmp_p
     path.write_bytes(data[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + data[2:])
     assert cv2.imread(str(path)).shape[:2] == (40, 20), "the tag is understood by OpenCV"
     assert (open_scene(path).width, open_scene(path).height) == (40, 20)
+
+
+def turn(path: Path, orientation: int) -> Path:
+    """Write the orientation tag of a TIFF, little-endian, as the last page of its file."""
+    data = path.read_bytes() + b"\0" * (path.stat().st_size % 2)
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = [data[start : start + 12] for start in range(at + 2, at + 2 + 12 * count, 12)]
+    entries = [entry for entry in entries if entry[:2] != struct.pack("<H", 274)]
+    entries.append(struct.pack("<HHIHH", 274, 3, 1, orientation, 0))
+    entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
+    page = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    path.write_bytes(data[:4] + struct.pack("<I", len(data)) + data[8:] + page)
+    return path
+
+
+@pytest.mark.parametrize("with_rasterio", [True, False])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_upright_unless_it_is_a_map(
+    tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch, orientation: int, with_rasterio: bool
+) -> None:
+    bands = np.moveaxis(rgb, 2, 0)
+    photo = turn(write_tiff(tmp_path / "photo.tif", bands, photometric="RGB"), orientation)
+    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(500000, 5000000, 2, 2)}
+    a_map = turn(write_tiff(tmp_path / "map.tif", bands, photometric="RGB", **place), orientation)
+    seen = cv2.imdecode(np.fromfile(photo, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]  # turns it
+    height, width = seen.shape[:2]
+    assert (orientation == 1) == np.array_equal(seen, rgb)
+    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: with_rasterio)
+    with open_scene(photo) as scene:
+        assert (scene.width, scene.height) == (width, height)
+        np.testing.assert_array_equal(scene.read(0, 0, width, height), seen)
+        np.testing.assert_array_equal(scene.read(5, 7, 11, 13), seen[7:20, 5:16])
+        assert scene.overview(20).shape == ((20, 14, 3) if height > width else (14, 20, 3))
+    with open_scene(a_map) as scene:
+        np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
+
+
+def test_the_empty_pixels_of_a_turned_tiff_turn_with_it(tmp_path: Path, rgb: np.ndarray) -> None:
+    rgb[:10] = 0
+    path = turn(write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0), photometric="RGB", nodata=0), 6)
+    _, valid = open_scene(path).read_with_data(0, 0, 37, 53)
+    assert valid is not None
+    assert valid[:, :27].all()
+    assert not valid[:, 27:].any()
 
 
 def test_overview_shrinks_and_never_enlarges(tmp_path: Path, rgb: np.ndarray) -> None:
@@ -359,6 +423,29 @@ def test_a_jpeg_that_lost_only_its_end_is_truncated(tmp_path: Path, rgb: np.ndar
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ResamError, match=r"truncated JPEG"):
         open_scene(path)
+
+
+@pytest.mark.parametrize("colours", [3, 1])
+def test_a_jpeg_that_lost_its_middle_is_damaged(tmp_path: Path, rgb: np.ndarray, colours: int) -> None:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), np.tile(rgb[..., :colours], (5, 5, 1)))
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + bytes(1024) + data[middle + 1024 :])
+    with pytest.raises(ResamError, match=r"a\.jpg: damaged JPEG file, part of it is zeros"):
+        open_scene(path)
+
+
+@pytest.mark.parametrize("optimised", [0, 1])
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_jpeg_that_is_mostly_of_one_colour_is_well(tmp_path: Path, optimised: int, progressive: int) -> None:
+    image = np.zeros((3000, 3000, 3), np.uint8)  # with tables made for it, that is zeros in the file
+    image[1000:1010, 1000:1010] = 255
+    path = tmp_path / "a.jpg"
+    flags = [cv2.IMWRITE_JPEG_OPTIMIZE, optimised, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    cv2.imwrite(str(path), image, flags)
+    assert not optimised or bytes(256) in path.read_bytes()
+    assert open_scene(path).read(1000, 1000, 10, 10).min() > 240
 
 
 def test_a_missing_file_and_a_folder_are_one_line(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from resam_runtime.errors import ResamError
-from resam_runtime.georeference import Affine, map_to_pixel, reproject_some
+from resam_runtime.georeference import Affine, map_to_pixel, near_scene, reproject_some
 from resam_runtime.pixel_sources import has_rasterio
 from resam_runtime.points.parse import PIXELS, Entry, Parsed, parse_csv, parse_json
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
@@ -142,23 +142,37 @@ class PointsFile:
         """Prompts of one scene in pixel coordinates, in the file's order; empty where the file has none.
 
         width, height: the scene's, checked against the size that the points were made for, and needed to find the
-        points without a scene's name that lie in it. transform, crs: the scene's, needed for map coordinates. shared,
-        path: see `match`.
+        points without a scene's name that lie in it, and the longitudes of a scene beyond the antimeridian. transform,
+        crs: the scene's, needed for map coordinates. shared, path: see `match`.
         Raises ResamError for points made for another size, and map coordinates on a scene without georeference.
         """
-        key = None if scene_name is None else self.match(scene_name, shared, path)
-        made_for = self._sizes.get(key or "")
+        called = None if scene_name is None else self.match(scene_name, shared, path)
+        return self.prompts_called(called, scene_name, width=width, height=height, transform=transform, crs=crs)
+
+    def prompts_called(
+        self,
+        called: str | None,
+        scene_name: str | None,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        transform: Affine | None = None,
+        crs: str | None = None,
+    ) -> ScenePoints:
+        """As `prompts`, of a scene of which is known what `match` says that this file calls it."""
+        made_for = self._sizes.get(called or "")
         if made_for is not None and width is not None and height is not None and made_for != (width, height):
             raise ResamError(
                 f"{self.path}: its points were made for {made_for[0]} x {made_for[1]} px, "
                 f"{scene_name or 'the scene'} has {width} x {height}"
             )
-        named = self._entries.get(key, []) if key is not None else []
+        named = self._entries.get(called, []) if called is not None else []
         unnamed = self._entries.get(None, [])
         if scene_name is None and not unnamed and len(self._entries) == 1:
             named = next(iter(self._entries.values()))
-        prompts = [_prompt(entry, coords) for entry, coords in self._pixels(named, transform, crs, scene_name)]
-        for entry, coords in self._pixels(unnamed, transform, crs, scene_name):
+        size = None if width is None or height is None else (width, height)
+        prompts = [_prompt(entry, coords) for entry, coords in self._pixels(named, transform, crs, size, scene_name)]
+        for entry, coords in self._pixels(unnamed, transform, crs, size, scene_name):
             if self._crs != PIXELS and width is not None and height is not None:
                 inside = inside_image(coords, width, height)
                 positive = np.asarray(entry.labels, bool)
@@ -174,7 +188,12 @@ class PointsFile:
         return prompts
 
     def _pixels(
-        self, entries: list[Entry], transform: Affine | None, crs: str | None, scene_name: str | None
+        self,
+        entries: list[Entry],
+        transform: Affine | None,
+        crs: str | None,
+        size: tuple[int, int] | None,
+        scene_name: str | None,
     ) -> list[tuple[Entry, np.ndarray[Any, np.dtype[np.float64]]]]:
         flat = np.array([point for entry in entries for point in entry.coords], np.float64).reshape(-1, 2)
         if self._crs != PIXELS and len(flat):
@@ -184,7 +203,10 @@ class PointsFile:
                     f"{self.path}: holds map coordinates, but {scene_name or 'the scene'} is not georeferenced{hint}"
                 )
             try:
-                flat = map_to_pixel(transform, reproject_some(flat, self._crs, crs))
+                flat = reproject_some(flat, self._crs, crs)
+                if size is not None and has_rasterio():
+                    flat = near_scene(flat, crs, transform, *size)
+                flat = map_to_pixel(transform, flat)
             except ResamError as error:
                 raise ResamError(f"{self.path}: {error}") from None
         ends = np.cumsum([len(entry.coords) for entry in entries])

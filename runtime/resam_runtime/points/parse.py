@@ -18,6 +18,8 @@ from resam_runtime.points.values import (
     no_constant,
     no_duplicates,
     no_misspelt_label,
+    no_shared_file,
+    own_name,
     scene_name,
     take_id,
     take_label,
@@ -165,20 +167,20 @@ def _instance(value: Any, scene: str | None, where: str, own: Any) -> Entry:
 def _coco(data: dict[str, Any]) -> Parsed:
     """`annotations[]` with `points` (list) and `labels`, `point` (one) or `keypoints` (x, y, v; v > 0 counts)."""
     parsed = Parsed([])
-    files: dict[Any, str] = {}
+    files: dict[str | int, str] = {}
     for value in take_list(data.get("images"), "images"):
         image = take_object(value, "images")
         name = scene_name(image.get("file_name"))
         if name is None or "id" not in image:
             raise Malformed("an image of images[] has no id or file_name")
-        if isinstance(image["id"], list | dict):
-            raise Malformed(f"image {name!r}: its id is neither a number nor text")
-        if image["id"] in files:
-            raise Malformed(f"image id {image['id']!r} appears twice")
-        files[image["id"]] = name
+        own = take_id(image["id"], f"image {name!r}")
+        if own in files:
+            raise Malformed(f"image id {own!r} appears twice")
+        files[own] = name
         parsed.scenes.append(name)
         if "width" in image and "height" in image:
             parsed.sizes[name] = (take_whole(image["width"], name), take_whole(image["height"], name))
+    no_shared_file(files.items())
     for value in take_list(data.get("categories"), "categories"):
         category = take_object(value, "categories")
         parsed.categories.append({**category, "id": take_whole(category.get("id"), "categories: id")})
@@ -205,11 +207,10 @@ def _coco(data: dict[str, Any]) -> Parsed:
                 labels = [label for label, counts in zip(labels, seen) if counts]
         bare += points is None
         entry = {"points": points or [], "labels": labels, "category": annotation.get("category_id")}
-        own = annotation.get("instance")  # resam-run's own files: what the points file before called it
-        if not isinstance(own, str | int):
-            own = annotation.get("id")
-        own = len(parsed.entries) + 1 if own is None else own
-        parsed.entries.append(_instance(entry, files[annotation["image_id"]], where, own))
+        called = own_name(annotation)
+        called = annotation.get("id") if called is None else called
+        called = len(parsed.entries) + 1 if called is None else called
+        parsed.entries.append(_instance(entry, files[annotation["image_id"]], where, called))
     if parsed.entries and bare == len(parsed.entries):
         raise Malformed(
             "a COCO file whose annotations hold no points, point or keypoints; "

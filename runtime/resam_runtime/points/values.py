@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 _LABELS = {"label", "labels", "lable", "lables", "pointlabel", "pointlabels"}
@@ -98,12 +98,21 @@ def take_whole(value: Any, where: str) -> int:
 
 
 def take_id(value: Any, where: str) -> str | int:
-    """A number or text that names an instance."""
+    """A whole number, also written 1.0, or a text: what names an instance, or an object of COCO's."""
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise Malformed(f"{where}: expected a number or text as its id, came {str(value)[:40]!r}")
+    raise Malformed(f"{where}: expected a whole number or a text as its id, came {str(value)[:40]!r}")
+
+
+def own_name(annotation: Mapping[str, Any]) -> str | int | None:
+    """What a COCO annotation's `instance` says that it is called, as in files of `resam-run`; None where that is no id
+    but something of somebody else's."""
+    try:
+        return take_id(annotation.get("instance"), "instance")
+    except Malformed:
+        return None
 
 
 def instance_ids(instances: Sequence[Any]) -> list[Any]:
@@ -130,3 +139,13 @@ def scene_name(value: Any) -> str | None:
     while name.startswith("./"):
         name = name[2:]
     return name
+
+
+def no_shared_file(images: Iterable[tuple[str | int | None, str]]) -> None:
+    """Raise Malformed where two of COCO's images, (id, file_name) each, are one file: it would be looked at twice, with
+    some of its instances each time."""
+    first: dict[str | None, str | int | None] = {}
+    for own, file in images:
+        other = first.setdefault(scene_name(file), own)
+        if other != own:
+            raise Malformed(f"the images {other!r} and {own!r} have the same file_name, {file!r}; make them one image")
