@@ -167,6 +167,8 @@ def robustness(
 @click.option(
     "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]), help="bf16: autocast."
 )
+@click.option("--reference-precision", type=click.Choice(["fp32", "bf16"]), help="Of the reference's step [default: that "
+              "of --precision].")  # fmt: skip
 @click.option("-o", "--out", type=_PATH, default=Path("bench-train"), show_default=True, help="Folder of the results.")
 @_shared
 @version
@@ -183,7 +185,8 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
         import resam.training.step  # noqa: F401 (what both steps need, each in a process of its own)
     check_folder(out)
     with progress_bar(rest["quiet"]) as progress:
-        found = measure_steps(random, instances, steps, rest["device"], rest["threads"], precision, progress)
+        other, where = rest["reference_precision"], (rest["device"], rest["threads"])
+        found = measure_steps(random, instances, steps, *where, precision, progress, reference_precision=other)
     write_results(found, out, _typed())
     print_tables(None, [table_of(found)])
     click.echo(out / "train.html")

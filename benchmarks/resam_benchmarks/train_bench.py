@@ -32,8 +32,11 @@ def measure_steps(
     precision: str = "fp32",
     progress: Progress = lambda done, total, what: None,
     seed: int = 0,
+    reference_precision: str | None = None,
 ) -> dict[str, Any]:
     """Measure `steps` steps of both after one to warm up, for each number of instances per image.
+
+    reference_precision: of the reference's step, by default that of ours.
 
     Returns plain data: {"cases": [{"instances", "rival", "seconds": [...], "losses": [...], "peak_bytes",
     "loaded_bytes", "device_bytes"}], ...}; both rivals of a case run in processes of their own, one idle while the
@@ -44,10 +47,7 @@ def measure_steps(
     from resam_benchmarks.train_steps import StepInput, StepSettings, timed_step
 
     device = torch_device(device)
-    options = {
-        "weights": Weights(random=architecture, seed=seed),
-        "settings": StepSettings(device, precision, threads=threads),
-    }
+    precisions = {"resam": precision, "reference": reference_precision or precision}
     tile = ARCHITECTURES[architecture].image_size
     cases: list[dict[str, Any]] = []
     total, done = len(instances) * (steps + 1) * len(RIVALS), 0
@@ -58,6 +58,8 @@ def measure_steps(
         try:
             for name, factory in RIVALS.items():
                 progress(done, total, f"loading {name}")
+                settings = StepSettings(device, precisions[name], threads=threads)
+                options = {"weights": Weights(random=architecture, seed=seed), "settings": settings}
                 workers[name] = Worker(factory, options, threads)
                 loaded = workers[name].memory()["current"]
                 rows[name] = {"instances": count, "rival": name, "seconds": [], "losses": [], "loaded_bytes": loaded}
@@ -83,7 +85,8 @@ def measure_steps(
         "version": 1,
         "architecture": architecture,
         "device": device,
-        "precision": precision,
+        "precision": precisions["resam"],
+        "reference_precision": precisions["reference"],
         "seeds": {"weights and scenes": seed},
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine.describe(),
@@ -120,11 +123,17 @@ def table_of(found: Mapping[str, Any]) -> Table:
         "One training step",
         ["", "resam, s/image", "reference, s/image", "resam is", "resam, peak", "reference, peak", "memory ratio"],
         rows,
-        f"{found['device']}, {found['precision']}, random weights, medians of {steps}; ratio of speeds: geometric mean, "
+        f"{found['device']}, {_precisions(found)}, random weights, medians of {steps}; ratio of speeds: geometric mean, "
         "paired by image. Memory: most that the process held during a step (on CUDA: of the device). The reference's step "
         "is written anew and plainly: it encodes the weak view twice, has the package's attention and masks of full size.",
         frozenset({0, 3}),
     )
+
+
+def _precisions(found: Mapping[str, Any]) -> str:
+    ours = found["precision"]
+    theirs = found.get("reference_precision", ours)  # files of earlier versions have one for both
+    return f"both in {ours}" if ours == theirs else f"resam in {ours} and the reference in {theirs}"
 
 
 def _median(case: Mapping[str, Any]) -> str:

@@ -58,6 +58,7 @@ class ScriptedWorker:
 
     def __init__(self, factory: str, options: Any, threads: int | None) -> None:
         self.slow = 2.0 if "reference" in factory else 1.0
+        self.slow /= 2 if options["settings"].precision == "bf16" else 1
         self.peaks = iter([900, 100, 700, 200])
         self.peak = 0
 
@@ -92,3 +93,17 @@ def test_the_page_shows_every_step_and_what_the_table_says(monkeypatch: pytest.M
     for words in ("50 instances", "2.00 x faster (noise unknown)", "resam-bench train &lt;here&gt;"):
         assert words in text
     assert json.loads((tmp_path / "train.json").read_text("utf-8"))["cases"] == found["cases"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "ratio", "words"),
+    [(None, "2.00 x", "both in bf16"), ("fp32", "4.00 x", "resam in bf16 and the reference in fp32")],
+)
+def test_the_reference_may_have_a_precision_of_its_own_and_the_table_says_so(
+    reference: str | None, ratio: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_bench, "Worker", ScriptedWorker)
+    found = measure_steps("tiny", [1], steps=3, device="cpu", precision="bf16", reference_precision=reference)
+    table = table_of(found)
+    assert table.rows[0][3].startswith(ratio)
+    assert words in table.note

@@ -110,7 +110,7 @@ def test_folded_attention_equals_the_packages(side: int, heads: int, relative: b
 
 @pytest.mark.parametrize("chunk", [1, 40, 300, 1 << 21])
 def test_attention_in_chunks_has_the_packages_values_and_gradients(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 on a CPU goes a part of the scores at a time: parts of a row block, and several matrices at once."""
+    """On a CPU attention goes a part of the scores at a time: parts of a row block, and several matrices at once."""
     monkeypatch.setattr(chunked_attention, "CHUNK", chunk)
     torch.manual_seed(0)
     package = Attention(16, 4, qkv_bias=True, use_rel_pos=True, input_size=(4, 4))
@@ -132,6 +132,55 @@ def test_attention_in_chunks_has_the_packages_values_and_gradients(chunk: int, m
     assert gradients[0].keys() == gradients[1].keys()
     for name, expected in gradients[0].items():
         assert torch.allclose(expected, gradients[1][name], atol=1e-4), name
+
+
+@pytest.mark.parametrize("chunk", [300, 1 << 21])
+def test_bfloat16_attention_on_a_cpu_is_as_near_as_the_packages_own(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast, values and gradients come within bfloat16's rounding of the package's in float64: about as near
+    as the package itself, which rounds the same scores."""
+    monkeypatch.setattr(chunked_attention, "CHUNK", chunk)
+    torch.manual_seed(0)
+    package = Attention(32, 4, qkv_bias=True, use_rel_pos=True, input_size=(8, 8))
+    with torch.no_grad():
+        for parameter in package.parameters():
+            parameter.normal_(0, 0.3)
+    x, above = torch.randn(2, 3, 8, 8, 32)
+    exact, rounded, ours = copy.deepcopy(package).double(), package, FoldedAttention(copy.deepcopy(package))
+    found: list[dict[str, torch.Tensor]] = []
+    for module in (exact, rounded, ours):
+        given = x.to(module.qkv.weight.dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=module is not exact):
+            out = module(given)
+        grads = torch.autograd.grad(out, (given, *module.parameters()), above.to(out.dtype))
+        names = ["values", "x", *dict(module.named_parameters())]
+        found.append({name: value.detach().double() for name, value in zip(names, (out, *grads))})
+    for name, expected in found[0].items():
+        off, off_package = (float((some[name] - expected).norm() / expected.norm()) for some in found[:0:-1])
+        assert off < max(0.02, 1.5 * off_package), (name, off, off_package)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_frozen_attention_keeps_queries_keys_values_and_places_and_no_more(precision: torch.dtype) -> None:
+    """Neither scores nor a copy of the tables of relative positions for each head and row."""
+    side, heads, channels = 12, 2, 16
+    folded = FoldedAttention(Attention(channels, heads, use_rel_pos=True, input_size=(side, side)))
+    x = torch.randn(1, side, side, channels, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        kept[value.untyped_storage().data_ptr()] = value.numel()
+        return value
+
+    folded.requires_grad_(False)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda value: value),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16),
+    ):
+        folded(x)
+    weights, tables = 4 * channels**2, 2 * side**2 * channels // heads
+    assert sum(kept.values()) <= 3 * side**2 * channels + 2 * heads * side**3 + weights + tables
 
 
 def test_folded_attention_keeps_no_score_matrix_for_the_way_back() -> None:

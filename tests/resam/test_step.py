@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -260,3 +261,23 @@ def test_a_loss_that_is_not_finite_is_an_error(toy: Base) -> None:
 
 def test_the_toy_is_what_the_tests_think() -> None:
     assert (TOY.mask_size, TOY.grid) == (32, 8)
+
+
+def test_a_step_in_bfloat16_walks_the_way_of_one_in_float32(toy: Base) -> None:
+    """The gradient of every LoRA factor has nearly the direction and length that it has in full precision."""
+    encoder, decoder, loop = _models(toy)
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    tile = _tile()
+    pseudo = pseudo_masks(encoder, loop, tile)
+    pseudo = dataclasses.replace(pseudo, known=torch.ones_like(pseudo.known))
+    losses, gradients = [], []
+    for bf16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            losses.append(reinforce(encoder, decoder, tile, pseudo, torch.zeros(0, TOY.embedding_dim), 1.0).total)
+        gradients.append([p.grad.clone() for p in parameters if p.grad is not None])
+        encoder.zero_grad()
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert len(gradients[0]) == len(gradients[1]) == len(parameters) > 0
+    for full, rounded in zip(*gradients):
+        assert float(nn.functional.cosine_similarity(full.flatten(), rounded.flatten(), dim=0)) > 0.99
+        assert float(rounded.norm() / full.norm()) == pytest.approx(1, abs=0.1)
