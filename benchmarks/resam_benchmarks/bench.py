@@ -25,7 +25,8 @@ class BenchOptions:
     """What to measure.
 
     data: a COCO data set; None: latency alone, on the synthetic scene with `prompts` prompts. points: numbers of points
-    per instance. limit: scenes at most. random: an architecture to measure with random weights in place of engines.
+    per instance. limit: scenes at most. random: an architecture to measure with random weights in place of engines, in
+    each `precision` (of `resam_runtime.manifest.PRECISIONS`).
     views: above 1, every engine a second time, with masks averaged over so many views. base_weights, adapter: where
     the baselines' weights lie, if not in the package. repeats: of every scene; None: 3, and 10 of the synthetic scene,
     which has no other scenes beside it to tell the noise from. automatic: scenes for the automatic mode. threads: of
@@ -40,6 +41,7 @@ class BenchOptions:
     baselines: Sequence[str] = ()
     views: int = 1
     random: str | None = None
+    precision: Sequence[str] = ("fp32",)
     base_weights: str | None = None
     adapter: Path | None = None
     limit: int | None = None
@@ -95,9 +97,10 @@ def _check(options: BenchOptions) -> None:
 def _rivals(options: BenchOptions, work: Path, progress: Progress) -> list[Rival]:
     engines, weights = list(options.engines), None
     if options.random is not None:
-        progress(0, 1, f"exporting {options.random} with random weights")
+        chosen = list(dict.fromkeys(options.precision))
+        progress(0, 1, f"exporting {options.random} with random weights, {', '.join(chosen)}")
         weights = Weights(random=options.random, seed=options.seed)
-        engines = [export_random(weights, work)]
+        engines = [export_random(weights, work, precision) for precision in chosen]
     made = rivals.engine_rivals(engines, options.device, options.threads, options.views)
     if options.baselines:
         progress(0, 1, f"preparing {', '.join(options.baselines)}")

@@ -17,6 +17,7 @@ from resam_benchmarks.rivals import BASELINES
 from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.extras import check_installed, needs_extra
+from resam_runtime.manifest import PRECISIONS
 
 _PATH = click.Path(path_type=Path)
 _TRAIN = ("torch", "segment_anything", "safetensors")
@@ -73,6 +74,8 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--random", type=click.Choice(ARCHITECTURES), help="Random weights of an architecture, in place of engine "
               "files: latency of the true size without a download.")  # fmt: skip
+@click.option("--precision", multiple=True, type=click.Choice(PRECISIONS), default=("fp32",),
+              help="Of --random; may be repeated.  [default: fp32]")  # fmt: skip
 @click.option("--base-weights", help="Checkpoint that the first engine was made from, for baselines; default: tiny.")
 @click.option("--adapter", type=_PATH, help="adapter.safetensors of the first engine, for baselines.")
 @click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
@@ -262,6 +265,8 @@ def _refuse_idle() -> None:
         idle |= dict.fromkeys(("base_weights", "adapter"), "is for baselines; needs --baseline")
     elif given["random"] is not None:
         idle |= dict.fromkeys(("base_weights", "adapter"), "the weights of --random are made here; leave it out")
+    if given.get("random") is None:
+        idle["precision"] = "needs --random; an engine file has the one that it has"
     for name, reason in idle.items():
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             raise ResamError(f"--{name.replace('_', '-')}: {reason}")

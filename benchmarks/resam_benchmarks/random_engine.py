@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.worker import Worker
 
+if TYPE_CHECKING:
+    from resam_export.engine import Precision
 
-def export_random(weights: Weights, folder: Path) -> Path:
-    """Write `random-ARCHITECTURE.resam` (float32 ONNX graphs) to a folder that exists; returns its path.
+
+def export_random(weights: Weights, folder: Path, precision: str = "fp32") -> Path:
+    """Write `random-ARCHITECTURE.resam`, or `random-ARCHITECTURE-PRECISION.resam`, to a folder; returns its path.
 
     weights: with `random` set; the same seed gives the same weights, which the baselines load as well. Raises
     `ResamError` where a graph does not compute what torch does; `ValueError` for weights that are not random.
     """
     if weights.random is None:
         raise ValueError("expected random weights")
-    path = folder / f"random-{weights.random}.resam"
+    suffix = "" if precision == "fp32" else f"-{precision}"
+    path = folder / f"random-{weights.random}{suffix}.resam"
     with Worker("resam_benchmarks.random_engine:Exporter") as worker:
-        worker.call(write_engine, weights, str(path))
+        worker.call(write_engine, weights, str(path), precision)
     return path
 
 
@@ -30,9 +35,9 @@ class Exporter:
     """Held by the worker that exports; the process, and the torch in it, is gone before anything is measured."""
 
 
-def write_engine(held: Exporter, weights: Weights, path: str) -> None:
+def write_engine(held: Exporter, weights: Weights, path: str, precision: Precision) -> None:
     """Export to `path`. Called in a worker."""
     from resam_export.engine import export_engine
 
     base = dataclasses.replace(weights.load(), name=weights.describe()["base"])
-    export_engine(base, None, Path(path))
+    export_engine(base, None, Path(path), precision=precision)

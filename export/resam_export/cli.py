@@ -13,7 +13,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -24,12 +24,16 @@ from resam_runtime.commands import HELP, version
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError, command_errors
 from resam_runtime.extras import needs_extra
+from resam_runtime.manifest import PRECISIONS
 
 from .inspect import print_engine, print_verification
 from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
 from .tensorrt.device import NotHereError
 from .tensorrt.precision import check_precision
 from .tensorrt.profiles import Limits
+
+if TYPE_CHECKING:
+    from .engine import Precision
 
 RUNS = Path("runs")
 _PATH = click.Path(path_type=Path)
@@ -43,7 +47,7 @@ Examples:
   resam-export                                    newest run under runs/ -> model.resam (float32)
   resam-export runs/ships --fp16 -o ships.resam   float16, checked against torch
   resam-export ships.resam -o ships.plan          on the device: TensorRT alone, no torch
-  resam-export runs/ships --int8 --images tiles/ -o ships.resam
+  resam-export runs/ships --int8-fp32 --images tiles/ -o ships.resam   for CPUs
   resam-export --inspect ships.plan               what is inside
 """
 
@@ -66,7 +70,9 @@ class _Bytes(click.ParamType[int]):
               "or .plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
 @click.option("--fp32", is_flag=True, help="Everything in float32  [default for a .resam]")
 @click.option("--fp16", is_flag=True, help="float16, with float32 where it matters  [default for a .plan]")
-@click.option("--int8", is_flag=True, help="The encoder in INT8 where it can be, calibrated on --images.")
+@click.option("--int8", is_flag=True, help="The encoder in INT8 where it can be, calibrated on "
+              "--images, the rest in float16: for GPUs")  # fmt: skip
+@click.option("--int8-fp32", is_flag=True, help="The same, the rest in float32: for CPUs")
 @click.option("--base", help="Export a bare base ('tiny' or a SAM checkpoint), or the one an adapter was trained on.")
 @click.option("--images", type=_PATH, help="Folder of your own images, to verify and to calibrate with.")
 @click.option("--keep-anyway", is_flag=True, help="Write the file even where it misses the limits of its verification.")
@@ -108,7 +114,7 @@ def export(ctx: click.Context, **given: Any) -> None:
             "--dla: not possible: a DLA runs fixed shapes only and no LayerNormalization, and these graphs have both; "
             "leave it out, and the plan runs on the GPU"
         )
-    chosen = [name for name in ("fp32", "fp16", "int8") if given[name]]
+    chosen = [name for name in PRECISIONS if given[name.replace("-", "_")]]
     if len(chosen) > 1:
         raise ResamError(f"--{chosen[0]} and --{chosen[1]}: an engine has one precision; give one of them")
     given["precision"] = chosen[0] if chosen else None
@@ -169,7 +175,7 @@ def write_engine(
     source: Path | None,
     base: str | None,
     output: Path,
-    precision: Literal["fp32", "fp16", "int8"],
+    precision: Precision,
     images: Path | None,
     keep_anyway: bool,
     console: Console,
@@ -194,7 +200,7 @@ def write_engine(
         loaded = load_base(base or "tiny")
     if plan is not None:
         _check_beside(plan, output, precision, loaded.sha256, None if adapter is None else adapter.sha256)
-    if precision == "int8" and images is None:
+    if precision.startswith("int8") and images is None:
         note = "note    INT8 is calibrated on procedural pictures; pass --images with a folder of your own"
         console.print(note, markup=False, highlight=False)
     try:

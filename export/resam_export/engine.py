@@ -29,7 +29,7 @@ from .ranges import measure_ranges, too_large
 from .samples import Images, Sample, default_count, image_samples, synthetic_samples
 from .verify import plain, verify
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]  # int8: what is not INT8 is fp16, or fp32 where it says so
 KEPT_OPTIONS = ("tau", "requery", "rounds", "fit_within", "scale")
 CALIBRATION_TILES = 16
 CALIBRATION_SEED = 7_000_000  # calibration never sees the scenes of verification, nor, where it can, the same tiles of
@@ -74,7 +74,7 @@ def export_engine(
     own = [] if images is None else list(image_samples(size, framing, images, max(2, count // 4), VERIFICATION_PHASE))
     calibrate = [] if precision == "fp32" else list(calibration(size, framing, images))
 
-    fold = precision != "fp32"  # fp32 is for CPUs; what goes to a GPU is fp16, or INT8 with the rest in fp16
+    fold = not precision.endswith("fp32")  # which is for CPUs
     graphs = build_graphs(base.sam, options.tau, options.requery, options.rounds, fold=fold)
     models = export_graphs(graphs, lambda name: advance(f"export: {name}"))
     models, made = set_precision(models, precision, calibrate, advance)
@@ -102,32 +102,29 @@ def set_precision(
     samples: Sequence[Sample],
     advance: Callable[[str], None] = lambda step: None,
 ) -> tuple[dict[str, ir.Model], dict[str, Any]]:
-    """fp32 models in another precision, and what was decided for it, as plain data. What INT8 leaves is fp16.
+    """fp32 models in another precision, and what was decided for it, as plain data.
 
     samples: what to calibrate on.
     """
     if precision == "fp32":
         return dict(models), {}
-    advance("calibration tiles")
-    hot: dict[str, frozenset[str]] = {}
-    for name, inputs in _inputs(models, samples).items():
-        advance(f"ranges: {name}")
-        hot[name] = too_large(measure_ranges(models[name], inputs))
-    made: dict[str, Any] = {
-        "calibration": {"tiles": len(samples), "images": list(dict.fromkeys(sample.source for sample in samples))},
-        "measured_islands": {
+    images = list(dict.fromkeys(sample.source for sample in samples))
+    made: dict[str, Any] = {"calibration": {"tiles": len(samples), "images": images}}
+    result, hot = dict(models), {}
+    if not precision.endswith("fp32"):
+        for name, inputs in _inputs(models, samples).items():
+            advance(f"ranges: {name}")
+            hot[name] = too_large(measure_ranges(models[name], inputs))
+        made["measured_islands"] = {
             name: sorted(more)
             for name, model in models.items()
             if (more := island_names(model, hot[name]) - island_names(model))
-        },
-    }
-    sources = dict(models)
-    if precision == "int8":
+        }
+    if precision.startswith("int8"):
         advance("calibrate: encoder")
         quantised = quantise(models["encoder"], [{"image": sample.image} for sample in samples])
-        sources["encoder"], made["int8"] = quantised.model, quantised.report
-    result = {name: to_fp16(model, hot[name]) for name, model in sources.items()}
-    return result, made
+        result["encoder"], made["int8"] = quantised.model, quantised.report
+    return {name: to_fp16(model, hot[name]) if name in hot else model for name, model in result.items()}, made
 
 
 def calibration(size: int, framing: Framing, images: Images | None = None) -> Iterator[Sample]:
@@ -141,12 +138,12 @@ def calibration(size: int, framing: Framing, images: Images | None = None) -> It
 
 def check_size(base: Base, precision: Precision) -> None:
     """Refuse, before the work starts, a graph whose weights no ONNX file in one piece can hold."""
-    width = 4 if precision == "fp32" else 2
+    width = 4 if precision == "fp32" else 2  # enough for INT8 with what is not a product in fp32
     count = sum(value.numel() for value in base.sam.image_encoder.parameters())
     if count * width > PROTOBUF_LIMIT:
         raise ResamError(
             f"{base.name}: its encoder has {count * width / 1e9:.1f} GB of weights in {precision}, and a graph in an "
-            "engine file may have 2.1 GB (the limit of ONNX's protobuf); export it with --fp16"
+            "engine file may have 2.1 GB (the limit of ONNX's protobuf); export it with --fp16, or --int8-fp32"
         )
 
 

@@ -2,8 +2,8 @@
 
 Symmetric int8 everywhere, zero point 0: activations with one scale per tensor, weights with one per output channel.
 TensorRT takes nothing else, and ONNX Runtime turns the same pairs into integer products on a CPU. What is quantised are
-products with a constant matrix (projections and MLPs); the products inside attention, norms and softmax are not, and
-become fp16 afterwards (`resam_export.precision`).
+products with a constant matrix (projections and MLPs); the products inside attention, norms and softmax are not: they
+stay fp32 (for CPUs) or become fp16 afterwards (`resam_export.precision`, for GPUs).
 
 Calibration, for each product A W on rows of A from the given images:
 
@@ -19,6 +19,7 @@ No torch here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,9 +67,8 @@ def quantise(
     rows = _sample(model, [source.name or "" for source in groups], inputs)
     products = [product for source, nodes in groups.items() for product in _calibrate(graph, source, nodes, rows)]
     chosen = [p for p in products if p.error <= sensitive and p.node.name not in keep]
-    inserted: dict[tuple[str, float], ir.Value] = {}
-    for product in chosen:
-        _insert(graph, product, inserted)
+    for _, together in itertools.groupby(chosen, lambda product: product.source):
+        _insert(graph, list(together))
     drop_unused(graph)
     return Quantised(
         model,
@@ -161,35 +161,54 @@ def _calibrate(graph: ir.Graph, source: ir.Value, nodes: list[ir.Node], rows: di
     return found
 
 
-def _insert(graph: ir.Graph, product: _Product, inserted: dict[tuple[str, float], ir.Value]) -> None:
-    """Put the pairs before both factors of a product; products of one A share its pair."""
-    node = product.node
-    key = (product.source, product.scale)
-    if key not in inserted:
-        scale = add_constant(graph, f"{product.source}.scale", np.array(product.scale, np.float32))
-        zero = add_constant(graph, f"{product.source}.zero", np.array(0, np.int8))
-        inserted[key] = _pair(graph, node, node.inputs[0], scale, zero, product.source)
-    codes, steps = quantise_weight(product.weight)
-    node.replace_input_with(0, inserted[key])
+def _insert(graph: ir.Graph, products: Sequence[_Product]) -> None:
+    """Put the pairs before both factors of the products of one A, made one product of all their columns: ONNX Runtime
+    makes an integer product of a pair that serves one product alone."""
+    node, scale = products[0].node, products[0].scale
+    if len(products) > 1:
+        node = _joined(graph, [p.node for p in products], [p.weight.shape[1] for p in products])
+    codes, steps = quantise_weight(np.concatenate([product.weight for product in products], axis=1))
+    name = products[0].source
+    step = add_constant(graph, f"{name}.scale", np.array(scale, np.float32))
+    zero = add_constant(graph, f"{name}.zero", np.array(0, np.int8))
+    _insert_pair(graph, node, step, zero, name)
     weight = add_constant(graph, f"{node.name}:1.int8", codes)
-    scale = add_constant(graph, f"{node.name}:1.scale", steps)
+    step = add_constant(graph, f"{node.name}:1.scale", steps)
     zero = add_constant(graph, f"{node.name}:1.zero", np.zeros(len(steps), np.int8))
-    back = ir.node("DequantizeLinear", [weight, scale, zero], {"axis": 1}, name=f"{node.name}:1/DequantizeLinear")
+    back = ir.node("DequantizeLinear", [weight, step, zero], {"axis": 1}, name=f"{node.name}:1/DequantizeLinear")
     _describe(back, ir.DataType.FLOAT, weight.shape)
     graph.insert_before(node, back)
     node.replace_input_with(1, back.outputs[0])
 
 
-def _pair(
-    graph: ir.Graph, node: ir.Node, value: ir.Value | None, scale: ir.Value, zero: ir.Value, name: str
-) -> ir.Value:
+def _joined(graph: ir.Graph, nodes: Sequence[ir.Node], widths: Sequence[int]) -> ir.Node:
+    """One product in place of several of one A, its columns (as many as in `widths`) split among what they
+    gave. Its weight is to be set."""
+    first = nodes[0]
+    joined = ir.node("MatMul", [first.inputs[0], first.inputs[1]], name=f"{first.name}.joined")
+    output = joined.outputs[0]
+    output.name, output.type = joined.name, ir.TensorType(ir.DataType.FLOAT)
+    sizes = add_constant(graph, f"{joined.name}.columns", np.array(widths, np.int64))
+    split = ir.node("Split", [output, sizes], {"axis": -1}, num_outputs=len(nodes), name=f"{joined.name}/Split")
+    graph.insert_before(first, [joined, split])
+    for node, part in zip(nodes, split.outputs, strict=True):
+        whole = node.outputs[0]
+        part.name, part.type, part.shape = whole.name, whole.type, whole.shape
+        whole.replace_all_uses_with(part)
+        whole.name = None
+        graph.remove(node, safe=True)
+    return joined
+
+
+def _insert_pair(graph: ir.Graph, node: ir.Node, scale: ir.Value, zero: ir.Value, name: str) -> None:
+    value = node.inputs[0]
     assert value is not None
     there = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}/QuantizeLinear")
     _describe(there, ir.DataType.INT8, value.shape)
     back = ir.node("DequantizeLinear", [there.outputs[0], scale, zero], name=f"{name}/DequantizeLinear")
     _describe(back, ir.DataType.FLOAT, value.shape)
     graph.insert_before(node, [there, back])
-    return back.outputs[0]
+    node.replace_input_with(0, back.outputs[0])
 
 
 def _describe(node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:

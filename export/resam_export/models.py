@@ -29,7 +29,7 @@ def to_bytes(model: ir.Model) -> bytes:
     if size > PROTOBUF_LIMIT:
         raise ResamError(
             f"graph {model.graph.name}: {size / 1e9:.1f} GB of weights, and one ONNX file holds 2.1 GB; "
-            "export with fp16 or int8"
+            "export with --fp16 or --int8"
         )
     return bytes(ir.to_proto(model).SerializeToString())
 

@@ -36,8 +36,7 @@ Arrays = dict[str, NDArray[Any]]
 @dataclass(frozen=True)
 class Limits:
     """What a precision must keep to. encoder: relative error of the embedding. prompted: of every tensor of the other
-    graphs (fp32), else of those before Refine; given torch's embedding, which is why INT8, whose other graphs are
-    fp16, has that of fp16.
+    graphs (fp32), else of those before Refine; given torch's embedding, which is why INT8 has that of its other graphs.
 
     iou: mean IoU of masks with those of torch. drop: how much lower the mean IoU with the true masks may be.
     """
@@ -52,6 +51,7 @@ LIMITS = {
     "fp32": Limits(1e-5, 1e-5, 0.999, 0.0005),
     "fp16": Limits(1e-2, 1e-2, 0.99, 0.002),
     "int8": Limits(0.25, 1e-2, 0.90, 0.01),
+    "int8-fp32": Limits(0.25, 1e-5, 0.90, 0.01),
 }
 
 

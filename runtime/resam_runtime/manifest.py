@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 GRAPHS = ("encoder", "decoder", "loop")
 BACKENDS = ("onnx", "tensorrt")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp32")
 REQUERIES = ("box", "box+points")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 

@@ -197,6 +197,7 @@ def test_robustness_draws_a_falling_curve(engine: Path, data: Path, tmp_path: Pa
             ["run", "--random", "tiny", "--baseline", "torch", "--base-weights", "none"],
             "--base-weights: the weights of",
         ),
+        (["run", "{engine}", "--precision", "fp16"], "--precision: needs --random"),
         (["run", "{base}", "--baseline", "torch", "--adapter", "none"], "made without an adapter; leave out --adapter"),
         (["run", "{engine}", "{link}"], "given twice"),
         (["run", "{cut}", "--data", "{data}"], "cut.resam"),

@@ -30,7 +30,7 @@ def bench(**changes: Any) -> dict[str, Any]:
     int8 = {**data["cases"][1], "rival": "adapted-int8", "name": "adapted-int8 · 1 point"}
     data["cases"].append(int8)
     data["rivals"].append({**data["rivals"][1], "name": "adapted-int8"})
-    for rival, precision in zip(data["rivals"], ("fp32", "fp32", "int8")):
+    for rival, precision in zip(data["rivals"], ("fp32", "fp32", "int8-fp32")):
         rival["about"] = {"precision": precision}
     return data
 

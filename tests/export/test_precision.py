@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -94,6 +97,35 @@ def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
     (miss, *_) = verify(traced.graphs, {**models, "decoder": decoder}, "int8", []).misses
     assert "graph decoder" in miss
     assert miss.endswith("limit 0.01")
+
+
+@pytest.fixture(scope="module")
+def for_cpus(traced: Traced) -> dict[str, ir.Model]:
+    encoder = export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
+    return set_precision({**traced.models, "encoder": encoder}, "int8-fp32", few(6))[0]
+
+
+def test_int8_with_the_rest_in_fp32_keeps_its_limits(traced: Traced, for_cpus: dict[str, ir.Model]) -> None:
+    assert not any(TensorProto.FLOAT16 in proto_types(model).values() for model in for_cpus.values())
+    found = verify(traced.graphs, for_cpus, "int8-fp32", synthetic_samples(256, 10))
+    assert found.misses == []
+    # Its decoder is fp32's, to fp32's limit.
+    assert found.report["relative_error"]["decoder.masks"]["limit"] == LIMITS["fp32"].prompted
+
+
+def test_a_cpu_makes_integer_products_of_all_pairs(
+    traced: Traced, for_cpus: dict[str, ir.Model], tmp_path: Path
+) -> None:
+    """ONNX Runtime leaves a pair alone that serves two products: each would be made in fp32, and from int8 weights."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(to_bytes(for_cpus["encoder"]), options, providers=["CPUExecutionProvider"])
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert operators["DequantizeLinear"] == 0
+    # q, k and v as one; out, lin1, lin2; the patch embedding and the neck's first product
+    assert operators["MatMulIntegerToFloat"] == 4 * traced.base.architecture.encoder_depth + 2
 
 
 def test_int8_pairs_are_what_tensorrt_accepts(traced: Traced) -> None:

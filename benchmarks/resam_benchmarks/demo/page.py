@@ -28,7 +28,7 @@ from resam_benchmarks.summary import (
 )
 
 BASE, ADAPTED = "base", "adapted"  # names of the engine files
-PRECISION_NAMES = {"fp32": "fp32", "fp16": "fp16", "int8": "INT8"}
+PRECISION_NAMES = {"fp32": "fp32", "fp16": "fp16", "int8-fp32": "INT8"}
 _STAGE_WORDS = {
     "coarse": ("Coarse", "what the points alone give"),
     "refined": ("Refined", "sure pixels, claimed by nobody else; their box"),
@@ -179,7 +179,8 @@ def _precisions(demo: DemoPage) -> str:
     device = ", ".join(where["devices"]) or f"{where['processor']}, {where['cores']} cores"
     note = (
         "Measured in one run, engine by engine in turns on every scene, so that a busy machine hurts all alike. "
-        "fp16 is made for GPUs: a CPU without half-precision arithmetic converts it back and gains nothing."
+        "fp16 is made for GPUs: a CPU without half-precision arithmetic converts it back and gains nothing. INT8 is the "
+        "encoder's products with weights; the rest is fp32, for CPUs."
     )
     return (
         f"<h2>One model, three precisions</h2><p>The adapted engine on this machine ({html.escape(device)}): from an "

@@ -22,7 +22,7 @@ from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write, sha256_file
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8-fp32")
 SHOWN = 5  # scenes on the page
 CALIBRATION = 16  # training scenes that the INT8 encoder is calibrated on
 CHECKED = 4  # synthetic scenes that fp16 and INT8 are verified on; resam-export takes more, and minutes
@@ -162,7 +162,7 @@ def _export(folder: Path, diary: Diary, say: Say) -> bool:
                 continue
             made = True
             scenes = CocoData.open(folder / "run" / "synthetic" / "train.json").scenes[:CALIBRATION]
-            images = [scene.path for scene in scenes] if precision == "int8" else None
+            images = [scene.path for scene in scenes] if precision.startswith("int8") else None
             checked = None if precision == "fp32" else CHECKED
             try:
                 export(path, *load_adapted(adapter), precision=precision, images=images, scenes=checked)
