@@ -14,8 +14,10 @@ from resam.model.bases import random_base
 from resam.model.sam import ARCHITECTURES
 from resam_export.engine import Precision, set_precision
 from resam_export.graphs import build_graphs
+from resam_export.int8 import quantise
 from resam_export.models import to_bytes
 from resam_export.onnx_export import export_graph, export_graphs
+from resam_export.precision import to_fp16
 from resam_export.samples import synthetic_samples
 from resam_runtime.engine_file import EngineFile, GraphSpec, write_engine_file
 
@@ -65,6 +67,9 @@ def in_precision(traced: Traced, precision: Precision) -> Mapping[str, ir.Model]
     if precision == "fp32":
         return {**traced.models, "encoder": export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])}
     sample = next(synthetic_samples(traced.base.architecture.image_size, 1, prompts=2))
+    if precision == "int8":  # as `set_precision` makes them, without measuring ranges again: the loop is that of fp16
+        quantised = quantise(traced.models["encoder"], [{"image": sample.image}]).model
+        return {name: to_fp16(model) for name, model in {**traced.models, "encoder": quantised}.items()}
     return set_precision(traced.models, precision, [sample])[0]
 
 
