@@ -108,7 +108,7 @@ EXISTING = click.Path(path_type=Path)
     type=click.Choice(["auto", "32", "bf16"]),
     default="auto",
     show_default=True,
-    help="auto: bf16 on CUDA.",
+    help="auto: bf16 on CUDA, else 32. bf16 halves the time of a ViT on a CPU with AVX512-BF16 or AMX.",
 )
 @click.option(
     "--watch",
@@ -150,7 +150,7 @@ def train(
             changes["choose_scale"] = False
     with needs_extra("resam-train", "train"):
         from resam.model.bases import load_base
-        from resam.training.devices import make_fabric, on_main
+        from resam.training.devices import make_fabric, multiplies_bfloat16, on_main
         from resam.training.options import read_options
         from resam.training.progress import Live, print_result
         from resam.training.run import check_free, check_start, run
@@ -173,6 +173,8 @@ def train(
     with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
         for idle in _idle(changes, options, points_file, keypoints) if resume is None else ():
             reporter.note(idle)
+        if precision == "auto" and fabric.device.type == "cpu" and base.name != "tiny" and multiplies_bfloat16():
+            reporter.note("this CPU has instructions for bfloat16: --precision bf16 takes about half the time")
         on_main(fabric, lambda: sources.prepare(folder, reporter))
         result = run(
             folder,

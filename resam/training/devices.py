@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -37,6 +37,12 @@ def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "a
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise ResamError(f"--accelerator {accelerator} --devices {devices}: {' '.join(str(error).split())}") from None
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16. False also where torch cannot say."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.9
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def keep_freed_memory() -> bool:
