@@ -18,10 +18,8 @@ class EngineContender:
     def __init__(self, path: str, device: str | None = None, threads: int | None = None, views: int = 1) -> None:
         self._segmenter = Segmenter(path, device, threads, views=views)
         self._views = views
-        # The one place that reaches into the runtime: host time is what is left outside the graphs, and only the
-        # backend's boundary tells the two apart.
-        self._clock = _Clocked(self._segmenter._backend)
-        self._segmenter._backend = self._clock
+        # host time is what is left outside the graphs, and only the backend's boundary tells the two apart
+        self._segmenter.backend = self._clock = _Clocked(self._segmenter.backend)
 
     def one_pass(self, image: Image) -> bool:
         """See `Contender`. Several views of a tile are encoded when its prompts need them."""

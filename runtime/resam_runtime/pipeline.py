@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resam_runtime.channel import Channel, Closed
-from resam_runtime.instance import make_exclusive
+from resam_runtime.instance import in_order
 from resam_runtime.jobs import Job, Work
 from resam_runtime.options import RunOptions
 from resam_runtime.read_stage import PointsSource, read_scene
@@ -157,9 +157,7 @@ def _gather(job: Job, segmenter: Segmenter, options: RunOptions) -> None:
     try:
         if job.automatic:
             job.instances = list(segmenter.merge_proposals(job.instances, (job.height, job.width)))
-        job.instances.sort(key=lambda instance: instance.index)
-        if options.exclusive:
-            job.instances = make_exclusive(job.instances)
+        job.instances = in_order(job.instances, options.exclusive)
     except Exception as error:
         job.fail(error)
     job.seconds["inference"] += time.perf_counter() - begin

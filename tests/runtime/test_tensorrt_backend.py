@@ -381,7 +381,7 @@ def encoded(backend: TensorRTBackend, seed: int) -> Any:
 def test_results_equal_onnx_runtimes_for_changing_shapes_and_images(plan: EngineFile, tmp_path: Path) -> None:
     write_engine(tmp_path / "model.resam", by_value=True, radius=9.0)
     onnx = Segmenter(tmp_path / "model.resam", device="cpu", threads=1)
-    backend, reference = Simulation().load(plan), onnx._backend
+    backend, reference = Simulation().load(plan), onnx.backend
     chance = np.random.default_rng(0)
     for turn in range(40):
         image = chance.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
