@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resam_runtime.errors import ResamError, system_error
+from resam_runtime.errors import ResamError, one_line, system_error
 from resam_runtime.georeference import Affine
 from resam_runtime.instance import Instance
 from resam_runtime.points import Prompt, Skipped
@@ -60,7 +60,7 @@ class Job:
         elif isinstance(error, MemoryError):
             self.failure = f"{self.file.path}: not enough memory"
         else:
-            self.failure = f"{self.file.path}: unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.failure = f"{self.file.path}: unexpected {type(error).__name__}: {one_line(error)}"
             self.trace = "".join(traceback.format_exception(error))
         self.instances, self.overview = [], None
 

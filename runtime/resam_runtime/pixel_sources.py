@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, one_line
 from resam_runtime.georeference import Affine, georeference_of, georeferenced_beside
 from resam_runtime.image_files import ImageHeader, file_header, read_header, without_orientation
 from resam_runtime.upright import UprightSource
@@ -236,7 +236,7 @@ class _RasterSource:
                     masks = self._dataset.read_masks(self._bands, **_stack(how, len(self._bands)))
                     valid = (masks > 0).any(axis=0)
         except rasterio.errors.RasterioError as error:
-            raise ResamError(f"{self._dataset.name}: cannot be read ({_one_line(error)})") from None
+            raise ResamError(f"{self._dataset.name}: cannot be read ({_cause(error)})") from None
         if self._complex:
             pixels = np.abs(pixels)
         if self._palette is not None:
@@ -264,7 +264,7 @@ def _georeference(path: Path) -> tuple[Affine | None, str | None, tuple[str, ...
             with rasterio.open(path) as dataset:
                 return georeference_of(dataset)
     except (rasterio.errors.RasterioError, OSError, UnicodeEncodeError) as error:
-        return None, None, (f"georeference not read ({_one_line(error)})",)
+        return None, None, (f"georeference not read ({_cause(error)})",)
 
 
 def _stack(how: dict[str, Any], count: int) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def _open_raster(path: Path, bands: Sequence[int] | None) -> OpenedFile:
             warnings.simplefilter("ignore")  # "no geotransform": a picture is a fine scene
             dataset = rasterio.open(path)
     except (rasterio.errors.RasterioError, OSError) as error:
-        raise ResamError(f"{path}: cannot be read ({_one_line(error)})") from None
+        raise ResamError(f"{path}: cannot be read ({_cause(error)})") from None
     except UnicodeEncodeError:
         raise ResamError(f"{path}: GDAL reads no file whose name is not UTF-8; rename it") from None
     try:
@@ -307,8 +307,8 @@ def _open_raster(path: Path, bands: Sequence[int] | None) -> OpenedFile:
         raise
 
 
-def _one_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     # "Read failed. See previous exception for details.": so let us
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)
