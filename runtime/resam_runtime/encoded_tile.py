@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam_runtime.backends import Backend
-from resam_runtime.engine_file import Manifest
 from resam_runtime.instance import Instance
+from resam_runtime.manifest import Manifest
 from resam_runtime.placement import into_tile
 from resam_runtime.prompts import PADDING, PromptBatch
 from resam_runtime.tiling import Tile, neighbour_batches

@@ -22,9 +22,7 @@ from typing import Any, BinaryIO
 
 from resam_runtime.errors import ResamError, one_line
 from resam_runtime.files import atomic_write, sha256_file
-from resam_runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, GraphSpec, Manifest, TensorRTTarget, TensorSpec
-
-__all__ = ["EngineFile", "GraphSpec", "Manifest", "TensorRTTarget", "TensorSpec", "write_engine_file"]
+from resam_runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
 
 MANIFEST_LIMIT = 4 << 20  # bytes; real manifests have a few kilobytes
 _ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same graphs give the same file, byte for byte

@@ -22,10 +22,11 @@ from resam_runtime.automatic import (
 from resam_runtime.backends import Backend, load_backend
 from resam_runtime.embedding import Embedding
 from resam_runtime.encoded_tile import EncodedTile, Image
-from resam_runtime.engine_file import EngineFile, Manifest
+from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.instance import Instance, in_order
 from resam_runtime.letterbox import scale_to_tile, tile_to_scene
+from resam_runtime.manifest import Manifest
 from resam_runtime.placement import compact, owners
 from resam_runtime.prompts import PADDING, POSITIVE, PromptBatch, prompt_batch
 from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, plan_tiles

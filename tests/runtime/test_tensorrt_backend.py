@@ -21,8 +21,9 @@ from resam_runtime import Segmenter
 from resam_runtime.backends import load_backend
 from resam_runtime.backends.plan import TensorRecord, check_target, input_sizes, plan_buffers
 from resam_runtime.backends.tensorrt import TensorRTBackend
-from resam_runtime.engine_file import EngineFile, GraphSpec, TensorRTTarget, TensorSpec, write_engine_file
+from resam_runtime.engine_file import EngineFile, write_engine_file
 from resam_runtime.errors import ResamError
+from resam_runtime.manifest import GraphSpec, TensorRTTarget, TensorSpec
 
 from .engines import engine_graphs, engine_manifest, write_engine
 

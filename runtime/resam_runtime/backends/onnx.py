@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from resam_runtime.engine_file import EngineFile, GraphSpec
+from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError, one_line
+from resam_runtime.manifest import GraphSpec
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
