@@ -87,5 +87,5 @@ def load_masks(path: Path, grid: int) -> Masks:
             keys, bits = stored["keys"].tolist(), stored["bits"]
         masks = np.unpackbits(bits, axis=1, count=grid * grid).reshape(-1, grid, grid).astype(bool)
         return dict(zip(((scene, prompt) for scene, prompt in keys), masks, strict=True))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise ResamError(f"{path}: cannot be read ({one_line(error)}); start a new run") from None
