@@ -67,14 +67,14 @@ class Job:
 
 @dataclass(eq=False)
 class Work:
-    """A tile to be segmented, or, without one, the end of its scene.
+    """A tile to be segmented.
 
     image: prepared. indices: the tile's prompts, None to look for instances. valid: where the tile's window has data,
     None where everywhere.
     """
 
     job: Job
-    tile: Tile | None = None
-    image: npt.NDArray[np.uint8] | None = None
-    indices: npt.NDArray[np.intp] | None = None
-    valid: npt.NDArray[np.bool_] | None = None
+    tile: Tile
+    image: npt.NDArray[np.uint8]
+    indices: npt.NDArray[np.intp] | None
+    valid: npt.NDArray[np.bool_] | None
