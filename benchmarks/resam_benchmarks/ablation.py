@@ -160,7 +160,8 @@ def _measure(
     """
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
-    from resam.training.run import RunData, framed_training_set
+    from resam.training.run import framed_training_set
+    from resam.training.run_data import RunData
     from resam.training.trainer import Trainer
 
     base, key = load_base(options.base), (split.name, row.name)

@@ -18,7 +18,7 @@ COLUMNS = (
 )
 
 
-def spread(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
@@ -87,7 +87,7 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
 
 
 def _text(values: Sequence[float], reference: float | None) -> str:
-    mean, deviation = spread(values)
+    mean, deviation = mean_and_deviation(values)
     text = f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
     return text if reference is None else f"{text} ({mean - reference:+.3f})"
 

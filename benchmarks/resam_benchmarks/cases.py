@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import Crop
+from resam_runtime.prompts import PromptBatch
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Case:
     rival: Rival
     label: str
     scenes: Sequence[BenchScene]
-    points: Sequence[Points]
+    points: Sequence[PromptBatch]
     repeats: int
     graded: bool
 

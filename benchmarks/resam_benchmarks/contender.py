@@ -15,24 +15,14 @@ from numpy.typing import NDArray
 
 from resam_benchmarks import machine
 from resam_benchmarks.metrics import Crop
+from resam_runtime.prompts import PromptBatch
 from resam_runtime.scenes import open_scene
 
 Image = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)
-class Points:
-    """The prompts of one scene. coords: (N, P, 2) float32 scene pixels; labels: (N, P) int32, -1 padding."""
-
-    coords: NDArray[np.float32]
-    labels: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.coords)
-
-
 class Contender(Protocol):
-    """One rival, loaded. Image: (H, W, 3) uint8 RGB."""
+    """One rival, loaded. Image: (H, W, 3) uint8 RGB; points: the prompts of one scene, in its pixels."""
 
     def one_pass(self, image: Image) -> bool:
         """Whether the image is encoded in one go, so that encoder and loop can be told apart."""
@@ -42,11 +32,11 @@ class Contender(Protocol):
         """From an image in memory to its embedding."""
         ...
 
-    def loop(self, embedding: Any, points: Points) -> Any:
+    def loop(self, embedding: Any, points: PromptBatch) -> Any:
         """From embedding and points to the final masks at scene resolution, in the contender's own form."""
         ...
 
-    def segment(self, image: Image, points: Points) -> Any:
+    def segment(self, image: Image, points: PromptBatch) -> Any:
         """Both, for an image that needs several tiles."""
         ...
 
@@ -54,7 +44,7 @@ class Contender(Protocol):
         """What `loop` or `segment` returned, as crops with scores; not measured."""
         ...
 
-    def coarse(self, embedding: Any, points: Points) -> list[Crop]:
+    def coarse(self, embedding: Any, points: PromptBatch) -> list[Crop]:
         """The coarse masks; not measured."""
         ...
 
@@ -103,7 +93,9 @@ def read_image(path: str) -> Image:
         return scene.read(0, 0, scene.width, scene.height)
 
 
-def measure_scene(contender: Contender, path: str, points: Points, want_masks: bool) -> tuple[Timing, Answer | None]:
+def measure_scene(
+    contender: Contender, path: str, points: PromptBatch, want_masks: bool
+) -> tuple[Timing, Answer | None]:
     """Time one scene, read beforehand; the masks are collected after clock and memory have been read."""
     image = read_image(path)
     machine.reset_peak_memory()

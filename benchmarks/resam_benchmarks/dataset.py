@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from resam_benchmarks.cases import BenchScene
-from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import crop_of
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
 from resam_runtime.points import Prompt
+from resam_runtime.prompts import PromptBatch, padded
 
 LATENCY_SIDE = 1024
 """Side in px of the synthetic scene for latency."""
@@ -25,7 +25,7 @@ class BenchData:
     """Scenes with their truths, and for each number of points the prompts of every scene, in the scenes' order."""
 
     scenes: Sequence[BenchScene]
-    points: Mapping[int, Sequence[Points]]
+    points: Mapping[int, Sequence[PromptBatch]]
     about: Mapping[str, Any]
 
 
@@ -61,7 +61,7 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
         kept.append(place)
     return BenchData(
         scenes,
-        {number: [_points(per_scene[place]) for place in kept] for number, per_scene in drawn.items()},
+        {number: [_batch(per_scene[place]) for place in kept] for number, per_scene in drawn.items()},
         {
             "name": folder.resolve().name + (f", {split} split" if folder.is_dir() else ""),
             "digest": data.digest,
@@ -80,17 +80,11 @@ def _annotation_file(folder: Path, split: str) -> Path:
     raise ResamError(f"{folder}: holds no {split}.json; expected a COCO data set (see --split)")
 
 
-def _points(prompts: Sequence[Prompt]) -> Points:
-    longest = max((len(prompt.coords) for prompt in prompts), default=1)
-    coords = np.zeros((len(prompts), longest, 2), np.float32)
-    labels = np.full((len(prompts), longest), -1, np.int32)
-    for i, prompt in enumerate(prompts):
-        coords[i, : len(prompt.coords)] = prompt.coords
-        labels[i, : len(prompt.coords)] = prompt.labels
-    return Points(coords, labels)
+def _batch(prompts: Sequence[Prompt]) -> PromptBatch:
+    return padded([prompt.coords for prompt in prompts], [prompt.labels for prompt in prompts])
 
 
-def latency_scene(folder: Path, counts: Sequence[int], seed: int = 0) -> tuple[BenchScene, Mapping[int, Points]]:
+def latency_scene(folder: Path, counts: Sequence[int], seed: int = 0) -> tuple[BenchScene, Mapping[int, PromptBatch]]:
     """A synthetic scene of 1024 px, written to `folder`, and for each count so many prompts of one point in it.
 
     The first points are instances' own; where there are more prompts than instances the rest lie on a jittered grid.
@@ -114,5 +108,5 @@ def latency_scene(folder: Path, counts: Sequence[int], seed: int = 0) -> tuple[B
     grid = (np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) + 0.5) * step
     grid = rng.permutation(grid + rng.uniform(-0.3, 0.3, grid.shape) * step)
     everything = np.concatenate([np.array(own, np.float32).reshape(-1, 2), grid]).astype(np.float32)
-    prompts = {n: Points(everything[:n, None], np.ones((n, 1), np.int32)) for n in counts}
+    prompts = {n: PromptBatch(everything[:n, None], np.ones((n, 1), np.int32)) for n in counts}
     return BenchScene(path.name, str(path), LATENCY_SIDE, LATENCY_SIDE), prompts

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resam_benchmarks.contender import Image, Points
+from resam_benchmarks.contender import Image
 from resam_benchmarks.metrics import Crop
 from resam_runtime import Instance, Segmenter
+from resam_runtime.prompts import PromptBatch
 
 
 class EngineContender:
@@ -18,10 +19,8 @@ class EngineContender:
     def __init__(self, path: str, device: str | None = None, threads: int | None = None, views: int = 1) -> None:
         self._segmenter = Segmenter(path, device, threads, views=views)
         self._views = views
-        # The one place that reaches into the runtime: host time is what is left outside the graphs, and only the
-        # backend's boundary tells the two apart.
-        self._clock = _Clocked(self._segmenter._backend)
-        self._segmenter._backend = self._clock
+        # host time is what is left outside the graphs, and only the backend's boundary tells the two apart
+        self._segmenter.backend = self._clock = _Clocked(self._segmenter.backend)
 
     def one_pass(self, image: Image) -> bool:
         """See `Contender`. Several views of a tile are encoded when its prompts need them."""
@@ -31,11 +30,11 @@ class EngineContender:
         """See `Contender`."""
         return self._segmenter.embed(image)
 
-    def loop(self, embedding: Any, points: Points) -> list[Instance]:
+    def loop(self, embedding: Any, points: PromptBatch) -> list[Instance]:
         """See `Contender`."""
         return embedding.prompt(points.coords, points.labels)
 
-    def segment(self, image: Image, points: Points) -> list[Instance]:
+    def segment(self, image: Image, points: PromptBatch) -> list[Instance]:
         """See `Contender`."""
         return self._segmenter(image, points.coords, points.labels)
 
@@ -43,7 +42,7 @@ class EngineContender:
         """See `Contender`."""
         return [(_crop(instance), instance.score) for instance in result]
 
-    def coarse(self, embedding: Any, points: Points) -> list[Crop]:
+    def coarse(self, embedding: Any, points: PromptBatch) -> list[Crop]:
         """See `Contender`."""
         return [_crop(instance) for instance in embedding.prompt(points.coords, points.labels, refine=False)]
 

@@ -10,9 +10,10 @@ from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.cases import Rival
 from resam_benchmarks.worker import Worker
-from resam_runtime.engine_file import EngineFile, Manifest
+from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.files import sha256_file
+from resam_runtime.manifest import Manifest
 
 BASELINES = ("segment-anything", "onnx-per-prompt", "torch")
 

@@ -13,7 +13,6 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,18 +40,6 @@ class Estimate:
     def beyond(self, neutral: float) -> bool:
         """Whether the interval excludes `neutral` (0 for a difference, 1 for a ratio); False when there is none."""
         return self.low > neutral or self.high < neutral
-
-    def to_json(self) -> dict[str, float | None]:
-        return {"value": _finite(self.value), "low": _finite(self.low), "high": _finite(self.high)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Estimate:
-        values = [math.nan if data.get(key) is None else float(data[key]) for key in ("value", "low", "high")]
-        return cls(*values)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def mean(values: ArrayLike, groups: Sequence[Hashable], seed: int = 0) -> Estimate:

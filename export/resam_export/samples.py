@@ -22,7 +22,7 @@ from resam.data.spread import spread
 from resam.data.synthetic import KINDS, generate_scene
 from resam_runtime.errors import ResamError
 from resam_runtime.letterbox import scale_to_tile
-from resam_runtime.scene_files import find_scenes
+from resam_runtime.scene_files import STATE_FOLDER, find_scenes
 from resam_runtime.scenes import open_scene
 from resam_runtime.tiling import Framing, Tile, plan_tiles
 
@@ -108,7 +108,7 @@ def _listed(images: Images) -> list[tuple[str, Any]]:
     """Name (or digest) of each image, and the image: a path or an array."""
     if isinstance(images, (str, os.PathLike)):
         path = Path(images)
-        return [(scene.name, scene.path) for scene in find_scenes([path], path / ".resam")]
+        return [(scene.name, scene.path) for scene in find_scenes([path], path / STATE_FOLDER)]
     return [(_digest(image), image) if isinstance(image, np.ndarray) else (Path(image).name, image) for image in images]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, one_line
 from resam_runtime.points import PointsFile, Prompt, shared_names
 from resam_runtime.points.values import Malformed, no_shared_file, own_name, scene_name, take_id, take_whole
 from resam_runtime.rle import decode_segmentation
@@ -248,7 +248,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     except OSError as error:
         raise ResamError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise ResamError(f"{path}: not JSON ({str(error)[:80]})") from None
+        raise ResamError(f"{path}: not JSON ({one_line(error)})") from None
     if not isinstance(data, dict):
         raise ResamError(f"{path}: expected a COCO object with images and annotations, came {type(data).__name__}")
     return data, hashlib.sha256(content).hexdigest()

@@ -22,6 +22,7 @@ from resam_runtime.errors import ResamError, system_error
 from resam_runtime.files import sha256_file
 
 TINY_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
+OFFICIAL_FILES = ("sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth")
 HEAD_CHANNELS = 32  # channels per head in SAM's mask decoder, of every size
 
 
@@ -63,9 +64,6 @@ def load_base(name_or_path: str | Path) -> Base:
     _check_keys(path, sam, state)
     sam.load_state_dict(state)
     return Base(sam, architecture, name, sha256_file(path))
-
-
-OFFICIAL_FILES = ("sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth")
 
 
 def random_base(architecture: Architecture, name: str = "random", seed: int = 0) -> Base:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import save
 from resam.model.bases import Base, load_base
 from resam.model.lora import load_lora, merge_lora
 from resam.training.outputs import write_bytes
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, system_error
 from resam_runtime.files import sha256_file
 
 KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one is whole
@@ -126,8 +125,8 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ResamError(
-            f"{found[-1]}: damaged checkpoint ({str(error)[:80]}); remove it to go on from an earlier one"
-        ) from None
+    except OSError as error:
+        raise ResamError(system_error(error, found[-1])) from None
+    except Exception:  # the unpickler answers damage with whatever it trips over, and advice to trust the file
+        raise ResamError(f"{found[-1]}: damaged checkpoint; remove it to go on from an earlier one") from None
     return state

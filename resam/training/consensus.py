@@ -23,7 +23,7 @@ from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam.training.options import TrainOptions
 from resam.training.step import ChunkedDecoder
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, one_line
 from resam_runtime.files import atomic_write
 from resam_runtime.views import Decoded, Window, decode_views
 
@@ -87,5 +87,5 @@ def load_masks(path: Path, grid: int) -> Masks:
             keys, bits = stored["keys"].tolist(), stored["bits"]
         masks = np.unpackbits(bits, axis=1, count=grid * grid).reshape(-1, grid, grid).astype(bool)
         return dict(zip(((scene, prompt) for scene, prompt in keys), masks, strict=True))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ResamError(f"{path}: cannot be read ({error}); start a new run") from None
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ResamError(f"{path}: cannot be read ({one_line(error)}); start a new run") from None

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from resam_runtime.errors import ResamError, system_error
+from resam_runtime.errors import ResamError, one_line, system_error
 
 T = TypeVar("T")
 MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # parameters of glibc's mallopt, from its malloc.h
@@ -36,7 +36,7 @@ def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "a
             precision=chosen,  # type: ignore[arg-type]
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
-        raise ResamError(f"--accelerator {accelerator} --devices {devices}: {' '.join(str(error).split())}") from None
+        raise ResamError(f"--accelerator {accelerator} --devices {devices}: {one_line(error)}") from None
 
 
 def multiplies_bfloat16() -> bool:

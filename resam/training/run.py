@@ -20,7 +20,6 @@ from typing import Any
 from lightning_fabric import Fabric
 
 import resam
-from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
@@ -32,35 +31,15 @@ from resam.training.options import TrainOptions, write_options
 from resam.training.outputs import writing
 from resam.training.progress import Reporter, Silent
 from resam.training.report import draw_strips, write_report
+from resam.training.run_data import RunData
+from resam.training.sources import SYNTHETIC
 from resam.training.trainer import Trainer, check_base
 from resam.training.watch import Measurable, Watch
 from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write, sha256_file
+from resam_runtime.files import atomic_write
 from resam_runtime.tiling import Framing
 
 WATCHED = 24  # scenes measured after each epoch
-
-
-@dataclass(frozen=True)
-class RunData:
-    """The splits of a data set. points_file, keypoints: where the training points come from instead of the masks.
-
-    watched: measured after each epoch on a few scenes; tested: measured whole, before and after.
-    """
-
-    train: CocoData
-    watched: CocoData | None = None
-    tested: CocoData | None = None
-    points_file: Path | None = None
-    keypoints: bool = False
-
-    def points(self, options: TrainOptions) -> str:
-        """In words, where the training points come from."""
-        if self.points_file:
-            return f"points of {self.points_file.name}"
-        if self.keypoints:
-            return "keypoints"
-        return f"{options.points} point{'s' * (options.points != 1)} per instance"
 
 
 @dataclass(frozen=True)
@@ -98,7 +77,7 @@ def run(
     check_start(base, options, tensorboard)
     samples = _training_set(options, base, data, reporter)
     default = samples.framing
-    digests = _digests(data)
+    digests = data.digests()
     identity: dict[str, Any] = {"options": options.to_dict(), "base": base.sha256}
     identity |= {name: digests[name] for name in ("train", "points")}
 
@@ -108,7 +87,7 @@ def run(
         watch = Measurable.of(data.watched if watched else None, points, reporter)
         test = watch if watch and data.tested is data.watched else Measurable.of(data.tested, points, reporter)
         if record is not None:
-            _check_images(data, reporter)
+            data.check_images(reporter)
             start_folder(folder, options, record)
         return _tensorboard()(str(folder / "tensorboard")) if tensorboard else None, watch, test
 
@@ -176,7 +155,7 @@ def run(
                 "base": describe_base(base),
                 "data": digests | {"instances": samples.instances, "scenes": len(data.train.scenes)},
                 "options": options.to_dict() | dataclasses.asdict(samples.framing),
-                "precision": str(fabric._precision.precision),
+                "precision": str(fabric.strategy.precision.precision),
                 "metrics": {"tested": tested, "last_epoch": history[-1] if history else None},
                 "resam_version": resam.__version__,
                 "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -262,8 +241,6 @@ def _training_set(options: TrainOptions, base: Base, data: RunData, reporter: Re
 def check_free(folder: Path) -> None:
     """`ResamError` where a folder holds a run or something else, or is no folder. Synthetic scenes that a stopped
     command has drawn there will do."""
-    from resam.training.sources import SYNTHETIC  # which imports this module
-
     if folder.exists() and not folder.is_dir():
         raise ResamError(f"{folder}: is a file; choose another --output")
     if (folder / "config.toml").exists():
@@ -281,27 +258,9 @@ def start_folder(folder: Path, options: TrainOptions, data: Mapping[str, Any]) -
         raise ResamError(f"{folder}: cannot write there ({error.strerror}); choose another --output") from None
 
 
-def _check_images(data: RunData, reporter: Reporter) -> None:
-    """`ResamError` for a damaged image now, not in the middle of a night."""
-    splits = {id(split): split for split in (data.train, data.watched, data.tested) if split is not None}
-    scenes = [scene for split in splits.values() for scene in split.scenes]
-    reporter.start("checking images", len(scenes))
-    for scene in scenes:
-        scene.check()
-        reporter.step()
-
-
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     with writing(path), atomic_write(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-
-
-def _digests(data: RunData) -> dict[str, str | None]:
-    """SHA-256 of the annotation files; points: that of the points file, else "keypoints" or "masks"."""
-    splits = {"train": data.train, "watched": data.watched, "tested": data.tested}
-    digests = {name: split.digest if split is not None else None for name, split in splits.items()}
-    file = data.points_file
-    return digests | {"points": sha256_file(file) if file else "keypoints" if data.keypoints else "masks"}
 
 
 def _tensorboard() -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from resam.data.coco import CocoData, find_splits, scenes_of_points
 from resam.training.progress import Reporter
-from resam.training.run import RunData
+from resam.training.run_data import RunData
 from resam_runtime.errors import ResamError
 
 if sys.version_info >= (3, 11):

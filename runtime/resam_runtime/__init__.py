@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resam_runtime.automatic import AutomaticOptions
+    from resam_runtime.embedding import Embedding
     from resam_runtime.engine_file import EngineFile
     from resam_runtime.errors import ResamError
     from resam_runtime.instance import Instance
-    from resam_runtime.segmenter import Embedding, Segmenter
+    from resam_runtime.segmenter import Segmenter
 
 __all__ = ["AutomaticOptions", "Embedding", "EngineFile", "Instance", "ResamError", "Segmenter"]
 
 _HOMES = {
     "AutomaticOptions": "automatic",
-    "Embedding": "segmenter",
+    "Embedding": "embedding",
     "EngineFile": "engine_file",
     "Instance": "instance",
     "ResamError": "errors",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.engine_file import Manifest
 from resam_runtime.errors import ResamError
 from resam_runtime.instance import Instance
 from resam_runtime.letterbox import tile_to_scene
+from resam_runtime.manifest import Manifest
 from resam_runtime.masks import BoolMask, Origin, crop_overlap, meeting_pairs
 from resam_runtime.tiling import Tile, assign_points
 from resam_runtime.upsample import grid_boxes

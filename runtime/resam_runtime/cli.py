@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from click.core import ParameterSource
 
 from resam_runtime.commands import HELP, version
 from resam_runtime.errors import ResamError, command_errors, printable
+from resam_runtime.option_types import Bands, Bytes, Finite, Words
 from resam_runtime.options import FORMATS, RunOptions
 from resam_runtime.stop import StopRequest
 
@@ -43,54 +43,6 @@ Exit codes:
 """
 
 
-class _List(click.ParamType):
-    """Comma-separated words out of a few, or numbers."""
-
-    def __init__(self, name: str, choices: tuple[str, ...] = ()) -> None:
-        self.name = name
-        self._choices = choices
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        if isinstance(value, tuple):
-            return value
-        words = [word.strip() for word in str(value).split(",") if word.strip()]
-        if not words:
-            self.fail("empty list", param, ctx)
-        for word in words:
-            if self._choices and word not in self._choices:
-                self.fail(f"{word!r} is not one of {', '.join(self._choices)}", param, ctx)
-            if not self._choices and not (word.isdecimal() and len(word) < 10 and int(word) > 0):
-                self.fail(f"{word!r} is not a band number (1, 2, ...)", param, ctx)
-        if not self._choices and len(words) not in (1, 3):
-            self.fail(f"expected one or three bands, came {len(words)}", param, ctx)
-        return tuple(words) if self._choices else tuple(int(word) for word in words)
-
-
-class _Bytes(click.ParamType):
-    """A number of bytes, with k, M or G for powers of 1000."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        factor = {"k": 1000, "m": 1000**2, "g": 1000**3}.get(str(value)[-1:].lower(), 1)
-        digits = str(value)[:-1] if factor > 1 else str(value)
-        if not digits.isdecimal() or len(digits) > 18:
-            self.fail(f"{value!r} is not a number of bytes (20000, 20k, 2M)", param, ctx)
-        return int(digits) * factor
-
-
-class _Finite(click.FloatRange):
-    """A range of numbers that "nan" is outside of: it is neither below nor above any."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a number", param, ctx)
-        return number
-
-
 @click.command("resam-run", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
@@ -107,13 +59,13 @@ class _Finite(click.FloatRange):
 @click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
 @click.option(
     "--min-score",
-    type=_Finite(0, 1),
+    type=Finite(0, 1),
     help="Least score of an instance that --automatic finds: lower finds more, and errs more.  [default: 0.6]",
 )
 @click.option(
     "--format",
     "formats",
-    type=_List("list", FORMATS),
+    type=Words(FORMATS),
     default="coco,geojson,overlay",
     show_default=True,
     help="What to write: coco, geojson, overlay, labels.",
@@ -129,9 +81,7 @@ class _Finite(click.FloatRange):
     show_default=True,
     help="Views of each tile to average masks over, 1 to 7, mirrored and rescaled: more are slower and better.",
 )
-@click.option(
-    "--bands", type=_List("bands"), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray."
-)
+@click.option("--bands", type=Bands(), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray.")
 @click.option(
     "--crs",
     type=click.Choice(["wgs84", "source"]),
@@ -141,14 +91,14 @@ class _Finite(click.FloatRange):
 )
 @click.option(
     "--simplify",
-    type=_Finite(0, 100),
+    type=Finite(0, 100),
     default=0.5,
     show_default=True,
     metavar="PX",
     help="Tolerance of GeoJSON outlines in pixels; 0 keeps pixel edges.",
 )
 @click.option(
-    "--budget", type=_Bytes(), help="Keep the best instances, so that instances.json takes at most so many bytes."
+    "--budget", type=Bytes(), help="Keep the best instances, so that instances.json takes at most so many bytes."
 )
 @click.option("--device", help="cpu, cuda, cuda:1, tensorrt-ep; default: the best there is.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores.")
@@ -160,7 +110,7 @@ class _Finite(click.FloatRange):
 )
 @click.option(
     "--poll",
-    type=_Finite(0.05, 3600),
+    type=Finite(0.05, 3600),
     default=2.0,
     show_default=True,
     help="Seconds between two looks into the watched folder; a file unchanged between them is whole.",

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.engine_file import Manifest
+from resam_runtime.backends import Backend
 from resam_runtime.instance import Instance
+from resam_runtime.manifest import Manifest
 from resam_runtime.placement import into_tile
 from resam_runtime.prompts import PADDING, PromptBatch
 from resam_runtime.tiling import Tile, neighbour_batches
@@ -22,9 +23,13 @@ Image = NDArray[np.uint8]
 class EncodedTile:
     """The embedding of a tile, made now, and those of its views' windows, made when they are first asked for."""
 
-    def __init__(self, backend: Any, manifest: Manifest, tile_image: Image, views: tuple[View, ...]) -> None:
-        """backend: of the engine that `manifest` describes. tile_image: (S, S, 3) uint8. views: itself first."""
+    def __init__(
+        self, backend: Backend, manifest: Manifest, tile_image: Image, views: tuple[View, ...], max_points: int
+    ) -> None:
+        """backend: of the engine that `manifest` describes. tile_image: (S, S, 3) uint8. views: itself first.
+        max_points: prompts in one run of a graph at most."""
         self._backend, self._manifest, self._image, self._views = backend, manifest, tile_image, views
+        self._max_points = max_points
         self._windows: dict[Window, Any] = {}
         self._whole = self._encode(tile_image)
 
@@ -43,12 +48,11 @@ class EncodedTile:
         prompts: PromptBatch,
         indices: Sequence[int] | NDArray[np.intp],
         scene_size: tuple[int, int],
-        max_points: int,
         keep_logits: bool = False,
     ) -> list[Instance]:
         """The instances of the prompts `indices` of a scene, in that order, in scene pixels; means over the views.
 
-        tile: where in the scene this is. scene_size: (H, W). max_points: prompts in one run of the graph at most.
+        tile: where in the scene this is. scene_size: (H, W). keep_logits: for `make_exclusive`.
         """
         indices = np.asarray(indices, np.intp)
         coords, labels = into_tile(prompts, indices, tile)
@@ -59,7 +63,7 @@ class EncodedTile:
         def decode(window: Window, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
             return self._run(graph, self._seen_in(window), coords, labels)
 
-        for batch in neighbour_batches(prompts.centroids[indices], max_points):
+        for batch in neighbour_batches(prompts.centroids[indices], self._max_points):
             # Columns that hold nothing but padding in this batch would only cost time.
             used = (labels[batch] != PADDING).any(0)
             batch_coords = np.ascontiguousarray(coords[batch][:, used])

@@ -20,11 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, one_line
 from resam_runtime.files import atomic_write, sha256_file
-from resam_runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, GraphSpec, Manifest, TensorRTTarget, TensorSpec
-
-__all__ = ["EngineFile", "GraphSpec", "Manifest", "TensorRTTarget", "TensorSpec", "write_engine_file"]
+from resam_runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
 
 MANIFEST_LIMIT = 4 << 20  # bytes; real manifests have a few kilobytes
 _ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same graphs give the same file, byte for byte
@@ -128,7 +126,7 @@ def _open(path: Path) -> BinaryIO:
     except IsADirectoryError:
         raise ResamError(f"{path}: a folder, not an engine file; name the .resam or .plan file in it") from None
     except (OSError, ValueError) as error:
-        raise ResamError(f"{path}: cannot be read ({_line(error)}); check the file and its permissions") from None
+        raise ResamError(f"{path}: cannot be read ({one_line(error)}); check the file and its permissions") from None
 
 
 def _map(path: Path, source: BinaryIO) -> mmap.mmap:
@@ -137,7 +135,7 @@ def _map(path: Path, source: BinaryIO) -> mmap.mmap:
             raise ResamError(f"{path}: the file is empty; copy or export the engine again")
         return mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise ResamError(f"{path}: cannot be mapped ({_line(error)}); expected a regular file") from None
+        raise ResamError(f"{path}: cannot be mapped ({one_line(error)}); expected a regular file") from None
 
 
 def _entries(path: Path, source: BinaryIO, data: mmap.mmap) -> dict[str, zipfile.ZipInfo]:
@@ -149,7 +147,7 @@ def _entries(path: Path, source: BinaryIO, data: mmap.mmap) -> dict[str, zipfile
             listed = archive.infolist()
     except Exception as error:
         raise ResamError(
-            f"{path}: truncated or damaged (its ZIP directory cannot be read: {_line(error)}); "
+            f"{path}: truncated or damaged (its ZIP directory cannot be read: {one_line(error)}); "
             "copy or export the engine again"
         ) from None
     entries = {info.filename: info for info in listed}
@@ -190,7 +188,7 @@ def _read_manifest(path: Path, data: mmap.mmap, entries: Mapping[str, zipfile.Zi
     try:
         manifest = json.loads(text.decode(), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ResamError(f"{path}: {MANIFEST_NAME} is no JSON ({_line(error)}); export the engine again") from None
+        raise ResamError(f"{path}: {MANIFEST_NAME} is no JSON ({one_line(error)}); export the engine again") from None
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise ResamError(f"{path}: {MANIFEST_NAME} names no format version; not an engine file of resam")
@@ -215,11 +213,6 @@ def _check_digests(path: Path, manifest: Manifest, views: Mapping[str, memoryvie
             f"{path}: graph {name} is damaged (SHA-256 {found[name][:12]}.., the manifest says {spec.sha256[:12]}..); "
             "copy or export the engine again"
         )
-
-
-def _line(error: BaseException) -> str:
-    """An exception's text on one short line."""
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _no_constant(name: str) -> Any:

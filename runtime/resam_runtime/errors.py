@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(error: BaseException) -> str:
+    """What a library says of its error, for a line of ours: short, and the error's kind where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def system_error(error: OSError, path: object = None) -> str:
     """What the system refused, as "file: reason". path: the file, where the error itself names none."""
     file = error.filename2 or error.filename or path

@@ -1,4 +1,4 @@
-"""Packages that the base install leaves out: what to say where one is needed and is not there."""
+"""Packages that the base install leaves out: whether one is there, and what to say where it is needed and is not."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def check_installed(what: str, extras: str, *packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise _lacking(what, package, extras)
+
+
+def has_rasterio() -> bool:
+    """Whether georeferenced scenes can be read here (`pip install resam[geo]`)."""
+    try:
+        import rasterio  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _lacking(what: str, package: str, extras: str, otherwise: str = "") -> ResamError:

@@ -125,3 +125,11 @@ def make_exclusive(instances: Sequence[Instance]) -> list[Instance]:
         instance if instance.empty or np.array_equal(mask, instance.mask) else instance.with_mask(mask)
         for instance, mask in zip(instances, kept)
     ]
+
+
+def in_order(instances: Sequence[Instance], exclusive: bool) -> list[Instance]:
+    """The instances by `index`; exclusive: after `make_exclusive`, without the logits that it compared."""
+    ordered = sorted(instances, key=lambda instance: instance.index)
+    if not exclusive:
+        return ordered
+    return [dataclasses.replace(instance, logits=None) for instance in make_exclusive(ordered)]

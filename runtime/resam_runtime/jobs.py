@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resam_runtime.errors import ResamError, system_error
+from resam_runtime.errors import ResamError, one_line, system_error
 from resam_runtime.georeference import Affine
 from resam_runtime.instance import Instance
 from resam_runtime.points import Prompt, Skipped
@@ -60,21 +60,21 @@ class Job:
         elif isinstance(error, MemoryError):
             self.failure = f"{self.file.path}: not enough memory"
         else:
-            self.failure = f"{self.file.path}: unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.failure = f"{self.file.path}: unexpected {type(error).__name__}: {one_line(error)}"
             self.trace = "".join(traceback.format_exception(error))
         self.instances, self.overview = [], None
 
 
 @dataclass(eq=False)
 class Work:
-    """A tile to be segmented, or, without one, the end of its scene.
+    """A tile to be segmented.
 
     image: prepared. indices: the tile's prompts, None to look for instances. valid: where the tile's window has data,
     None where everywhere.
     """
 
     job: Job
-    tile: Tile | None = None
-    image: npt.NDArray[np.uint8] | None = None
-    indices: npt.NDArray[np.intp] | None = None
-    valid: npt.NDArray[np.bool_] | None = None
+    tile: Tile
+    image: npt.NDArray[np.uint8]
+    indices: npt.NDArray[np.intp] | None
+    valid: npt.NDArray[np.bool_] | None

@@ -9,6 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from resam_runtime.errors import ResamError
+from resam_runtime.manifest_values import (
+    Malformed,
+    is_whole,
+    take_choice,
+    take_digest,
+    take_flag,
+    take_limit,
+    take_object,
+    take_optional_object,
+    take_text,
+    take_whole,
+)
 from resam_runtime.tiling import MAX_SCALE, MIN_SCALE, Framing
 
 FORMAT_VERSION = 1
@@ -29,10 +41,6 @@ _GRAPH_OUTPUTS = {
 }
 
 
-class _Invalid(Exception):
-    """What is wrong with a manifest, without the file's name (its reader adds it)."""
-
-
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph: name, numpy dtype name, and shape (a string is a dynamic dimension)."""
@@ -46,16 +54,16 @@ class TensorSpec:
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> TensorSpec:
-        fields = _mapping(data, where)
-        name = _text(fields, "name", where)
-        dtype = _choice(fields, "dtype", where, DTYPES)
+        fields = take_object(data, where)
+        name = take_text(fields, "name", where)
+        dtype = take_choice(fields, "dtype", where, DTYPES)
         shape = fields.get("shape")
         if not isinstance(shape, list) or len(shape) > 8:
-            raise _Invalid(f"{where}.shape: expected a list of at most 8 dimensions")
+            raise Malformed(f"{where}.shape: expected a list of at most 8 dimensions")
         for size in shape:
-            good = (isinstance(size, str) and 0 < len(size) <= 64) or (_is_int(size) and 0 < size < 1 << 31)
+            good = (isinstance(size, str) and 0 < len(size) <= 64) or (is_whole(size) and 0 < size < 1 << 31)
             if not good:
-                raise _Invalid(f"{where}.shape: expected positive integers or names, came {size!r:.40}")
+                raise Malformed(f"{where}.shape: expected positive integers or names, came {size!r:.40}")
         return cls(name, dtype, tuple(shape))
 
 
@@ -79,23 +87,23 @@ class GraphSpec:
     @classmethod
     def from_json(cls, data: Any, name: str) -> GraphSpec:
         where = f"graphs.{name}"
-        fields = _mapping(data, where)
-        file = _text(fields, "file", where)
+        fields = take_object(data, where)
+        file = take_text(fields, "file", where)
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", file) or file == MANIFEST_NAME:
-            raise _Invalid(f"{where}.file: expected a plain file name, came {file!r:.80}")
-        digest = _digest(fields, "sha256", where)
+            raise Malformed(f"{where}.file: expected a plain file name, came {file!r:.80}")
+        digest = take_digest(fields, "sha256", where)
         tensors: dict[str, tuple[TensorSpec, ...]] = {}
         for side, needed in (("inputs", _GRAPH_INPUTS[name]), ("outputs", _GRAPH_OUTPUTS[name])):
             listed = fields.get(side)
             if not isinstance(listed, list) or len(listed) > 64:
-                raise _Invalid(f"{where}.{side}: expected a list of tensors")
+                raise Malformed(f"{where}.{side}: expected a list of tensors")
             specs = tuple(TensorSpec.from_json(item, f"{where}.{side}[{i}]") for i, item in enumerate(listed))
             names = [spec.name for spec in specs]
             missing = [tensor for tensor in needed if tensor not in names]
             if missing:
-                raise _Invalid(f"{where}.{side}: lacks {', '.join(missing)} (has {', '.join(names) or 'none'})")
+                raise Malformed(f"{where}.{side}: lacks {', '.join(missing)} (has {', '.join(names) or 'none'})")
             if len(set(names)) != len(names):
-                raise _Invalid(f"{where}.{side}: a name appears twice")
+                raise Malformed(f"{where}.{side}: a name appears twice")
             tensors[side] = specs
         return cls(file, digest, tensors["inputs"], tensors["outputs"])
 
@@ -115,19 +123,19 @@ class TensorRTTarget:
 
     @classmethod
     def from_json(cls, data: Any) -> TensorRTTarget:
-        fields = _mapping(data, "tensorrt")
-        version = _text(fields, "version", "tensorrt")
+        fields = take_object(data, "tensorrt")
+        version = take_text(fields, "version", "tensorrt")
         if not re.fullmatch(r"\d{1,4}(\.\d{1,6}){1,4}", version, re.ASCII):
-            raise _Invalid(f"tensorrt.version: expected a version such as 10.3.0, came {version!r:.40}")
-        capability = _text(fields, "compute_capability", "tensorrt")
+            raise Malformed(f"tensorrt.version: expected a version such as 10.3.0, came {version!r:.40}")
+        capability = take_text(fields, "compute_capability", "tensorrt")
         if not re.fullmatch(r"\d{1,3}\.\d{1,2}", capability, re.ASCII):
-            raise _Invalid(f"tensorrt.compute_capability: expected one such as 8.7, came {capability!r:.40}")
+            raise Malformed(f"tensorrt.compute_capability: expected one such as 8.7, came {capability!r:.40}")
         return cls(
             version,
             capability,
-            _text(fields, "device_name", "tensorrt"),
-            _flag(fields, "version_compatible", "tensorrt"),
-            _flag(fields, "hardware_compatible", "tensorrt"),
+            take_text(fields, "device_name", "tensorrt"),
+            take_flag(fields, "version_compatible", "tensorrt"),
+            take_flag(fields, "hardware_compatible", "tensorrt"),
         )
 
 
@@ -190,58 +198,58 @@ class Manifest:
         """Check plain JSON data and make a manifest of it; `ResamError` (naming `source`) says what is wrong."""
         try:
             return cls._from_json(data)
-        except _Invalid as error:
+        except Malformed as error:
             raise ResamError(f"{source}: bad manifest: {error}; export the engine again") from None
 
     @classmethod
     def _from_json(cls, data: Any) -> Manifest:
-        fields = _mapping(data, "manifest")
-        backend = _choice(fields, "backend", "manifest", BACKENDS)
-        image_size = _whole(fields, "image_size", 16, 16384)
-        patch_size = _whole(fields, "patch_size", 1, 256)
-        mask_size = _whole(fields, "mask_size", 4, 16384)
+        fields = take_object(data, "manifest")
+        backend = take_choice(fields, "backend", "manifest", BACKENDS)
+        image_size = take_whole(fields, "image_size", 16, 16384)
+        patch_size = take_whole(fields, "patch_size", 1, 256)
+        mask_size = take_whole(fields, "mask_size", 4, 16384)
         if image_size % patch_size or mask_size != 4 * (image_size // patch_size):
-            raise _Invalid(f"mask_size {mask_size} is not 4 * image_size {image_size} / patch_size {patch_size}")
+            raise Malformed(f"mask_size {mask_size} is not 4 * image_size {image_size} / patch_size {patch_size}")
         threshold = fields.get("refine_threshold")
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < 1:
-            raise _Invalid(f"refine_threshold: expected a number between 0 and 1, came {threshold!r:.40}")
-        graphs = _mapping(fields.get("graphs"), "graphs")
+            raise Malformed(f"refine_threshold: expected a number between 0 and 1, came {threshold!r:.40}")
+        graphs = take_object(fields.get("graphs"), "graphs")
         missing = [name for name in GRAPHS if name not in graphs]
         if missing:
-            raise _Invalid(f"graphs: lacks {', '.join(missing)} (expected {', '.join(GRAPHS)})")
+            raise Malformed(f"graphs: lacks {', '.join(missing)} (expected {', '.join(GRAPHS)})")
         unknown = [name for name in graphs if name not in GRAPHS]
         if unknown:
-            raise _Invalid(f"graphs: unknown graph {unknown[0]!r:.40} (expected {', '.join(GRAPHS)})")
+            raise Malformed(f"graphs: unknown graph {unknown[0]!r:.40} (expected {', '.join(GRAPHS)})")
         specs = {name: GraphSpec.from_json(graphs[name], name) for name in GRAPHS}
         if len({spec.file for spec in specs.values()}) != len(specs):
-            raise _Invalid("graphs: two graphs name the same file")
-        base = _mapping(fields.get("base"), "base")
-        _text(base, "name", "base")
+            raise Malformed("graphs: two graphs name the same file")
+        base = take_object(fields.get("base"), "base")
+        take_text(base, "name", "base")
         target = fields.get("tensorrt")
         if (target is None) == (backend == "tensorrt"):
-            raise _Invalid("tensorrt: expected for the tensorrt backend and for no other")
+            raise Malformed("tensorrt: expected for the tensorrt backend and for no other")
         return cls(
             backend=backend,
-            precision=_choice(fields, "precision", "manifest", PRECISIONS),
+            precision=take_choice(fields, "precision", "manifest", PRECISIONS),
             image_size=image_size,
             patch_size=patch_size,
             mask_size=mask_size,
-            embedding_dim=_whole(fields, "embedding_dim", 1, 65536),
-            fit_within=_whole(fields, "fit_within", 1, 1 << 20),
+            embedding_dim=take_whole(fields, "embedding_dim", 1, 65536),
+            fit_within=take_whole(fields, "fit_within", 1, 1 << 20),
             scale=_scale(fields),
-            max_points=_limit(fields, "max_points"),
-            max_points_per_instance=_limit(fields, "max_points_per_instance"),
-            max_batch=_limit(fields, "max_batch"),
+            max_points=take_limit(fields, "max_points"),
+            max_points_per_instance=take_limit(fields, "max_points_per_instance"),
+            max_batch=take_limit(fields, "max_batch"),
             refine_threshold=float(threshold),
-            requery=_choice(fields, "requery", "manifest", REQUERIES),
-            rounds=_whole(fields, "rounds", 1, 1000),
+            requery=take_choice(fields, "requery", "manifest", REQUERIES),
+            rounds=take_whole(fields, "rounds", 1, 1000),
             graphs=specs,
             base=base,
-            adapter=_optional_mapping(fields, "adapter"),
-            training=_optional_mapping(fields, "training"),
-            verification=_mapping(fields.get("verification"), "verification"),
-            created=_text(fields, "created", "manifest"),
-            resam_version=_text(fields, "resam_version", "manifest"),
+            adapter=take_optional_object(fields, "adapter"),
+            training=take_optional_object(fields, "training"),
+            verification=take_object(fields.get("verification"), "verification"),
+            created=take_text(fields, "created", "manifest"),
+            resam_version=take_text(fields, "resam_version", "manifest"),
             tensorrt=None if target is None else TensorRTTarget.from_json(target),
         )
 
@@ -249,59 +257,5 @@ class Manifest:
 def _scale(fields: Mapping[str, Any]) -> float:
     value = fields.get("scale", 1.0)  # absent in files of resam 0.1's first days
     if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_SCALE <= value <= MAX_SCALE:
-        raise _Invalid(f"scale: expected a number from {MIN_SCALE} to {MAX_SCALE}, came {value!r:.40}")
+        raise Malformed(f"scale: expected a number from {MIN_SCALE} to {MAX_SCALE}, came {value!r:.40}")
     return float(value)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _mapping(data: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(data, dict):
-        raise _Invalid(f"{where}: expected an object, came {type(data).__name__}")
-    return data
-
-
-def _optional_mapping(fields: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
-    value = fields.get(key)
-    return None if value is None else _mapping(value, key)
-
-
-def _text(fields: Mapping[str, Any], key: str, where: str) -> str:
-    value = fields.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= 1000:
-        raise _Invalid(f"{where}.{key}: expected a text, came {value!r:.40}")
-    return value
-
-
-def _choice(fields: Mapping[str, Any], key: str, where: str, choices: tuple[str, ...]) -> str:
-    value = fields.get(key)
-    if value not in choices:
-        raise _Invalid(f"{where}.{key}: expected one of {', '.join(choices)}, came {value!r:.40}")
-    return str(value)
-
-
-def _digest(fields: Mapping[str, Any], key: str, where: str) -> str:
-    value = fields.get(key)
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise _Invalid(f"{where}.{key}: expected 64 hex digits, came {value!r:.40}")
-    return value
-
-
-def _flag(fields: Mapping[str, Any], key: str, where: str) -> bool:
-    value = fields.get(key, False)
-    if not isinstance(value, bool):
-        raise _Invalid(f"{where}.{key}: expected true or false, came {value!r:.40}")
-    return value
-
-
-def _whole(fields: Mapping[str, Any], key: str, low: int, high: int) -> int:
-    value = fields.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise _Invalid(f"{key}: expected a whole number from {low} to {high}, came {value!r:.40}")
-    return value
-
-
-def _limit(fields: Mapping[str, Any], key: str) -> int | None:
-    return None if fields.get(key) is None else _whole(fields, key, 1, 1 << 20)

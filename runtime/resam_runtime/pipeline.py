@@ -14,11 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-import numpy as np
-import numpy.typing as npt
-
 from resam_runtime.channel import Channel, Closed
-from resam_runtime.instance import make_exclusive
+from resam_runtime.instance import in_order
 from resam_runtime.jobs import Job, Work
 from resam_runtime.options import RunOptions
 from resam_runtime.read_stage import PointsSource, read_scene
@@ -26,7 +23,6 @@ from resam_runtime.records import Record, RunFolder
 from resam_runtime.scene_files import SceneFile
 from resam_runtime.segmenter import Segmenter
 from resam_runtime.stop import StopRequest
-from resam_runtime.tiling import Tile
 from resam_runtime.write_stage import write_scene
 
 _TILES_AHEAD, _SCENES_BEHIND = 4, 2
@@ -50,7 +46,7 @@ def process_scenes(
     all scenes whose records were saved before that are done.
     """
     stop = stop or StopRequest()
-    work: Channel[Work] = Channel(_TILES_AHEAD)
+    work: Channel[Work | Job] = Channel(_TILES_AHEAD)  # the tiles of a scene, then its job
     done: Channel[Job] = Channel(_SCENES_BEHIND)
     errors: list[BaseException] = []
 
@@ -84,7 +80,7 @@ def process_scenes(
             except Exception as error:
                 job.fail(error)
             job.dropped = stop.at_once
-            work.put(Work(job))
+            work.put(job)
             if options.strict and job.failure is not None:
                 break
         work.finish()
@@ -100,16 +96,15 @@ def process_scenes(
     threads = [stage(read), stage(write)]
     try:
         for item in work:
-            job = item.job
-            if item.tile is not None and item.image is not None:
-                if job.failure is None and not stop.at_once:
-                    on_points(_segment(job, item.tile, item.image, item.indices, item.valid, segmenter, options))
+            if isinstance(item, Work):
+                if item.job.failure is None and not stop.at_once:
+                    on_points(_segment(item, segmenter, options))
                 continue
-            if job.dropped or (stop.at_once and job.failure is None):
+            if item.dropped or (stop.at_once and item.failure is None):
                 continue
-            if job.failure is None:
-                _gather(job, segmenter, options)
-            done.put(job)
+            if item.failure is None:
+                _gather(item, segmenter, options)
+            done.put(item)
         done.finish()
     except Closed:
         pass
@@ -124,25 +119,16 @@ def process_scenes(
         raise errors[0]
 
 
-def _segment(
-    job: Job,
-    tile: Tile,
-    image: npt.NDArray[np.uint8],
-    indices: npt.NDArray[np.intp] | None,
-    valid: npt.NDArray[np.bool_] | None,
-    segmenter: Segmenter,
-    options: RunOptions,
-) -> int:
+def _segment(work: Work, segmenter: Segmenter, options: RunOptions) -> int:
     """One tile through the engine; returns the number of instances decoded."""
-    begin = time.perf_counter()
+    begin, job = time.perf_counter(), work.job
     size, keep = (job.height, job.width), options.exclusive
     try:
-        if job.automatic:
-            found = segmenter.propose_tile(image, tile, size, valid=valid, keep_logits=keep)
+        if work.indices is None:
+            found = segmenter.propose_tile(work.image, work.tile, size, valid=work.valid, keep_logits=keep)
         else:
             assert job.batch is not None
-            assert indices is not None
-            found = segmenter.segment_tile(image, tile, job.batch, indices, size, keep_logits=keep)
+            found = segmenter.segment_tile(work.image, work.tile, job.batch, work.indices, size, keep_logits=keep)
     except Exception as error:
         job.fail(error)
         return 0
@@ -157,9 +143,7 @@ def _gather(job: Job, segmenter: Segmenter, options: RunOptions) -> None:
     try:
         if job.automatic:
             job.instances = list(segmenter.merge_proposals(job.instances, (job.height, job.width)))
-        job.instances.sort(key=lambda instance: instance.index)
-        if options.exclusive:
-            job.instances = make_exclusive(job.instances)
+        job.instances = in_order(job.instances, options.exclusive)
     except Exception as error:
         job.fail(error)
     job.seconds["inference"] += time.perf_counter() - begin

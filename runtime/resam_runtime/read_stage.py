@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from resam_runtime.errors import ResamError
+from resam_runtime.extras import has_rasterio
 from resam_runtime.files import sha256_file
 from resam_runtime.jobs import Job, Work
 from resam_runtime.options import RunOptions
-from resam_runtime.pixel_sources import has_rasterio
 from resam_runtime.placement import points_beyond
 from resam_runtime.points import PointsFile, Skipped, check_prompts, find_points
 from resam_runtime.prompts import PromptBatch

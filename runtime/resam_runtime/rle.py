@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, one_line
 from resam_runtime.masks import BoolMask, Origin
 
 RLE_LIMIT = 1 << 32  # pixels; COCO's RLE counts them in 32 bits
@@ -86,7 +86,7 @@ def decode_segmentation(annotation: Mapping[str, Any], height: int, width: int) 
     try:
         return np.asarray(coco.decode(rle), bool)
     except (TypeError, ValueError) as error:
-        raise ResamError(f"{name}: its RLE cannot be decoded ({' '.join(str(error).split())[:80]})") from None
+        raise ResamError(f"{name}: its RLE cannot be decoded ({one_line(error)})") from None
 
 
 def _fills(counts: Any, pixels: int) -> bool:

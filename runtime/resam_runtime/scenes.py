@@ -17,17 +17,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from resam_runtime.errors import ResamError
-from resam_runtime.georeference import Affine
+from resam_runtime.extras import has_rasterio
+from resam_runtime.georeference import Affine, georeferenced_beside
+from resam_runtime.image_files import file_header
+from resam_runtime.image_source import open_image
 from resam_runtime.letterbox import PAD_VALUE
-from resam_runtime.pixel_sources import PixelSource, open_pixels
+from resam_runtime.pixel_sources import Array, OpenedFile, PixelSource
+from resam_runtime.raster_source import open_raster
+from resam_runtime.upright import UprightSource
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".vrt", ".img", ".ntf", ".nitf"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
@@ -36,8 +41,6 @@ EMPTY_PIXEL = PAD_VALUE
 """What a pixel without data becomes: the same that pads tiles."""
 _SAMPLE = 1024
 _STRETCH = (2.0, 98.0)  # percentiles
-
-Array = npt.NDArray[Any]
 
 
 class Scene:
@@ -162,7 +165,7 @@ def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None,
         raise ResamError(f"{path}: not a file")
     if size == 0:
         raise ResamError(f"{path}: empty file")
-    opened = open_pixels(path, bands, by_windows=path.suffix.lower() not in IMAGE_SUFFIXES)
+    opened = _open_pixels(path, bands)
     return Scene(
         opened.source,
         path=path,
@@ -171,3 +174,17 @@ def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None,
         crs=opened.crs,
         notes=opened.notes,
     )
+
+
+def _open_pixels(path: Path, bands: Sequence[int] | None) -> OpenedFile:
+    by_windows = path.suffix.lower() not in IMAGE_SUFFIXES and has_rasterio()
+    opened = open_raster(path, bands) if by_windows else open_image(path, bands)
+    header = file_header(path)
+    if header is None:
+        return opened
+    if header.pages > 1:
+        opened = replace(opened, notes=(*opened.notes, f"holds {header.pages} pages; only the first is read"))
+    # a map's pixels are placed, and drawn, as they are stored
+    if header.orientation != 1 and not (header.georeferenced or georeferenced_beside(path)):
+        opened = replace(opened, source=UprightSource(opened.source, header.orientation))
+    return opened

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import threading
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -21,12 +19,14 @@ from resam_runtime.automatic import (
     on_data,
     propose,
 )
-from resam_runtime.backends import load_backend
+from resam_runtime.backends import Backend, load_backend
+from resam_runtime.embedding import Embedding
 from resam_runtime.encoded_tile import EncodedTile, Image
-from resam_runtime.engine_file import EngineFile, Manifest
+from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
-from resam_runtime.instance import Instance, make_exclusive
+from resam_runtime.instance import Instance, in_order
 from resam_runtime.letterbox import scale_to_tile, tile_to_scene
+from resam_runtime.manifest import Manifest
 from resam_runtime.placement import compact, owners
 from resam_runtime.prompts import PADDING, POSITIVE, PromptBatch, prompt_batch
 from resam_runtime.tiling import DEFAULT_OVERLAP, Tile, plan_tiles
@@ -51,7 +51,7 @@ class Segmenter:
 
     The parts of a call are public, for pipelines that read and write while this computes:
     `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `tiles` -> `prepare_tile`
-    and `propose_tile` -> `merge_proposals`.
+    and `propose_tile` -> `merge_proposals`. `backend` is what runs the graphs.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Segmenter:
         self._path = engine.path
         self._overlap = overlap
         self._max_points = min(max_points, engine.manifest.max_points or max_points)
-        self._backend = load_backend(engine, device, None if threads is None else _whole("threads", threads))
+        self.backend: Backend = load_backend(engine, device, None if threads is None else _whole("threads", threads))
 
     def describe(self) -> str:
         """One line: engine file, backend, what executes it in fact, precision."""
-        return f"{self._path.name}: {self._backend.describe()}"
+        return f"{self._path.name}: {self.backend.describe()}"
 
     def __call__(self, image: Image, points: Any = None, labels: Any = None, exclusive: bool = False) -> list[Instance]:
         """Segment the instances of an image that points mark, or, without points, those it finds itself.
@@ -113,7 +113,7 @@ class Segmenter:
         for tile, indices in self.plan(prompts, width, height):
             tile_image = self.prepare_tile(tile.cut(image), tile)
             found += self.segment_tile(tile_image, tile, prompts, indices, (height, width), keep_logits=exclusive)
-        return _in_order(found, exclusive)
+        return in_order(found, exclusive)
 
     def embed(self, image: Image) -> Embedding:
         """Encode an image once, to be prompted many times.
@@ -156,6 +156,14 @@ class Segmenter:
             raise ResamError(f"tile: expected {tile.width} x {tile.height} px, came an array of shape {window.shape}")
         return scale_to_tile(window, self.manifest.image_size, tile.scale)
 
+    def encode_tile(self, tile_image: Image) -> EncodedTile:
+        """Encode one tile (S, S, 3) uint8. Raises `ResamError` for pixels that are not as `prepare_tile` gives them."""
+        size = self.manifest.image_size
+        if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
+            what = f"{tile_image.shape} {tile_image.dtype}"
+            raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, came {what}")
+        return EncodedTile(self.backend, self.manifest, tile_image, self._views, self._max_points)
+
     def segment_tile(
         self,
         tile_image: Image,
@@ -172,8 +180,8 @@ class Segmenter:
         the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
         `make_exclusive` compares.
         """
-        encoded = self._encode(tile_image)
-        return encoded.instances("loop", tile, prompts, indices, scene_size, self._max_points, keep_logits)
+        encoded = self.encode_tile(tile_image)
+        return encoded.instances("loop", tile, prompts, indices, scene_size, keep_logits)
 
     def propose_tile(
         self,
@@ -190,7 +198,7 @@ class Segmenter:
         for, nor kept, where there are none. Follow with `merge_proposals` once all tiles are done: neighbours see the
         same instances.
         """
-        encoded = self._encode(tile_image)
+        encoded = self.encode_tile(tile_image)
 
         def decode(coords: NDArray[np.float32]) -> DecodedMasks:
             masks, scores, _ = encoded.decode("decoder", coords[:, None], _positive(len(coords)))
@@ -207,7 +215,7 @@ class Segmenter:
         in_scene = tile_to_scene(points, tile.scale, tile.origin)
         prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
         everyone = np.arange(len(points))
-        found = encoded.instances("loop", tile, prompts, everyone, scene_size, self._max_points, keep_logits)
+        found = encoded.instances("loop", tile, prompts, everyone, scene_size, keep_logits)
         return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
 
     def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
@@ -221,56 +229,7 @@ class Segmenter:
             tile_image = self.prepare_tile(tile.cut(image), tile)
             proposals += self.propose_tile(tile_image, tile, (height, width), keep_logits=exclusive)
         merged = self.merge_proposals(proposals, (height, width))
-        return _in_order(merged, exclusive)
-
-    def _encode(self, tile_image: Image) -> EncodedTile:
-        size = self.manifest.image_size
-        if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
-            what = f"{tile_image.shape} {tile_image.dtype}"
-            raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, came {what}")
-        return EncodedTile(self._backend, self.manifest, tile_image, self._views)
-
-
-class Embedding:
-    """One encoded image: answers many prompts without encoding again. Made by `Segmenter.embed`.
-
-    May be prompted from several threads. Its memory is freed with the last reference to it.
-    """
-
-    def __init__(self, segmenter: Segmenter, image: Image) -> None:
-        self.height, self.width = image.shape[:2]
-        self._segmenter = segmenter
-        self._image = image
-        self._lock = threading.Lock()
-        self._encoded: dict[Tile, EncodedTile] = {}
-        tiles = segmenter.tiles(self.width, self.height)
-        if len(tiles) == 1:
-            self._encoding(tiles[0])
-
-    def prompt(
-        self, points: Any = None, labels: Any = None, boxes: Any = None, refine: bool = True, exclusive: bool = False
-    ) -> list[Instance]:
-        """Segment the instances that points, boxes or both mark.
-
-        points and labels as in `Segmenter.__call__`; boxes: (N, 4) x0, y0, x1, y1 in pixels, outer pixels
-        included. refine=False answers with the coarse mask: one pass of the decoder, no Refine and Requery.
-        Returns one `Instance` per prompt, in order. Raises `ResamError` as `Segmenter.__call__` does.
-        """
-        segmenter, scene_size = self._segmenter, (self.height, self.width)
-        prompts = segmenter.prompts(points, labels, boxes, self.width, self.height)
-        graph = "loop" if refine else "decoder"
-        found: list[Instance] = []
-        for tile, indices in segmenter.plan(prompts, self.width, self.height):
-            encoded = self._encoding(tile)
-            found += encoded.instances(graph, tile, prompts, indices, scene_size, segmenter._max_points, exclusive)
-        return _in_order(found, exclusive)
-
-    def _encoding(self, tile: Tile) -> EncodedTile:
-        with self._lock:
-            if tile not in self._encoded:
-                tile_image = self._segmenter.prepare_tile(tile.cut(self._image), tile)
-                self._encoded[tile] = self._segmenter._encode(tile_image)
-            return self._encoded[tile]
+        return in_order(merged, exclusive)
 
 
 def _check_image(image: Any) -> tuple[int, int]:
@@ -294,10 +253,3 @@ def _whole(name: str, value: Any, most: int | None = None) -> int:
 
 def _positive(count: int) -> NDArray[np.int32]:
     return np.full((count, 1), POSITIVE, np.int32)
-
-
-def _in_order(found: Sequence[Instance], exclusive: bool) -> list[Instance]:
-    ordered = sorted(found, key=lambda instance: instance.index)
-    if not exclusive:
-        return ordered
-    return [dataclasses.replace(instance, logits=None) for instance in make_exclusive(ordered)]

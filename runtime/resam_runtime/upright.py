@@ -7,15 +7,11 @@ What tag 274 (TIFF 6.0, section 8) says comes down to exchanging rows and column
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from resam_runtime.pixel_sources import PixelSource
-
-Array = npt.NDArray[Any]
+from resam_runtime.pixel_sources import Array, PixelSource
 
 
 class UprightSource:

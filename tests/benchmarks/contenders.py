@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import Crop
 from resam_runtime.errors import ResamError
+from resam_runtime.prompts import PromptBatch
 
 
 class Squares:
@@ -39,18 +39,18 @@ class Squares:
     def encode(self, image: Any) -> Any:
         return image.shape
 
-    def loop(self, embedding: Any, points: Points) -> list[tuple[Crop, float]]:
+    def loop(self, embedding: Any, points: PromptBatch) -> list[tuple[Crop, float]]:
         np.ones((self.prompt_mb * len(points)) << 17)
         time.sleep(self.seconds)
         return [(self._square(coords[0], self.side), 0.5) for coords in points.coords]
 
-    def segment(self, image: Any, points: Points) -> Any:
+    def segment(self, image: Any, points: PromptBatch) -> Any:
         return self.loop(self.encode(image), points)
 
     def masks(self, result: Any) -> Any:
         return result
 
-    def coarse(self, embedding: Any, points: Points) -> list[Crop]:
+    def coarse(self, embedding: Any, points: PromptBatch) -> list[Crop]:
         np.ones(self.coarse_mb << 17)
         return [self._square(coords[0], self.side + 2) for coords in points.coords]
 

@@ -16,7 +16,8 @@ from resam.data.coco import CocoData
 from resam.model.bases import random_base
 from resam.training.consensus import consensus_masks
 from resam.training.options import options_from, read_options
-from resam.training.run import RunData, run
+from resam.training.run import run
+from resam.training.run_data import RunData
 from resam_benchmarks import machine
 from resam_benchmarks.ablation import Settings, _options, ablate
 from resam_benchmarks.ablation_document import read

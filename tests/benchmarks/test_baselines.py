@@ -12,14 +12,14 @@ from resam.model import refine_requery
 from resam.model.refine_requery import refine_logit
 from resam_benchmarks.baselines.prompt_by_prompt import CRUMBS, LoopSettings, refined_boxes
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.contender import Points
 from resam_benchmarks.metrics import iou
+from resam_runtime.prompts import PromptBatch
 
 SETTINGS = LoopSettings(0.3, refine_logit(0.3))
 
 
 @pytest.fixture(scope="module")
-def picture() -> tuple[np.ndarray, Points]:
+def picture() -> tuple[np.ndarray, PromptBatch]:
     """A wide scene with three rectangles, each of its own colour, a point in each; the first has a second one."""
     image = np.full((150, 256, 3), 70, np.uint8)
     image += np.random.default_rng(0).integers(0, 12, image.shape, np.uint8)
@@ -27,7 +27,7 @@ def picture() -> tuple[np.ndarray, Points]:
     for (x, y, w, h), colour in zip(((20, 20, 60, 40), (120, 70, 50, 50), (200, 20, 40, 90)), colours):
         image[y : y + h, x : x + w] += np.array(colour, np.uint8)
     coords = np.array([[[50, 40], [40, 35]], [[145, 95], [0, 0]], [[220, 65], [0, 0]]], np.float32)
-    return image, Points(coords, np.array([[1, 1], [1, -1], [1, -1]], np.int32))
+    return image, PromptBatch(coords, np.array([[1, 1], [1, -1], [1, -1]], np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def torch_answer(picture: Any) -> Any:
     return answer(TorchModules(Weights(base="tiny"), SETTINGS, "cpu", threads=1), picture)
 
 
-def answer(contender: Any, picture: tuple[np.ndarray, Points]) -> tuple[list[Any], list[Any]]:
+def answer(contender: Any, picture: tuple[np.ndarray, PromptBatch]) -> tuple[list[Any], list[Any]]:
     image, points = picture
     embedding = contender.encode(image)
     return contender.masks(contender.loop(embedding, points)), contender.coarse(embedding, points)

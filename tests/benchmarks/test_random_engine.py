@@ -11,11 +11,12 @@ from resam.model.refine_requery import refine_logit
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
 from resam_benchmarks.baselines.torch_modules import TorchModules
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.contender import Contender, Points
+from resam_benchmarks.contender import Contender
 from resam_benchmarks.engine_contender import EngineContender
 from resam_benchmarks.metrics import iou
 from resam_benchmarks.random_engine import export_random
 from resam_runtime.engine_file import EngineFile
+from resam_runtime.prompts import PromptBatch
 
 
 def test_weights_that_are_not_random_are_refused(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_random_engine_is_named_so_and_equals_the_torch_baseline(tmp_path: Pat
     assert (manifest.adapter, manifest.training, manifest.image_size) == (None, None, 256)
 
     image = np.random.default_rng(0).integers(0, 256, (200, 256, 3), np.uint8)
-    points = Points(np.array([[[60, 50]], [[180, 120]]], np.float32), np.ones((2, 1), np.int32))
+    points = PromptBatch(np.array([[[60, 50]], [[180, 120]]], np.float32), np.ones((2, 1), np.int32))
     answers = []
     contenders: list[Contender] = [
         EngineContender(str(path), "cpu", 1),

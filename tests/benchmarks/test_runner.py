@@ -12,26 +12,27 @@ import pytest
 
 from resam_benchmarks import runner
 from resam_benchmarks.cases import BenchScene, Case, Rival, Turn, schedule
-from resam_benchmarks.contender import Points, measure_scene
+from resam_benchmarks.contender import measure_scene
 from resam_benchmarks.metrics import Crop
 from resam_benchmarks.runner import run
 from resam_benchmarks.worker import Worker
 from resam_runtime.errors import ResamError
+from resam_runtime.prompts import PromptBatch
 from tests.benchmarks import contenders
 
 SQUARES = "tests.benchmarks.contenders:Squares"
 
 
-def scene(folder: Path, number: int, centres: list[tuple[int, int]], side: int = 9) -> tuple[BenchScene, Points]:
+def scene(folder: Path, number: int, centres: list[tuple[int, int]], side: int = 9) -> tuple[BenchScene, PromptBatch]:
     """A black scene whose true masks are squares around the points."""
     path = folder / f"{number}.png"
     cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint8))
     truths = [Crop(np.ones((side, side), bool), (x - side // 2, y - side // 2)) for x, y in centres]
-    points = Points(np.array(centres, np.float32)[:, None], np.ones((len(centres), 1), np.int32))
+    points = PromptBatch(np.array(centres, np.float32)[:, None], np.ones((len(centres), 1), np.int32))
     return BenchScene(path.name, str(path), 64, 64, truths, list(range(len(truths)))), points
 
 
-def case(name: str, scenes: list[tuple[BenchScene, Points]], repeats: int = 2, **options: float) -> Case:
+def case(name: str, scenes: list[tuple[BenchScene, PromptBatch]], repeats: int = 2, **options: float) -> Case:
     rival = Rival(name, SQUARES, options, 123, {"automatic": True})
     return Case(rival, "1 point", [s for s, _ in scenes], [p for _, p in scenes], repeats, graded=True)
 

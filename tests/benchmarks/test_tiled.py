@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from resam_benchmarks.baselines.tiled import Tiled
-from resam_benchmarks.contender import Points, measure_scene
+from resam_benchmarks.contender import measure_scene
 from resam_benchmarks.metrics import Crop
 from resam_runtime import Segmenter
+from resam_runtime.prompts import PromptBatch
 from resam_runtime.tiling import Framing
 
 from ..runtime.engines import write_engine
@@ -30,7 +31,7 @@ class Pixels:
         self.seen.append(image)
         return [image]
 
-    def loop(self, embedding: Any, points: Points) -> list[tuple[Crop, float]]:
+    def loop(self, embedding: Any, points: PromptBatch) -> list[tuple[Crop, float]]:
         return [
             (crop, float(embedding[0][crop.origin[1], crop.origin[0], 0])) for crop in self.coarse(embedding, points)
         ]
@@ -38,7 +39,7 @@ class Pixels:
     def masks(self, result: Any) -> Any:
         return result
 
-    def coarse(self, embedding: Any, points: Points) -> list[Crop]:
+    def coarse(self, embedding: Any, points: PromptBatch) -> list[Crop]:
         marked = [c[marks == 1][0] for c, marks in zip(points.coords, points.labels)]
         return [Crop(np.ones((1, 1), bool), (int(x), int(y))) for x, y in marked]
 
@@ -49,9 +50,9 @@ class Pixels:
         pass
 
 
-def prompts(width: int, height: int, count: int = 40) -> Points:
+def prompts(width: int, height: int, count: int = 40) -> PromptBatch:
     coords = np.random.default_rng(0).uniform(0, (width - 1, height - 1), (count, 1, 2)).astype(np.float32)
-    return Points(coords.round(), np.ones((count, 1), np.int32))
+    return PromptBatch(coords.round(), np.ones((count, 1), np.int32))
 
 
 @pytest.mark.parametrize("framing", [Framing(SIZE), Framing(0, 0.5), Framing(0, 2.0), Framing(256)])
@@ -87,7 +88,7 @@ def test_a_baseline_sees_the_windows_that_the_engine_sees(
 def test_points_of_an_instance_that_lie_in_another_tile_are_left_out() -> None:
     tiled = Tiled(PLAIN, {}, SIZE, Framing(SIZE))
     coords = np.array([[[5, 5], [140, 5]], [[10, 10], [20, 10]]], np.float32)
-    planned = tiled._plan(np.zeros((64, 150, 3), np.uint8), Points(coords, np.ones((2, 2), np.int32)))
+    planned = tiled._plan(np.zeros((64, 150, 3), np.uint8), PromptBatch(coords, np.ones((2, 2), np.int32)))
     labels = {int(number): part.labels[i].tolist() for _, own, part in planned for i, number in enumerate(own)}
     assert sorted(labels[0]) == [-1, 1]
     assert labels[1] == [1, 1]

@@ -46,7 +46,7 @@ COMMANDS = {
     "resam-annotate": "resam_runtime.annotate.cli:annotate",
     "resam-demo": "resam_benchmarks.demo.cli:demo",
     "python -m resam.data.synthetic": "resam.data.synthetic.__main__:main",
-    "python -m resam.pretrain": "resam.pretrain:pretrain",
+    "python -m resam.pretrain": "resam.pretrain.__main__:pretrain",
 }
 SMALL = {
     "resam-train": ["--epochs", "1"],

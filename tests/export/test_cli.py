@@ -21,7 +21,8 @@ from resam_export import cli
 from resam_export.engine import LimitError
 from resam_export.tensorrt import device
 from resam_export.tensorrt.device import NotHereError, find_gpu
-from resam_runtime.engine_file import EngineFile, TensorRTTarget
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.manifest import TensorRTTarget
 
 from ..runtime.engines import write_engine
 

@@ -97,7 +97,9 @@ def test_masks_are_kept_bit_for_bit_and_a_damaged_file_is_named(tmp_path: Path) 
     assert back.keys() == masks.keys()
     assert all(np.array_equal(back[key], masks[key]) for key in masks)
     whole = (tmp_path / "c.npz").read_bytes()
-    for damaged in (whole[:100], b"", b"x" * 500):
+    at = whole.index(b"PK\x01\x02") + 6
+    of_no_version = whole[:at] + b"\x91" + whole[at + 1 :]
+    for damaged in (whole[:100], b"", b"x" * 500, of_no_version):
         (tmp_path / "c.npz").write_bytes(damaged)
         with pytest.raises(ResamError, match=r"c\.npz: cannot be read"):
             load_masks(tmp_path / "c.npz", 31)

@@ -16,7 +16,8 @@ from resam.training import framing
 from resam.training.checkpoints import Adapter
 from resam.training.framing import best_framing, compare_framings
 from resam.training.options import TrainOptions
-from resam.training.run import RunData, run
+from resam.training.run import run
+from resam.training.run_data import RunData
 from resam_runtime.tiling import Framing, Tile, plan_tiles
 
 

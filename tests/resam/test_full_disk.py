@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from resam import pretrain
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base
+from resam.pretrain.stages import NO_ROOM
 from resam.training.checkpoints import save_checkpoint, write_adapter
 from resam.training.consensus import save_masks
 from resam.training.devices import make_fabric, on_main
@@ -48,7 +48,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "epoch-0003.pt": lambda folder: save_checkpoint(folder, 3, {"trainer": torch.rand(5000)}),
     "adapter.safetensors": lambda folder: write_adapter(folder / "adapter.safetensors", {"a": torch.rand(5000)}, {}),
     "report.html": lambda folder: write_report(folder, TrainOptions(), "1 point", [], {}),
-    "tiny.safetensors": lambda folder: write_bytes(folder / "tiny.safetensors", bytes(5000), pretrain._NO_ROOM),
+    "tiny.safetensors": lambda folder: write_bytes(folder / "tiny.safetensors", bytes(5000), NO_ROOM),
 }
 
 

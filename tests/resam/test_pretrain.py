@@ -12,11 +12,14 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from resam.data.procedural import generate
-from resam.data.procedural_batches import jittered_box, sample_points
 from resam.model.sam import ARCHITECTURES, build_sam
-from resam.pretrain import HELD_OUT_SEED, PlacedSam, evaluate, load_pretrained, pretrain
-from resam.training.muon import orthogonalise
+from resam.pretrain.__main__ import load_pretrained, pretrain
+from resam.pretrain.batches import jittered_box, sample_points
+from resam.pretrain.muon import orthogonalise
+from resam.pretrain.placed import PlacedSam
+from resam.pretrain.procedural import generate
+from resam.pretrain.stages import HELD_OUT_SEED
+from resam.pretrain.step import evaluate
 from resam_runtime.errors import ResamError
 
 WEIGHTS = Path(__file__).parents[2] / "resam" / "weights" / "tiny.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resam.data.procedural import MIN_AREA, generate
+from resam.pretrain.procedural import MIN_AREA, generate
 
 
 def test_a_seed_gives_the_same_image_again_and_another_seed_another_one() -> None:

@@ -34,7 +34,8 @@ from resam.training.devices import make_fabric
 from resam.training.options import TrainOptions, options_from, preset_names, read_options, write_options
 from resam.training.progress import Silent
 from resam.training.report import shown_samples
-from resam.training.run import RunData, run
+from resam.training.run import run
+from resam.training.run_data import RunData
 from resam.training.sources import Sources
 from resam.training.step import pseudo_masks, reinforce
 from resam.training.trainer import Trainer

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from resam.cli import train
+from resam.training.checkpoints import latest_checkpoint, save_checkpoint
 from resam.training.options import TrainOptions, write_options
 from resam.training.run import check_free
 from resam_runtime.errors import ResamError
@@ -287,3 +288,21 @@ def test_a_path_that_cannot_be_written_down_is_refused_and_one_with_odd_letters_
     odd = {"train": 'a\nb\t"c"\\d\x7fé'}
     write_options(path, options, odd)
     assert tomllib.loads(path.read_text("utf-8"))["data"] == odd
+
+
+def test_a_checkpoint_damaged_anywhere_is_one_line_that_names_it(tmp_path: Path) -> None:
+    whole = save_checkpoint(tmp_path, 3, {"trainer": {"queue": torch.rand(4, 8)}, "history": "[]"}).read_bytes()
+    path, said = tmp_path / "epoch-0003.pt", set()
+    cut = [whole[:at] for at in range(0, len(whole), 97)]
+    for data in [b"junk" * 10, *cut]:
+        path.write_bytes(data)
+        with pytest.raises(ResamError) as caught:
+            latest_checkpoint(tmp_path)
+        said.add(str(caught.value))
+    for at in range(0, len(whole), 23):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            latest_checkpoint(tmp_path)  # a byte of the queue may be any
+        except ResamError as error:
+            said.add(str(error))
+    assert said == {f"{path}: damaged checkpoint; remove it to go on from an earlier one"}

@@ -857,7 +857,7 @@ def test_an_unexpected_error_in_any_stage_fails_the_scene_and_never_hangs(
     if stage == "_segment":
         monkeypatch.setattr(Segmenter, "segment_tile", broken)
     elif stage == "_gather":
-        monkeypatch.setattr(pipeline, "make_exclusive", broken)
+        monkeypatch.setattr(pipeline, "in_order", broken)
     else:
         monkeypatch.setattr(read_stage if stage == "open_scene" else write_stage, stage, broken)
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--exclusive")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime import pixel_sources
+from resam_runtime import image_source
 from resam_runtime.errors import ResamError
 from resam_runtime.image_files import read_header
 from resam_runtime.letterbox import PAD_VALUE
@@ -50,7 +51,7 @@ def test_tiff_is_read_by_opencv_where_rasterio_is_missing(
 ) -> None:
     transform = rasterio.transform.from_origin(500000, 5000000, 2, 2)
     write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0), crs="EPSG:32633", transform=transform)
-    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: False)
+    monkeypatch.setitem(sys.modules, "rasterio", None)  # as if it were not installed
     with open_scene(tmp_path / "a.tif") as scene:
         np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
         assert not scene.georeferenced
@@ -293,7 +294,7 @@ def test_a_picture_with_its_place_beside_it_is_georeferenced(
     with open_scene(path) as scene:
         assert (scene.crs, scene.transform, scene.notes) == ("EPSG:32633", (2, 0, 500000, 0, -3, 5000000), ())
         np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
-    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: False)
+    monkeypatch.setitem(sys.modules, "rasterio", None)  # as if it were not installed
     with open_scene(path) as scene:
         assert not scene.georeferenced
         assert scene.notes == ("georeference not read: pip install 'resam[geo]'",)
@@ -324,7 +325,8 @@ def test_pages_that_are_not_read_are_told(
         out.write_mask(np.ones((37 * 20, 53 * 20), bool))
         out.build_overviews([2, 4])
     assert cv2.imcount(str(single), cv2.IMREAD_UNCHANGED) > 3
-    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: with_rasterio)
+    if not with_rasterio:
+        monkeypatch.setitem(sys.modules, "rasterio", None)
     with open_scene(tmp_path / "pages.tif") as scene:
         assert scene.notes == ("holds 3 pages; only the first is read",)
         np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
@@ -368,7 +370,8 @@ def test_a_tiff_is_upright_unless_it_is_a_map(
     seen = cv2.imdecode(np.fromfile(photo, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]  # turns it
     height, width = seen.shape[:2]
     assert (orientation == 1) == np.array_equal(seen, rgb)
-    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: with_rasterio)
+    if not with_rasterio:
+        monkeypatch.setitem(sys.modules, "rasterio", None)
     with open_scene(photo) as scene:
         assert (scene.width, scene.height) == (width, height)
         np.testing.assert_array_equal(scene.read(0, 0, width, height), seen)
@@ -459,10 +462,10 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(
     tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
-    monkeypatch.setattr(pixel_sources, "DECODE_LIMIT", 1000)
+    monkeypatch.setattr(image_source, "DECODE_LIMIT", 1000)
     with open_scene(tmp_path / "a.png") as scene:  # rasterio reads it by windows
         np.testing.assert_array_equal(scene.read(3, 4, 10, 20), rgb[4:24, 3:13])
-    monkeypatch.setattr(pixel_sources, "has_rasterio", lambda: False)
+    monkeypatch.setitem(sys.modules, "rasterio", None)  # as if it were not installed
     with pytest.raises(ResamError, match="53 x 37 px is too large"):
         open_scene(tmp_path / "a.png")
 

@@ -331,14 +331,14 @@ def test_the_engines_limits_are_kept(tmp_path: Path) -> None:
     write_engine(path, max_points=4, max_points_per_instance=2)
     limited = Segmenter(path, device="cpu", threads=1)
     seen: list[int] = []
-    run = limited._backend.run
+    run = limited.backend.run
 
     def spy(graph: str, inputs: Any, outputs: Any, keep: bool = False) -> Any:
         if graph == "loop":
             seen.append(len(inputs["point_coords"]))
         return run(graph, inputs, outputs, keep)
 
-    limited._backend.run = spy  # type: ignore[method-assign]
+    limited.backend.run = spy  # type: ignore[method-assign]
     assert len(limited(blank(64, 64), np.full((9, 2), 30.0))) == 9
     assert max(seen) <= 4
     with pytest.raises(ResamError, match="instance 1: 3 points"):

@@ -21,8 +21,9 @@ from resam_runtime import Segmenter
 from resam_runtime.backends import load_backend
 from resam_runtime.backends.plan import TensorRecord, check_target, input_sizes, plan_buffers
 from resam_runtime.backends.tensorrt import TensorRTBackend
-from resam_runtime.engine_file import EngineFile, GraphSpec, TensorRTTarget, TensorSpec, write_engine_file
+from resam_runtime.engine_file import EngineFile, write_engine_file
 from resam_runtime.errors import ResamError
+from resam_runtime.manifest import GraphSpec, TensorRTTarget, TensorSpec
 
 from .engines import engine_graphs, engine_manifest, write_engine
 
@@ -381,7 +382,7 @@ def encoded(backend: TensorRTBackend, seed: int) -> Any:
 def test_results_equal_onnx_runtimes_for_changing_shapes_and_images(plan: EngineFile, tmp_path: Path) -> None:
     write_engine(tmp_path / "model.resam", by_value=True, radius=9.0)
     onnx = Segmenter(tmp_path / "model.resam", device="cpu", threads=1)
-    backend, reference = Simulation().load(plan), onnx._backend
+    backend, reference = Simulation().load(plan), onnx.backend
     chance = np.random.default_rng(0)
     for turn in range(40):
         image = chance.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)

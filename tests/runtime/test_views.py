@@ -43,14 +43,14 @@ def test_the_first_view_is_the_tile_and_the_second_its_mirror_image(
 ) -> None:
     segmenter = Segmenter(engine, device="cpu", threads=1, views=2)
     seen: list[np.ndarray] = []
-    run = segmenter._backend.run
+    run = segmenter.backend.run
 
     def spy(graph: str, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
         if graph == "encoder":
             seen.append(inputs["image"][0])
         return run(graph, inputs, *rest, **more)
 
-    monkeypatch.setattr(segmenter._backend, "run", spy)
+    monkeypatch.setattr(segmenter.backend, "run", spy)
     image = np.random.default_rng(1).integers(0, 255, (64, 48, 3)).astype(np.uint8)
     segmenter(image, [(20, 20), (30, 30)])
     assert len(seen) == 2

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_benchmarks.contender import Image, Points
+from resam_benchmarks.contender import Image
 from resam_benchmarks.metrics import Crop, crop_of
+from resam_runtime.prompts import PromptBatch
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PromptByPrompt(ABC):
         """Always: an image of any size is scaled into one tile, as SAM's predictor does it."""
         return True
 
-    def loop(self, embedding: Any, points: Points) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    def loop(self, embedding: Any, points: PromptBatch) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Full-size masks (N, H, W) bool and scores (N,)."""
         prompts = _prompts(points)
         logits, scores = self._predict_all(embedding, prompts)
@@ -70,7 +71,7 @@ class PromptByPrompt(ABC):
             logits, scores = self._predict_all(embedding, again)
         return logits > 0, scores
 
-    def segment(self, image: Image, points: Points) -> Any:
+    def segment(self, image: Image, points: PromptBatch) -> Any:
         """See `Contender`."""
         return self.loop(self.encode(image), points)
 
@@ -78,7 +79,7 @@ class PromptByPrompt(ABC):
         """See `Contender`."""
         return [(crop_of(mask), float(score)) for mask, score in zip(*result)]
 
-    def coarse(self, embedding: Any, points: Points) -> list[Crop]:
+    def coarse(self, embedding: Any, points: PromptBatch) -> list[Crop]:
         """See `Contender`."""
         return [crop_of(mask) for mask in self._predict_all(embedding, _prompts(points))[0] > 0]
 
@@ -110,5 +111,5 @@ def refined_boxes(logits: NDArray[np.float32], threshold: float) -> tuple[NDArra
     return (np.stack([*lows, *highs], axis=1) * found[:, None]).astype(np.float32), found
 
 
-def _prompts(points: Points) -> list[OnePrompt]:
+def _prompts(points: PromptBatch) -> list[OnePrompt]:
     return [OnePrompt(c[marks >= 0], marks[marks >= 0]) for c, marks in zip(points.coords, points.labels)]

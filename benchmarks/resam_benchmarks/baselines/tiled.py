@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resam_benchmarks.contender import Contender, Image, Points
+from resam_benchmarks.contender import Contender, Image
 from resam_benchmarks.metrics import Crop
 from resam_benchmarks.worker import resolve
 from resam_runtime.letterbox import PAD_VALUE
@@ -36,11 +36,11 @@ class Tiled:
         """See `Contender`. An image of several tiles is kept, for each tile to be encoded when it is prompted."""
         return self._inner.encode(image) if self.one_pass(image) else image
 
-    def loop(self, embedding: Any, points: Points) -> Any:
+    def loop(self, embedding: Any, points: PromptBatch) -> Any:
         """See `Contender`."""
         return self._inner.loop(embedding, points)
 
-    def segment(self, image: Image, points: Points) -> Any:
+    def segment(self, image: Image, points: PromptBatch) -> Any:
         """See `Contender`. Per tile that owns prompts: the tile, their numbers, the inner result."""
         return [
             (tile, own, self._inner.loop(self._inner.encode(self._window(image, tile)), inside))
@@ -59,7 +59,7 @@ class Tiled:
                 found[int(number)] = (_placed(crop, tile), score)
         return [found[number] for number in sorted(found)]
 
-    def coarse(self, embedding: Any, points: Points) -> list[Crop]:
+    def coarse(self, embedding: Any, points: PromptBatch) -> list[Crop]:
         """See `Contender`."""
         if not isinstance(embedding, np.ndarray):
             return self._inner.coarse(embedding, points)
@@ -84,15 +84,15 @@ class Tiled:
     def _tiles(self, image: Image) -> list[Tile]:
         return plan_tiles(image.shape[1], image.shape[0], self._size, self._framing)
 
-    def _plan(self, image: Image, points: Points) -> list[tuple[Tile, Any, Points]]:
+    def _plan(self, image: Image, points: PromptBatch) -> list[tuple[Tile, Any, PromptBatch]]:
         """The tiles that own prompts: each with the numbers of its prompts and these, in pixels of its window."""
         tiles, planned = self._tiles(image), []
-        owner = owners(tiles, PromptBatch(points.coords, points.labels))
+        owner = owners(tiles, points)
         for place in np.unique(owner):
             tile, own = tiles[place], np.flatnonzero(owner == place)
             coords = points.coords[own] - np.float32(tile.origin)
             labels = np.where(tile.holds(points.coords[own]), points.labels[own], np.int32(PADDING))
-            planned.append((tile, own, Points(coords, labels)))
+            planned.append((tile, own, PromptBatch(coords, labels)))
         return planned
 
     def _window(self, image: Image, tile: Tile) -> Image:

@@ -13,9 +13,10 @@ from resam.model.refine_requery import RefineRequery
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
 from resam_benchmarks.baselines.torch_device import torch_device
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.contender import Image, Points
+from resam_benchmarks.contender import Image
 from resam_benchmarks.metrics import Crop
 from resam_runtime.letterbox import letterbox, scene_to_tile
+from resam_runtime.prompts import PromptBatch
 from resam_runtime.tiling import Tile
 from resam_runtime.upsample import grid_boxes, scene_mask
 
@@ -47,13 +48,13 @@ class TorchModules:
             embedding = self._encoder(torch.from_numpy(pixels[None]).to(self._device))
         return embedding, Tile(0, 0, image.shape[1], image.shape[0], scale)
 
-    def loop(self, embedding: Any, points: Points) -> list[tuple[Crop, float]]:
+    def loop(self, embedding: Any, points: PromptBatch) -> list[tuple[Crop, float]]:
         """See `Contender`."""
         with torch.inference_mode():
             out = self._loop(embedding[0], *self._prompts(points, embedding[1]))
         return self._crops(out.masks, out.scores, embedding[1])
 
-    def segment(self, image: Image, points: Points) -> Any:
+    def segment(self, image: Image, points: PromptBatch) -> Any:
         """See `Contender`."""
         return self.loop(self.encode(image), points)
 
@@ -61,7 +62,7 @@ class TorchModules:
         """See `Contender`."""
         return result
 
-    def coarse(self, embedding: Any, points: Points) -> list[Crop]:
+    def coarse(self, embedding: Any, points: PromptBatch) -> list[Crop]:
         """See `Contender`."""
         with torch.inference_mode():
             masks, scores = self._loop.decoder(embedding[0], *self._prompts(points, embedding[1]))
@@ -81,7 +82,7 @@ class TorchModules:
         threads = f", {torch.get_num_threads()} threads" if self._device == "cpu" else ""
         return f"resam's modules, torch {torch.__version__}, {self._device}{threads}, fp32"
 
-    def _prompts(self, points: Points, tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prompts(self, points: PromptBatch, tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
         coords = torch.from_numpy(scene_to_tile(points.coords, tile.scale, tile.origin))
         return coords.to(self._device), torch.from_numpy(points.labels.astype(np.int32)).to(self._device)
 

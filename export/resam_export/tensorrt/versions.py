@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from resam_runtime.errors import one_line
+
 from .device import NotHereError
 
 OLDEST = (10, 3)
@@ -21,9 +23,8 @@ def import_tensorrt() -> Any:
     try:
         import tensorrt
     except (ImportError, OSError, RuntimeError) as error:  # absent, or its libraries are; versions differ in the type
-        line = " ".join(str(error).split())[:160]
         raise NotHereError(
-            f"TensorRT cannot be imported ({line}; JetPack: apt install python3-libnvinfer, elsewhere: "
+            f"TensorRT cannot be imported ({one_line(error)}; JetPack: apt install python3-libnvinfer, elsewhere: "
             "pip install 'resam[tensorrt]')"
         ) from None
     if version(tensorrt)[:2] < OLDEST:

@@ -11,9 +11,10 @@ import numpy as np
 
 from resam_runtime.annotate.images import SceneImages
 from resam_runtime.annotate.operations import SceneData
+from resam_runtime.embedding import Embedding
 from resam_runtime.masks import mask_polygons
 from resam_runtime.points import Prompt, check_prompts
-from resam_runtime.segmenter import Embedding, Segmenter
+from resam_runtime.segmenter import Segmenter
 from resam_runtime.tiling import Tile
 
 NEIGHBOURS = 15

@@ -21,7 +21,7 @@ from resam_runtime.annotate.operations import Refused, SceneData, apply_operatio
 from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
 from resam_runtime.points import PointsFile
-from resam_runtime.points.values import instance_ids
+from resam_runtime.points.values import instance_ids, scene_name
 
 Signature = tuple[int, int, int]
 _REMEMBERED = 4096
@@ -187,9 +187,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ResamError(f"{path}: holds {what}, not a points file for several scenes; name another with -o")
     scenes = {}
     for key, scene in document["scenes"].items():
-        name = key.replace("\\", "/")
-        while name.startswith("./"):
-            name = name[2:]
+        name = scene_name(key) or ""
         if name in scenes:
             raise ResamError(f"{path}: names scene {name!r} twice; merge the two")
         scenes[name] = {**scene, "instances": _instances(scene.get("instances") or [])}

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, one_line
 
 _CAPTURE_THREAD_LOCAL = 1
 
@@ -61,7 +61,7 @@ class CudaDevice:
             import pycuda.driver as driver
         except ImportError as error:
             raise ResamError(
-                f"{path}: a TensorRT plan needs pycuda, which cannot be imported ({_line(error)}); "
+                f"{path}: a TensorRT plan needs pycuda, which cannot be imported ({one_line(error)}); "
                 "pip install 'resam[tensorrt]', or run the .resam file"
             ) from None
         try:
@@ -78,7 +78,7 @@ class CudaDevice:
                 self._stream = driver.Stream()
         except driver.Error as error:
             raise ResamError(
-                f"{path}: a TensorRT plan needs an NVIDIA GPU, but CUDA does not start ({_line(error)}); "
+                f"{path}: a TensorRT plan needs an NVIDIA GPU, but CUDA does not start ({one_line(error)}); "
                 "check the driver with nvidia-smi, or run the .resam file on the CPU"
             ) from None
         self.stream = int(self._stream.handle)
@@ -96,7 +96,7 @@ class CudaDevice:
         try:
             return self._driver.mem_alloc(max(1, nbytes))
         except self._driver.Error as error:
-            raise ResamError(f"GPU {self.name}: no memory for {nbytes} bytes ({_line(error)}); free some") from None
+            raise ResamError(f"GPU {self.name}: no memory for {nbytes} bytes ({one_line(error)}); free some") from None
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         return np.asarray(self._driver.pagelocked_empty(max(1, nbytes), np.uint8))
@@ -157,7 +157,3 @@ class _DriverGraphs:
         status = self._library.cuGraphLaunch(recording.handle, ctypes.c_void_p(stream))
         if status:
             raise ResamError(f"GPU: a recorded run could not be launched (CUDA error {status})")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from resam_runtime.engine_file import EngineFile, GraphSpec
-from resam_runtime.errors import ResamError
+from resam_runtime.engine_file import EngineFile
+from resam_runtime.errors import ResamError, one_line
+from resam_runtime.manifest import GraphSpec
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -91,7 +92,7 @@ class OnnxBackend:
                 return list(session.run(list(outputs), dict(inputs)))
             return self._run_bound(session, inputs, outputs, keep)
         except Exception as error:  # ONNX Runtime raises its own types, each a plain Exception
-            raise ResamError(f"graph {graph}: ONNX Runtime failed: {_line(error)}") from error
+            raise ResamError(f"graph {graph}: ONNX Runtime failed: {one_line(error)}") from error
 
     def describe(self) -> str:
         """For instance "ONNX Runtime 1.20.1, CPU, 8 threads, fp32"."""
@@ -175,7 +176,7 @@ def _session(ort: Any, engine: EngineFile, name: str, kind: str, number: int, th
         if kind != "cpu" and ("CUDA" in str(error) or "provider" in str(error).lower()):
             raise _NotStarted from error
         raise ResamError(
-            f"{engine.path}: ONNX Runtime {ort.__version__} cannot load graph {name}: {_line(error)}; "
+            f"{engine.path}: ONNX Runtime {ort.__version__} cannot load graph {name}: {one_line(error)}; "
             "update onnxruntime or export the engine again"
         ) from error
     # The session keeps the model's bytes for a fallback that is switched off here: a second copy of the weights.
@@ -217,10 +218,7 @@ def _import_onnxruntime(path: Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise ResamError(
-            f"{path}: holds ONNX graphs, but ONNX Runtime cannot be imported ({_line(error)}); pip install onnxruntime"
+            f"{path}: holds ONNX graphs, but ONNX Runtime cannot be imported ({one_line(error)}); "
+            "pip install onnxruntime"
         ) from None
     return onnxruntime
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

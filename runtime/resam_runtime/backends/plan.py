@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resam_runtime.engine_file import GraphSpec, TensorRTTarget
 from resam_runtime.errors import ResamError
+from resam_runtime.manifest import GraphSpec, TensorRTTarget
 
 
 @dataclass(frozen=True)

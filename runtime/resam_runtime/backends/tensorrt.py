@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from resam_runtime.backends.cuda import CudaDevice, Device
 from resam_runtime.backends.plan import Buffer, TensorRecord, check_target, input_sizes, plan_buffers
 from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import ResamError
+from resam_runtime.errors import ResamError, one_line
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -275,10 +275,9 @@ def _import_tensorrt(path: Path) -> Any:
     try:
         import tensorrt
     except ImportError as error:
-        line = " ".join(str(error).split())[:160]
         raise ResamError(
-            f"{path}: a TensorRT plan, but TensorRT cannot be imported ({line}); install it (JetPack: apt install "
-            "python3-libnvinfer; elsewhere: pip install 'resam[tensorrt]'), or run the .resam file"
+            f"{path}: a TensorRT plan, but TensorRT cannot be imported ({one_line(error)}); install it (JetPack: "
+            "apt install python3-libnvinfer; elsewhere: pip install 'resam[tensorrt]'), or run the .resam file"
         ) from None
     return tensorrt
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from resam_runtime.errors import ResamError
+from resam_runtime.extras import has_rasterio
 from resam_runtime.georeference import Affine, map_to_pixel, near_scene, reproject_some
-from resam_runtime.pixel_sources import has_rasterio
 from resam_runtime.points.parse import PIXELS, Entry, Parsed, parse_csv, parse_json
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
 from resam_runtime.points.values import Malformed

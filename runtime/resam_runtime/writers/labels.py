@@ -6,6 +6,7 @@ that is a raster file gives a GeoTIFF with its CRS, written in strips; any other
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,6 @@ def _geotiff(scene: SceneResult, dtype: np.dtype[Any]) -> bytes:
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     if scene.crs is not None and scene.transform is not None:
         profile |= {"crs": scene.crs, "transform": rasterio.Affine(*scene.transform)}
-    import warnings
-
     with MemoryFile() as memory:
         with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=64 << 20):
             warnings.simplefilter("ignore")  # "no geotransform" for a plain TIFF

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from resam.data.procedural import ProceduralImage
+from resam.pretrain.procedural import ProceduralImage
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""How the tiny base is made: `python -m resam.pretrain` trains a small SAM from nothing on procedural images."""
