@@ -1,41 +1,35 @@
-"""`resam-export`: parsing and printing. `resam_export.engine` writes .resam files, `resam_export.tensorrt` .plan files.
+"""`resam-export`: parsing and printing. `write_engine` writes .resam files, `resam_export.tensorrt` .plan files.
 
 Neither torch nor onnx is imported here: with a .resam file this command runs on a device that has neither.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from resam_runtime.commands import HELP, version
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError, command_errors
-from resam_runtime.extras import needs_extra
 from resam_runtime.manifest import PRECISIONS
 
-from .inspect import print_engine, print_verification
+from .inspect import print_engine
+from .progress import print_written, step_progress
 from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
 from .tensorrt.device import NotHereError
 from .tensorrt.precision import check_precision
 from .tensorrt.profiles import Limits
+from .write_engine import write_engine
 
-if TYPE_CHECKING:
-    from .engine import Precision
-
-RUNS = Path("runs")
 _PATH = click.Path(path_type=Path)
 _PLAN_OPTIONS = (
     "max_points", "points_per_instance", "batch", "workspace", "timing_cache",
@@ -171,83 +165,6 @@ def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> No
             raise ResamError(f"--{misplaced[0]} goes with an adapter; {source} holds finished graphs: leave it out")
 
 
-def write_engine(
-    source: Path | None,
-    base: str | None,
-    output: Path,
-    precision: Precision,
-    images: Path | None,
-    keep_anyway: bool,
-    console: Console,
-    plan: Path | None = None,
-) -> None:
-    """Write a .resam from an adapter, a bare base, or (neither given) the newest run; print what its check found.
-
-    plan: what was asked for, where it was not `output`: then no .resam of another engine is replaced.
-    """
-    if source is None and base is None:
-        source = newest_run()
-        console.print(f"adapter {source}", markup=False, highlight=False)
-    with needs_extra(str(output), "train,export", ", or give a .resam file"):
-        from resam.model.bases import load_base
-        from resam.training.checkpoints import load_adapted
-
-        from .engine import LimitError, export_engine
-    adapter = None
-    if source is not None:
-        loaded, adapter = load_adapted(source, base)
-    else:
-        loaded = load_base(base or "tiny")
-    if plan is not None:
-        _check_beside(plan, output, precision, loaded.sha256, None if adapter is None else adapter.sha256)
-    if precision.startswith("int8") and images is None:
-        note = "note    INT8 is calibrated on procedural pictures; pass --images with a folder of your own"
-        console.print(note, markup=False, highlight=False)
-    try:
-        with _progress() as show:
-            report = export_engine(
-                loaded,
-                adapter,
-                output,
-                lambda step: show(step, None, ""),
-                precision=precision,
-                images=images,
-                keep_anyway=keep_anyway,
-            )
-    except LimitError as error:  # what was measured, before the one line that says what is missed
-        print_verification(error.report, console)
-        raise
-    print_verification(report, console)
-    _written(output, console)
-
-
-def _check_beside(plan: Path, path: Path, precision: str, base: str, adapter: str | None) -> None:
-    """`ResamError` where a plan's .resam would replace one that it is not. base, adapter: their SHA-256."""
-    if not os.path.exists(path):
-        return
-    instead = "choose another name for the plan, or move that file away"
-    try:
-        there = EngineFile.open(path, verify=False).manifest
-    except ResamError as error:
-        raise ResamError(f"{plan}: its .resam would replace what lies beside it ({error}); {instead}") from None
-    parts = {
-        "adapter": ((there.adapter or {}).get("sha256"), adapter),
-        "base": (there.base.get("sha256"), base),
-        "precision": (there.precision, precision),
-    }
-    other = next((name for name, (old, new) in parts.items() if old != new), None)
-    if other is not None:
-        raise ResamError(f"{plan}: its .resam would replace {path}, which is of another {other}; {instead}")
-
-
-def newest_run() -> Path:
-    """The adapter that was written last under runs/."""
-    found = sorted(RUNS.glob("*/adapter.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise ResamError("no adapter given and none under runs/; run resam-train, or give --base tiny")
-    return found[-1]
-
-
 def write_plan(source: Path, output: Path, given: dict[str, Any], set_here: list[str], console: Console) -> None:
     """Compile a .resam; where TensorRT or the GPU is missing, say so, and which command to run where they are."""
     engine = EngineFile.open(source)
@@ -269,13 +186,13 @@ def write_plan(source: Path, output: Path, given: dict[str, Any], set_here: list
             f"(TensorRT 10.3 or later) and run there: {command}"
         ) from None
     try:
-        with _progress() as show:
+        with step_progress() as show:
             built = build_plan(engine, output, options, toolchain, show)
     except OSError as error:
         raise ResamError(f"{output}: not written ({error.strerror or error}); choose another place") from None
     for name, graph in built.items():
         console.print(f"  {_graph_line(name, graph)}", markup=False, highlight=False)
-    _written(output, console)
+    print_written(output, console)
 
 
 def _graph_line(name: str, graph: BuiltGraph) -> str:
@@ -293,30 +210,3 @@ def _command(source: Path, output: Path, precision: str, given: dict[str, Any], 
         elif given[name] is not True:
             words.append(str(given[name]))
     return shlex.join(words)
-
-
-def _written(path: Path, console: Console) -> None:
-    console.print(f"engine  {path} ({path.stat().st_size / 1e6:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, float | None, str], None]]:
-    """On a terminal, a bar for the step at hand; elsewhere one line a step. Call with (step, fraction, detail)."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[detail]}"),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    task = bar.add_task("", total=None, detail="")
-    last: list[str] = []
-
-    def show(step: str, fraction: float | None, detail: str) -> None:
-        if last != [step]:
-            last[:] = [step]
-            bar.reset(task, total=None, description=step, detail="")
-            if not console.is_terminal:
-                click.echo(step, err=True)
-        bar.update(task, total=None if fraction is None else 1.0, completed=fraction or 0.0, detail=detail)
-
-    with bar:
-        yield show

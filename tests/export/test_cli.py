@@ -21,6 +21,7 @@ from resam_export import cli
 from resam_export.engine import LimitError
 from resam_export.tensorrt import device
 from resam_export.tensorrt.device import NotHereError, find_gpu
+from resam_export.write_engine import newest_run
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.manifest import TensorRTTarget
 
@@ -238,7 +239,7 @@ def test_int8_without_images_says_what_stands_in_for_them(
     monkeypatch.setattr("resam_export.engine.export_engine", quick_export)
     result = run("--base", "tiny", "-o", tmp_path / "x.resam", *flags)
     assert result.exit_code == 0
-    notes = [line for line in result.stdout.splitlines() if "procedural pictures" in line]
+    notes = [line for line in result.stdout.splitlines() if "synthetic scenes" in line]
     assert len(notes) == said
     assert all("--images" in line for line in notes)
 
@@ -295,7 +296,7 @@ def test_the_newest_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (1e9 - age, 1e9 - age))
-    assert cli.newest_run() == Path("runs/new/adapter.safetensors")
+    assert newest_run() == Path("runs/new/adapter.safetensors")
     # What lies there is empty: the error names the file that was chosen.
     assert "runs/new/adapter.safetensors" in one_line(run())
 
