@@ -108,7 +108,7 @@ EXISTING = click.Path(path_type=Path)
     type=click.Choice(["auto", "32", "bf16"]),
     default="auto",
     show_default=True,
-    help="auto: bf16 on CUDA, else 32. bf16 halves the time of a ViT on a CPU with AVX512-BF16 or AMX.",
+    help="auto: bf16 on CUDA, and for ViT-B and larger on a CPU with instructions for it; else 32.",
 )
 @click.option(
     "--watch",
@@ -150,7 +150,7 @@ def train(
             changes["choose_scale"] = False
     with needs_extra("resam-train", "train"):
         from resam.model.bases import load_base
-        from resam.training.devices import make_fabric, multiplies_bfloat16, on_main
+        from resam.training.devices import make_fabric, on_main
         from resam.training.options import read_options
         from resam.training.progress import Live, print_result
         from resam.training.run import check_free, check_start, run
@@ -167,14 +167,14 @@ def train(
         check_free(folder)
     base = load_base(changes["base"] or options.base)
     check_start(base, options, tensorboard)  # here too: synthetic scenes are drawn before the run begins
-    fabric = make_fabric(devices, accelerator, precision)
+    fabric = make_fabric(devices, accelerator, precision, base.architecture.encoder_dim)
     fabric.launch()
     folder = Path(fabric.broadcast(str(folder)))
     with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
         for idle in _idle(changes, options, points_file, keypoints) if resume is None else ():
             reporter.note(idle)
-        if precision == "auto" and fabric.device.type == "cpu" and base.name != "tiny" and multiplies_bfloat16():
-            reporter.note("this CPU has instructions for bfloat16: --precision bf16 takes about half the time")
+        if precision == "auto" and fabric.device.type == "cpu" and fabric.strategy.precision.precision != "32-true":
+            reporter.note("in bf16, for which this CPU has instructions: half the time of --precision 32")
         on_main(fabric, lambda: sources.prepare(folder, reporter))
         result = run(
             folder,

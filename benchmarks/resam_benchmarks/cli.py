@@ -207,8 +207,8 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
     "--scenes", default=10, show_default=True, type=click.IntRange(0), help="Training scenes at most (0: all)."
 )
 @click.option("--limit", default=8, show_default=True, type=click.IntRange(0), help="Test scenes at most (0: all).")
-@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "32", "bf16"]), help="auto: "
-              "bf16 on CUDA; on a CPU with bf16 units, bf16 is faster too.")  # fmt: skip
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "32", "bf16"]), help="As of "
+              "resam-train.")  # fmt: skip
 @click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train that no row "
               "decides, for all rows.")  # fmt: skip
 @click.option("-o", "--out", type=_PATH, default=Path("ablation"), show_default=True, help="Folder of the results.")

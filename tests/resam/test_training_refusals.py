@@ -267,17 +267,6 @@ def test_options_that_do_nothing_are_said_to(
     assert said in shown if said else "nothing to do" not in shown
 
 
-@pytest.mark.parametrize(("has", "flags"), [(True, []), (True, ["--precision", "32"]), (False, [])])
-def test_a_cpu_that_multiplies_bfloat16_is_told_of(
-    has: bool, flags: list[str], base_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has}, raising=False)
-    command = ["--data", str(_broken_set(tmp_path / "set")), "--base", str(base_file), "--epochs", "0", "--rank", "2"]
-    result = CliRunner().invoke(train, [*command, "--accelerator", "cpu", *flags, "-o", str(tmp_path / "r")])
-    assert result.exit_code == 0, result.output
-    assert ("--precision bf16 takes about half the time" in " ".join(result.output.split())) == (has and not flags)
-
-
 def test_a_path_that_cannot_be_written_down_is_refused_and_one_with_odd_letters_is_not(
     base_file: Path, tmp_path: Path
 ) -> None:
