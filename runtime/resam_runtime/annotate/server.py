@@ -28,6 +28,7 @@ from resam_runtime.annotate.operations import Conflict, Refused
 from resam_runtime.annotate.preview import MaskPreview
 from resam_runtime.annotate.store import PointsStore
 from resam_runtime.errors import ResamError
+from resam_runtime.points.values import no_constant
 
 BODY_LIMIT = 1 << 20
 """Bytes of a request's body; an operation has some hundred."""
@@ -293,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(length))
         self._body_left = False
         try:
-            body = json.loads(raw)
+            body = json.loads(raw, parse_constant=no_constant)  # a points file with NaN would be read by nobody
         except (ValueError, RecursionError):
             raise _Answer(HTTPStatus.BAD_REQUEST, "not JSON") from None
         if not isinstance(body, dict):
