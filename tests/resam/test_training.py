@@ -306,6 +306,7 @@ def test_every_preset_is_valid_and_written_options_read_back(tmp_path: Path) -> 
         ({"tau": 0.1}, "threshold must lie"),
         ({"points": 0}, "points: 0 is out of range"),
         ({"points": "2"}, "points: expected int"),
+        ({"seed": 1 << 63}, "seed: 9223372036854775808 is out of range"),
         ({"ssa": "sometimes"}, "expected gradient or detached or off"),
         ({"pseudo": "consensus", "resample_points": True}, "made once, before training; leave out resample_points"),
     ],
