@@ -105,10 +105,11 @@ def print_comparison(found: Comparison) -> None:
     rows = []
     for change in found.changes:
         worse = change.worse
-        value = f"{-worse.value:+.4f}" if change.share else f"x {worse.value:.3f}"
+        value = _risen(worse.value) if change.share else f"x {worse.value:.3f}"
         if worse.known:
-            ends = (-worse.high, -worse.low) if change.share else (worse.low, worse.high)
-            value += " [{:+.4f}, {:+.4f}]".format(*ends) if change.share else " [{:.3f}, {:.3f}]".format(*ends)
+            ends = (worse.high, worse.low) if change.share else (worse.low, worse.high)
+            low, high = (_risen(end) if change.share else f"{end:.3f}" for end in ends)
+            value += f" [{low}, {high}]"
         verdict = "REGRESSION" if change.regression else "inside the noise" if change.noisy else "within the limit"
         rows.append([change.case, change.figure, change.before, change.after, value, verdict])
     rows += [[*missing, "", "MISSING"] for missing in found.missing]
@@ -117,3 +118,8 @@ def print_comparison(found: Comparison) -> None:
     print_tables(None, [Table("Compared", head, rows, note, frozenset({0, 1, 5}))])
     count, lost = len(found.regressions), len(found.missing)
     click.echo(f"{count} regression{'s' * (count != 1)}" + (f", {lost} missing" if lost else ""))
+
+
+def _risen(fall: float) -> str:
+    """A share's fall as the change that it is: -0.0200 for 0.02, and no "-0.0000"."""
+    return f"{round(-fall, 4) + 0.0:+.4f}"

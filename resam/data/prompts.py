@@ -48,13 +48,16 @@ def scene_prompts(
     """The prompts of every scene of a data set, in the scenes' order; `Prompt.id` names the instance.
 
     Drawn points: one prompt per instance whose mask is not empty. `epoch` matters with `resample` alone. note: told in
-    one line each of points that are read and not used. Raises `ResamError` for a point outside its image, for points
-    that do not say which scene they belong to, or where the whole data set gives no point.
+    one line each of what is not used: points that are read, instances without a pixel. Raises `ResamError` for a point
+    outside its image, for points that do not say which scene they belong to, or where the whole data set gives no
+    point.
     """
     if options.file is not None or options.keypoints:
         prompts = _read(data, options.file or data.path, note)
     else:
         prompts = _draw_all(data, options, epoch)
+        if epoch == 0 and (empty := data.count - sum(map(len, prompts))):
+            note(f"skipped: {empty} instances of {data.path} whose masks have no pixel in their image")
     if not any(prompts):
         raise ResamError(f"{options.file or data.path}: not one instance with a point in {len(data.scenes)} images")
     return prompts

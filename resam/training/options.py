@@ -83,7 +83,7 @@ class TrainOptions:
             "clip": self.clip > 0,
             "strength": 0 <= self.strength <= 1,
             "average": 0 <= self.average < 1,
-            "seed": self.seed >= 0,
+            "seed": 0 <= self.seed < 1 << 63,  # torch takes no larger one
             "chunk": self.chunk >= 1,
             "fit_within": self.fit_within >= 0,
             "scale": MIN_SCALE <= self.scale <= MAX_SCALE,

@@ -25,6 +25,7 @@ from resam.training.options import TrainOptions
 from resam.training.outputs import write_bytes, writing
 from resam.training.pictures import draw_boxes, draw_logits, draw_points, instance_colours
 from resam.training.trainer import Trainer
+from resam_runtime.errors import ResamError
 from resam_runtime.files import atomic_write
 
 STRIPS = 4  # tiles shown
@@ -37,7 +38,7 @@ STAGES = ("points", "coarse", "refined", "box", "final")
 def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
     """Write `strips/TILE-EPOCH.jpg` of the averaged weights, for each epoch or, in a long run, some of them.
 
-    `ResamError` where they cannot be written.
+    `ResamError` where they cannot be written, or show nothing because weights or masks are not finite.
     """
     epochs = trainer.options.epochs
     if epoch not in {round(i) for i in np.linspace(0, epochs, min(epochs + 1, SHOWN_EPOCHS))}:
@@ -53,6 +54,8 @@ def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
             embedding = trainer.encoder(torch.from_numpy(arrays.image)[None].to(device))
             coords, labels = torch.from_numpy(arrays.coords).to(device), torch.from_numpy(arrays.labels).to(device)
             output = trainer.loop(embedding, coords, labels)
+        if not torch.isfinite(output.boxes).all():  # what the last step of an epoch did to the weights shows in no loss
+            raise ResamError(f"epoch {epoch}: the adapted model's masks are not finite; lower the learning rate")
         height = arrays.extent[0]
         strip = loop_strip(arrays.image, arrays.coords, arrays.labels, output, trainer.loop.threshold)
         strip = strip[: max(1, round(height * SIDE / size))]

@@ -171,6 +171,8 @@ def run(
         means = trainer.run_epoch(lambda row: reporter.step({**row, "memory_mb": trainer.memory_mb()}))
         on_main(fabric, partial(keep, means))
     on_main(fabric, end)
+    if history and not any(row["labelled"] for row in history):  # its loss is 0, as if all were well
+        reporter.note("nothing was learned: no instance ever got a pseudo-label; has each object one prompt?")
     return RunResult(adapter, tested, history)
 
 

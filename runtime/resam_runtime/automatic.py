@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ class AutomaticOptions:
     min_score: least predicted IoU, of the coarse mask and of the final one. min_stability: least stability score of the
     coarse mask, the IoU of its thresholds at +stability_offset and -stability_offset (logits). max_overlap: two masks
     of a higher IoU are one instance; one that lies by more of its own area in a better one is a part of it and goes.
-    max_area: most of its tile that an instance may cover, 0 to 1; min_area: least pixels of the scene.
+    max_area: most of its tile that an instance may cover, 0 to 1; min_area: least pixels of the scene. Raises
+    `ResamError` for a value out of range.
     """
 
     points_per_side: int = 32
@@ -40,8 +42,14 @@ class AutomaticOptions:
     min_area: int = 9
 
     def __post_init__(self) -> None:
-        if self.points_per_side < 1:
-            raise ResamError(f"points_per_side: expected at least 1, came {self.points_per_side}")
+        limits = dict.fromkeys(("min_score", "min_stability", "max_overlap", "max_area"), (0.0, 1.0))
+        limits |= dict.fromkeys(("stability_offset", "min_area"), (0.0, np.inf))
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float | np.number) or not low <= value <= high:
+                raise ResamError(f"{name}: expected {'at least 0' if high > 1 else '0 to 1'}, came {value!r}")
+        if not isinstance(self.points_per_side, Integral) or self.points_per_side < 1:
+            raise ResamError(f"points_per_side: expected a whole number, at least 1, came {self.points_per_side!r}")
 
 
 @dataclass(frozen=True, eq=False)

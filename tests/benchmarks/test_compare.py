@@ -32,6 +32,12 @@ def test_the_same_speed_measured_twice_passes(compare: Any) -> None:
     assert "0 regressions" in result.output
 
 
+def test_what_stayed_as_it_was_did_not_fall(compare: Any) -> None:
+    output = compare(make_document(seed=1), make_document(seed=1)).output
+    assert "+0.0000 [+0.0000, +0.0000]" in " ".join(output.split())
+    assert "-0.0000" not in output
+
+
 def test_slower_than_the_limit_fails_and_names_the_case(compare: Any) -> None:
     result = compare(make_document(seed=1), make_document(seed=2, slow=1.3), "--limit", "10%")
     assert result.exit_code == 1

@@ -89,6 +89,24 @@ def test_instances_that_cannot_be_used_are_told(base_file: Path, tmp_path: Path)
     ]
 
 
+def test_masks_without_a_pixel_in_their_image_are_told(tmp_path: Path) -> None:
+    path = _set(tmp_path, [{"id": 1, "segmentation": _square(5, 5)}, {"id": 2, "segmentation": _square(300, 300)}])
+    notes: list[str] = []
+    prompts = scene_prompts(CocoData.open(path), PointOptions(), note=notes.append)
+    assert [prompt.id for own in prompts for prompt in own] == [1]
+    assert notes == [f"skipped: 1 instances of {path} whose masks have no pixel in their image"]
+
+
+def test_a_run_that_learned_nothing_says_so(base_file: Path, tmp_path: Path) -> None:
+    path = _set(tmp_path, [])
+    (tmp_path / "p.csv").write_text("scene,x,y\na.png,7,8\na.png,7,8\n")  # each keeps what the other's mask has not
+    arguments = ["--annotations", path, "--points-file", tmp_path / "p.csv", "--base", base_file]
+    arguments += ["-o", tmp_path / "run", "--rank", "2", "--epochs", "1", "--pseudo", "final"]
+    result = CliRunner().invoke(train, [*map(str, arguments), "--no-choose-scale"])
+    assert result.exit_code == 0, result.output
+    assert "nothing was learned: no instance ever got a pseudo-label" in " ".join(result.output.split())
+
+
 def test_many_skipped_instances_are_a_few_lines(tmp_path: Path) -> None:
     data = CocoData.open(_set(tmp_path, []))
     rows = "".join(f"a.png,{number},3,3,0\n" for number in range(2, 40))

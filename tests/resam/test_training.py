@@ -279,6 +279,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tile(
         trainer.run_epoch()
 
 
+def test_weights_that_the_last_step_ruined_stop_the_run(base_file: Path, scenes: CocoData, tmp_path: Path) -> None:
+    one = dataclasses.replace(scenes, scenes=scenes.scenes[:1])
+    options = TrainOptions(epochs=1, base=str(base_file), batch=99, learning_rate=1e30)
+    with pytest.raises(ResamError, match="epoch 1: the adapted model's masks are not finite; lower the learning rate"):
+        run(tmp_path / "run", options, RunData(one))
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+
+
 def test_the_average_follows_and_is_put_back(toy: Base, scenes: CocoData) -> None:
     trainer = Trainer(
         toy, TrainingSet(scenes, PointOptions(), TOY, Framing(64), supervised=True), OPTIONS, make_fabric(1, "cpu")
@@ -307,6 +315,7 @@ def test_every_preset_is_valid_and_written_options_read_back(tmp_path: Path) -> 
         ({"tau": 0.1}, "threshold must lie"),
         ({"points": 0}, "points: 0 is out of range"),
         ({"points": "2"}, "points: expected int"),
+        ({"seed": 1 << 63}, "seed: 9223372036854775808 is out of range"),
         ({"ssa": "sometimes"}, "expected gradient or detached or off"),
         ({"pseudo": "consensus", "resample_points": True}, "made once, before training; leave out resample_points"),
     ],

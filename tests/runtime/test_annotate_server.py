@@ -143,6 +143,13 @@ def test_no_address_leads_out_of_the_listing(server: AnnotateServer, path: str) 
     assert ask(server, "GET", path)[0] == 404
 
 
+def test_a_number_that_json_does_not_know_reaches_no_points_file(server: AnnotateServer) -> None:
+    value = {"id": 7, "points": [[3, 4]], "labels": [1], "gsd": float("nan")}
+    status, _, content = ask(server, "POST", scene(server, 0), {"do": "restore", "value": value})
+    assert (status, json.loads(content)) == (400, {"problem": "not JSON"})
+    assert not server.store.path.exists()
+
+
 def test_an_old_page_learns_that_the_server_is_new(server: AnnotateServer) -> None:
     assert ask(server, "GET", "/api/0123456789abcdef/scene/0")[0] == 410
     assert ask(server, "POST", "/api/0123456789abcdef/scene/0", ADD)[0] == 410

@@ -131,6 +131,9 @@ def test_a_repetition_is_known_by_its_mark_and_by_all_its_points(store: PointsSt
     ):
         with pytest.raises(Conflict):
             store.apply("a.png", SIZE, {**lost, "retry": True})
+    for nothing in ({}, {"value": 5}):
+        with pytest.raises(Refused, match="expected an instance with points"):
+            store.apply("a.png", SIZE, {"do": "restore", "instance": second, "retry": True, **nothing})
 
 
 def test_a_link_to_a_points_file_stays_a_link(path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from resam_runtime.annotate.images import PIECE, levels
 from resam_runtime.annotate.operations import Conflict, Refused
 from resam_runtime.errors import ResamError
+from resam_runtime.points.values import no_constant
 
 if TYPE_CHECKING:
     from resam_runtime.annotate.server import AnnotateServer
@@ -201,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(length))
         self._body_left = False
         try:
-            body = json.loads(raw)
+            body = json.loads(raw, parse_constant=no_constant)  # a points file with NaN would be read by nobody
         except (ValueError, RecursionError):
             raise _Answer(HTTPStatus.BAD_REQUEST, "not JSON") from None
         if not isinstance(body, dict):

@@ -54,8 +54,9 @@ def _done_before(scene: SceneData, operation: dict[str, Any]) -> Change | None:
     `done`, and `add` to an instance that there is, may be done twice and are not looked at here.
     """
     act, name = operation["do"], operation.get("instance")
-    if act == "restore" and isinstance(operation.get("value"), dict):
-        name = operation["value"].get("id")
+    given: Any = operation.get("value")
+    if act == "restore":
+        name = given.get("id") if isinstance(given, dict) else None
     place, value = next((at for at in enumerate(scene["instances"]) if _same(at[1]["id"], name)), (0, None))
     point, label = operation.get("point"), operation.get("label")
     if act == "add" and name is None:
@@ -65,7 +66,7 @@ def _done_before(scene: SceneData, operation: dict[str, Any]) -> Change | None:
     if value is None:  # gone by `delete`, or by `remove` with its last point
         return Change(scene, name) if act in ("delete", "remove") else None
     shows = {
-        "restore": lambda: all(value[key] == operation["value"].get(key) for key in ("points", "labels")),
+        "restore": lambda: all(value[key] == given.get(key) for key in ("points", "labels")),
         "remove": lambda: [point, label] not in _pairs(value),
         "move": lambda: [point, label] not in _pairs(value) and [operation.get("to"), label] in _pairs(value),
     }
