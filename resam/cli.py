@@ -100,7 +100,11 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--seed", type=int, help="Of LoRA's first weights, the order of tiles, and the views.")
 @click.option("--scenes", type=int, help="Synthetic training scenes, without data of your own [default: 24].")
 @click.option(
-    "--devices", type=int, default=1, show_default=True, help="Devices (or CPU processes) that share each batch."
+    "--devices",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Devices (or CPU processes) that share each batch.",
 )
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(

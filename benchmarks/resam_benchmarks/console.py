@@ -37,10 +37,10 @@ def not_negative(context: click.Context, parameter: click.Parameter, value: floa
 
 
 def percent(context: click.Context, parameter: click.Parameter, value: str) -> float:
-    """A share: "10%" or "0.1"."""
+    """A share: "10%" or "0.1". A bare number above 1 is refused: 10 would be 1000 %, and no limit."""
     try:
         share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
-        if 0 <= share < float("inf"):
+        if 0 <= share <= (float("inf") if value.endswith("%") else 1) and share < float("inf"):
             return share
     except ValueError:
         pass

@@ -98,7 +98,7 @@ def tables_of(found: Mapping[str, Any]) -> list[Table]:
         if name != first:
             apart = (statistics.paired_difference(lost[name][k], lost[first][k], scenes) for k in CORRUPTIONS)
             more.append([name, *(gain_in_words(difference) for difference in apart)])
-    note = f"± half of the 95 % interval, by resampling images; none for fewer than {statistics.MIN_GROUPS}."
+    note = f"Brackets: 95 % interval, by resampling images; none for fewer than {statistics.MIN_GROUPS}."
     made = [
         Table("mIoU under corruption", head, levels, note),
         Table("Lost against clean", ["", *head[2:]], losses, "mIoU clean less mIoU corrupted, instance by instance."),

@@ -199,11 +199,13 @@ def size(value: float | None) -> str:
 
 
 def with_noise(estimate: Estimate | None, digits: int = 3) -> str:
-    """value ± half of its interval; the value alone where there is no interval, a dash for None."""
+    """A value and its interval, which is rarely even on both sides; the value alone where the interval is unknown, a
+    dash for None."""
     if estimate is None or not math.isfinite(estimate.value):
         return "–"
-    text = f"{round(estimate.value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.000"
-    return f"{text} ± {(estimate.high - estimate.low) / 2:.{digits}f}" if estimate.known else text
+    # + 0.0: no "-0.000"
+    text, *ends = (f"{round(v, digits) + 0.0:.{digits}f}" for v in (estimate.value, estimate.low, estimate.high))
+    return f"{text} [{', '.join(ends)}]" if estimate.known else text
 
 
 def gain_in_words(estimate: Estimate | None) -> str:
@@ -217,7 +219,9 @@ def gain_in_words(estimate: Estimate | None) -> str:
         return f"{value:+.3f}, inside the noise"
     if value == low == high == 0:
         return "less than 0.001 apart"  # beyond the noise, and of no interest
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    # an end that is beyond zero is not to look like zero
+    ends = (f"{end:+.3f}" if round(end, 3) else f"{end:+.0e}" for end in (estimate.low, estimate.high))
+    return f"{value:+.3f} [{', '.join(ends)}]"
 
 
 def speed_in_words(estimate: Estimate) -> str:

@@ -63,7 +63,7 @@ def _quality(data: Mapping[str, Any], cases: Sequence[CaseSummary]) -> Table:
             "final",
         ],
         [[case.name, *(with_noise(case.quality[key]) for key in keys)] for case in graded],
-        "mIoU: mean over instances; over images: mean of the images' means. ± half of the 95 % interval, by resampling "
+        "mIoU: mean over instances; over images: mean of the images' means. Brackets: 95 % interval, by resampling "
         f"images; none for fewer than {MIN_GROUPS}. Boundary F: harmonic mean of the shares of either boundary that "
         "lie within the tolerance (pixels of the scene) of the other one, mean over instances.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,6 +29,9 @@ def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "a
     if accelerator == "auto" and not on_gpu:
         accelerator = "cpu"  # "auto" would pick Apple's, which lacks operators that the encoder needs
     if accelerator == "cpu":
+        most = max(8, os.cpu_count() or 1)  # a few more than there are cores do no harm
+        if devices > most:
+            raise ResamError(f"--devices {devices}: at most {most} processes on this machine's cores")
         keep_freed_memory()
     halved = on_gpu or (accelerator == "cpu" and encoder_dim >= WIDE and multiplies_bfloat16())
     chosen = {"auto": "bf16-mixed" if halved else "32-true", "bf16": "bf16-mixed", "32": "32-true"}.get(precision)

@@ -225,7 +225,7 @@ def run(
 def _closing_line(report: RunReport) -> str:
     parts = [f"{report.instances} instances in {report.scenes - report.failed} scenes"]
     if report.failed:
-        parts.append(f"{report.failed} scenes failed")
+        parts.append(f"{report.failed} scene{'s' * (report.failed != 1)} failed")
     if report.without_points:
         parts.append(f"{report.without_points} scenes without points")
     if report.skipped:

@@ -78,7 +78,9 @@ def decode_segmentation(annotation: Mapping[str, Any], height: int, width: int) 
     elif isinstance(segmentation, Sequence) and not isinstance(segmentation, str | bytes) and len(segmentation):
         polygons = [list(part) for part in segmentation if isinstance(part, Sequence) and len(part) >= 6]
         numbers = all(isinstance(v, int | float) and v == v and abs(v) < 1e9 for part in polygons for v in part)
-        if not polygons or not numbers or any(len(part) % 2 for part in polygons):
+        if not numbers:
+            raise ResamError(f"{name}: its polygons hold something that is no number, or none of an image")
+        if not polygons or any(len(part) % 2 for part in polygons):
             raise ResamError(f"{name}: its polygons need at least three x, y pairs each")
         rle = coco.merge(coco.frPyObjects(polygons, height, width))
     else:

@@ -212,6 +212,7 @@ def test_robustness_draws_a_falling_curve(engine: Path, data: Path, tmp_path: Pa
         (["compare", "{empty}/a.json", "{empty}/b.json"], "a.json"),
         (["compare", "{junk}", "{junk}"], "junk.json"),
         (["compare", "{junk}", "{junk}", "--limit", "much"], "expected a share"),
+        (["compare", "{junk}", "{junk}", "--limit", "10"], "expected a share such as 10%"),
         (["robustness", "{engine}", "--data", "{empty}"], "holds no test.json"),
         (["robustness", "{cut}", "--data", "{data}"], "cut.resam"),
         (["robustness", "{engine}", "{engine}", "--data", "{data}"], "given twice"),

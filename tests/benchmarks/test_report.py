@@ -22,6 +22,7 @@ from resam_benchmarks.summary import (
     seconds,
     speed_in_words,
     summarise,
+    with_noise,
 )
 from resam_benchmarks.tables import tables
 from tests.benchmarks.documents import make_document
@@ -158,7 +159,7 @@ def test_instances_of_one_image_say_nothing_about_other_images() -> None:
     data = make_document(samples=1)
     for case in data["cases"]:
         case["grades"] = [{**case["grades"][0], "id": i, "iou": i / 40} for i in range(40)]
-    assert "±" not in row_of("Quality", data, "adapted · 1 point")["mIoU coarse"]
+    assert "[" not in row_of("Quality", data, "adapted · 1 point")["mIoU coarse"]
     assert "noise unknown" in row_of("Against base <1>", data, "adapted · 1 point")["mIoU"]
 
 
@@ -227,3 +228,10 @@ def test_nothing_measured_is_said_not_drawn() -> None:
     assert "not measured" in plots.plot([Series("a", [Dot(float("nan"), 1)])], Axis("x"), Axis("y"))
     assert "not measured" in plots.bars([("a", None, 0)], seconds, "x")
     assert [seconds(v) for v in (0.00012, 0.0123, 1.234, float("nan"))] == ["0.12 ms", "12.3 ms", "1.23 s", "–"]
+
+
+def test_an_interval_is_shown_as_it_is_and_an_end_beyond_zero_not_as_zero() -> None:
+    assert with_noise(Estimate(0.299, 0.047, 0.783)) == "0.299 [0.047, 0.783]"
+    assert with_noise(Estimate(-0.0001, -0.2, 0.1)) == "0.000 [-0.200, 0.100]"
+    assert gain_in_words(Estimate(-0.003, -0.013, -0.0004)) == "-0.003 [-0.013, -4e-04]"
+    assert gain_in_words(Estimate(-0.003, -0.013, 0.0004)) == "-0.003, inside the noise"

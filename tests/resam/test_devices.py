@@ -15,6 +15,7 @@ from resam.cli import train
 from resam.data.synthetic import write_dataset
 from resam.training import devices
 from resam.training.devices import make_fabric
+from resam_runtime.errors import ResamError
 
 FAULTS = """
 import resource, sys
@@ -70,3 +71,8 @@ def test_a_run_says_that_it_chose_bfloat16(base_file: Path, tmp_path: Path, monk
     result = CliRunner().invoke(train, [*command, "--accelerator", "cpu", "-o", str(tmp_path / "r")])
     assert result.exit_code == 0, result.output
     assert "half the time of --precision 32" in " ".join(result.output.split())
+
+
+def test_more_processes_than_a_machine_can_run_are_refused() -> None:
+    with pytest.raises(ResamError, match="--devices 9999: at most"):
+        make_fabric(9999, "cpu")

@@ -79,7 +79,7 @@ def _head(demo: DemoPage) -> str:
     gain = found.miou
     assert gain is not None
     if gain.known:
-        noise = "± and brackets: 95 % intervals, by resampling scenes."
+        noise = "Brackets: 95 % intervals, by resampling scenes."
         noise += "" if gain.beyond(0) else " <b>This difference is inside the noise.</b>"
     else:
         noise = f"<b>The noise is unknown</b>: below {statistics.MIN_GROUPS} scenes there are no intervals."
@@ -102,7 +102,7 @@ def _head(demo: DemoPage) -> str:
 
 def _tile(figure: str, what: str) -> str:
     value, _, noise = figure.partition(" ")
-    if value and noise and not noise.startswith(("±", "[")):  # a value with its unit
+    if value and noise and not noise.startswith("["):  # a value with its unit
         value, noise = figure, ""
     small = f" <small>{html.escape(noise)}</small>" if noise else ""
     return f'<div class="tile"><b>{html.escape(value)}{small}</b><span>{html.escape(what)}</span></div>'

@@ -80,7 +80,8 @@ class OnnxBackend:
                 ) from None
             kind, note = "cpu", "; CUDA is installed but did not start"
             sessions = _load_sessions(ort, engine, kind, number, threads)
-        where = f"CPU, {threads or physical_cores()} threads" if kind == "cpu" else f"{kind} device {number}"
+        used = threads or physical_cores()
+        where = f"CPU, {used} thread{'s' * (used != 1)}" if kind == "cpu" else f"{kind} device {number}"
         line = f"ONNX Runtime {ort.__version__}, {where}, {engine.manifest.precision}{note}"
         return cls(sessions, (kind, number), line, ort)
 
