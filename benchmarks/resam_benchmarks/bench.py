@@ -100,7 +100,7 @@ def _rivals(options: BenchOptions, work: Path, progress: Progress) -> list[Rival
         chosen = list(dict.fromkeys(options.precision))
         progress(0, 1, f"exporting {options.random} with random weights, {', '.join(chosen)}")
         weights = Weights(random=options.random, seed=options.seed)
-        engines = [export_random(weights, work, precision) for precision in chosen]
+        engines = export_random(weights, work, chosen)
     made = rivals.engine_rivals(engines, options.device, options.threads, options.views)
     if options.baselines:
         progress(0, 1, f"preparing {', '.join(options.baselines)}")

@@ -6,6 +6,7 @@ Its manifest names the base "random ARCHITECTURE, seed N", so that nobody takes 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +17,21 @@ if TYPE_CHECKING:
     from resam_export.engine import Precision
 
 
-def export_random(weights: Weights, folder: Path, precision: str = "fp32") -> Path:
-    """Write `random-ARCHITECTURE.resam`, or `random-ARCHITECTURE-PRECISION.resam`, to a folder; returns its path.
+def export_random(weights: Weights, folder: Path, precisions: Sequence[str] = ("fp32",)) -> list[Path]:
+    """Write `random-ARCHITECTURE.resam` (fp32) and `random-ARCHITECTURE-PRECISION.resam` to a folder; returns their paths.
 
     weights: with `random` set; the same seed gives the same weights, which the baselines load as well. Raises
     `ResamError` where a graph does not compute what torch does; `ValueError` for weights that are not random.
     """
     if weights.random is None:
         raise ValueError("expected random weights")
-    suffix = "" if precision == "fp32" else f"-{precision}"
-    path = folder / f"random-{weights.random}{suffix}.resam"
-    with Worker("resam_benchmarks.random_engine:Exporter") as worker:
-        worker.call(write_engine, weights, str(path), precision)
-    return path
+    paths = []
+    with Worker("resam_benchmarks.random_engine:Exporter") as worker:  # one for all: the loop is traced once
+        for precision in precisions:
+            suffix = "" if precision == "fp32" else f"-{precision}"
+            paths.append(folder / f"random-{weights.random}{suffix}.resam")
+            worker.call(write_engine, weights, str(paths[-1]), precision)
+    return paths
 
 
 class Exporter:

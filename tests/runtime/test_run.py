@@ -256,7 +256,7 @@ def test_strict_stops_at_the_first_failure(engine: Path, images: Path, tmp_path:
     (images / "a.png").write_bytes(b"junk")
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--strict")
     assert result.code == 1
-    assert "0 instances in 0 scenes, 1 scenes failed, stopped early" in result.stdout
+    assert "0 instances in 0 scenes, 1 scene failed, stopped early" in result.stdout
     assert not summary_of(tmp_path / "out")["complete"]
 
 
