@@ -99,7 +99,7 @@ def open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
     order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # OpenCV: blue first
     chosen = choose_bands(path, count, bands, (1, 2, 3) if count >= 3 else (1,))
     picked = np.ascontiguousarray(pixels[..., [order[band - 1] for band in chosen]])
-    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), transform, crs, notes)
+    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), transform, crs, notes, header)
 
 
 def _opaque(pixels: Array, header: ImageHeader | None, chosen: Sequence[int]) -> Array | None:

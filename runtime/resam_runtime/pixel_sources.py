@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from resam_runtime.errors import ResamError
 from resam_runtime.georeference import Affine
+from resam_runtime.image_files import ImageHeader
 
 Array = npt.NDArray[Any]
 
@@ -36,12 +37,14 @@ class PixelSource(Protocol):
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """Pixels and what else the file, or one beside it, says: the transform, the CRS ("EPSG:n" or WKT), notes."""
+    """Pixels and what else the file, or one beside it, says: the transform, the CRS ("EPSG:n" or WKT), notes, and its
+    header where it is of a kind that `image_files` reads."""
 
     source: PixelSource
     transform: Affine | None = None
     crs: str | None = None
     notes: tuple[str, ...] = ()
+    header: ImageHeader | None = None
 
 
 def choose_bands(path: Path, count: int, bands: Sequence[int] | None, default: Sequence[int]) -> list[int]:

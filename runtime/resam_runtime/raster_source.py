@@ -11,6 +11,7 @@ import numpy as np
 
 from resam_runtime.errors import ResamError, one_line
 from resam_runtime.georeference import Affine, georeference_of
+from resam_runtime.image_files import file_header
 from resam_runtime.pixel_sources import Array, OpenedFile, choose_bands
 
 _CACHE_BYTES = 64 << 20
@@ -130,7 +131,7 @@ def open_raster(path: Path, bands: Sequence[int] | None) -> OpenedFile:
             palette = np.zeros((max(entries) + 1, 3), np.uint8)
             for value, colour in entries.items():
                 palette[value] = colour[:3]
-        return OpenedFile(_RasterSource(dataset, chosen, palette), *georeference_of(dataset))
+        return OpenedFile(_RasterSource(dataset, chosen, palette), *georeference_of(dataset), file_header(path))
     except BaseException:
         dataset.close()
         raise

@@ -27,7 +27,6 @@ import numpy.typing as npt
 from resam_runtime.errors import ResamError
 from resam_runtime.extras import has_rasterio
 from resam_runtime.georeference import Affine, georeferenced_beside
-from resam_runtime.image_files import file_header
 from resam_runtime.image_source import open_image
 from resam_runtime.letterbox import PAD_VALUE
 from resam_runtime.pixel_sources import Array, OpenedFile, PixelSource
@@ -179,7 +178,7 @@ def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None,
 def _open_pixels(path: Path, bands: Sequence[int] | None) -> OpenedFile:
     by_windows = path.suffix.lower() not in IMAGE_SUFFIXES and has_rasterio()
     opened = open_raster(path, bands) if by_windows else open_image(path, bands)
-    header = file_header(path)
+    header = opened.header
     if header is None:
         return opened
     if header.pages > 1:
