@@ -8,13 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.worker import Worker
-
-if TYPE_CHECKING:
-    from resam_export.engine import Precision
+from resam_runtime.manifest import Precision
 
 
 def export_random(weights: Weights, folder: Path, precisions: Sequence[str] = ("fp32",)) -> list[Path]:

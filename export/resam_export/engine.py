@@ -6,7 +6,7 @@ import datetime
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -17,7 +17,7 @@ from resam.training.checkpoints import Adapter, describe_base
 from resam.training.options import TrainOptions, options_from
 from resam_runtime.engine_file import write_engine_file
 from resam_runtime.errors import ResamError
-from resam_runtime.manifest import GraphSpec, Manifest
+from resam_runtime.manifest import GraphSpec, Manifest, Precision
 from resam_runtime.tiling import Framing
 
 from .graphs import Graph, build_graphs
@@ -29,7 +29,6 @@ from .ranges import measure_ranges, too_large
 from .samples import Images, Sample, default_count, image_samples, synthetic_samples
 from .verify import plain, verify
 
-Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]  # int8: what is not INT8 is fp16, or fp32 where it says so
 KEPT_OPTIONS = ("tau", "requery", "rounds", "fit_within", "scale")
 CALIBRATION_TILES = 16
 CALIBRATION_SEED = 7_000_000  # calibration never sees the scenes of verification, nor, where it can, the same tiles of
@@ -112,6 +111,7 @@ def set_precision(
     made: dict[str, Any] = {"calibration": {"tiles": len(samples), "images": images}}
     result, hot = dict(models), {}
     if not precision.endswith("fp32"):
+        advance("calibration tiles")
         for name, inputs in _inputs(models, samples).items():
             advance(f"ranges: {name}")
             hot[name] = too_large(measure_ranges(models[name], inputs))

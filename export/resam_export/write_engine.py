@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from resam_runtime.engine_file import EngineFile
 from resam_runtime.errors import ResamError
 from resam_runtime.extras import needs_extra
+from resam_runtime.manifest import Precision
 
 from .inspect import print_verification
 from .progress import print_written, step_progress
-
-if TYPE_CHECKING:
-    from .engine import Precision
 
 RUNS = Path("runs")
 

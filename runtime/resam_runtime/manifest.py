@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from resam_runtime.errors import ResamError
 from resam_runtime.manifest_values import (
@@ -27,7 +27,8 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 GRAPHS = ("encoder", "decoder", "loop")
 BACKENDS = ("onnx", "tensorrt")
-PRECISIONS = ("fp32", "fp16", "int8", "int8-fp32")
+Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]  # int8: what is not INT8 is fp16, or fp32 where it says so
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 REQUERIES = ("box", "box+points")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 

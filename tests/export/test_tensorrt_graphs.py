@@ -12,7 +12,7 @@ import pytest
 
 from resam.model.bases import random_base
 from resam.model.sam import ARCHITECTURES
-from resam_export.engine import Precision, set_precision
+from resam_export.engine import set_precision
 from resam_export.graphs import build_graphs
 from resam_export.int8 import quantise
 from resam_export.models import to_bytes
@@ -20,7 +20,7 @@ from resam_export.onnx_export import export_graph, export_graphs
 from resam_export.precision import to_fp16
 from resam_export.samples import synthetic_samples
 from resam_runtime.engine_file import EngineFile, write_engine_file
-from resam_runtime.manifest import GraphSpec
+from resam_runtime.manifest import GraphSpec, Precision
 
 from ..runtime.engines import engine_manifest
 from .conftest import Traced
