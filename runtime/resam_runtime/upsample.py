@@ -12,6 +12,7 @@ from resam_runtime.tiling import Tile
 
 BAND = 1 << 16  # pixels at a time: what lies between grid and mask stays in the cache, and no page of memory is new
 
+
 def grid_boxes(logits: NDArray[np.float32]) -> NDArray[np.intp]:
     """Half-open cell bounds x0, y0, x1, y1 of the positive cells of each mask: (N, M, M) -> (N, 4), zeros if none."""
     boxes = np.zeros((len(logits), 4), np.intp)
