@@ -66,7 +66,7 @@ class _Bytes(click.ParamType[int]):
 @click.option("--fp16", is_flag=True, help="float16, with float32 where it matters  [default for a .plan]")
 @click.option("--int8", is_flag=True, help="The encoder in INT8 where it can be, calibrated on "
               "--images, the rest in float16: for GPUs")  # fmt: skip
-@click.option("--int8-fp32", is_flag=True, help="The same, the rest in float32: for CPUs")
+@click.option("--int8-fp32", is_flag=True, help="The same, and the upscaling of masks; the rest in float32: for CPUs")
 @click.option("--base", help="Export a bare base ('tiny' or a SAM checkpoint), or the one an adapter was trained on.")
 @click.option("--images", type=_PATH, help="Folder of your own images, to verify and to calibrate with.")
 @click.option("--keep-anyway", is_flag=True, help="Write the file even where it misses the limits of its verification.")

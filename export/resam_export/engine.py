@@ -110,20 +110,24 @@ def set_precision(
     images = list(dict.fromkeys(sample.source for sample in samples))
     made: dict[str, Any] = {"calibration": {"tiles": len(samples), "images": images}}
     result, hot = dict(models), {}
+    advance("calibration tiles")
+    inputs = _inputs(models, samples)
     if not precision.endswith("fp32"):
-        advance("calibration tiles")
-        for name, inputs in _inputs(models, samples).items():
+        for name in models:
             advance(f"ranges: {name}")
-            hot[name] = too_large(measure_ranges(models[name], inputs))
+            hot[name] = too_large(measure_ranges(models[name], inputs[name]))
         made["measured_islands"] = {
             name: sorted(more)
             for name, model in models.items()
             if (more := island_names(model, hot[name]) - island_names(model))
         }
     if precision.startswith("int8"):
-        advance("calibrate: encoder")
-        quantised = quantise(models["encoder"], [{"image": sample.image} for sample in samples])
-        result["encoder"], made["int8"] = quantised.model, quantised.report
+        made["int8"] = {}
+        for name in ("encoder",) if precision == "int8" else models:
+            advance(f"calibrate: {name}")
+            once = 0 if name == "encoder" else inputs[name][0]["embedding"][0, 0].size  # rows of a product per image
+            quantised = quantise(models[name], inputs[name], tallest=once)
+            result[name], made["int8"][name] = quantised.model, quantised.report
     return {name: to_fp16(model, hot[name]) if name in hot else model for name, model in result.items()}, made
 
 

@@ -1,8 +1,8 @@
-"""INT8 for the encoder's linear layers, as explicit QuantizeLinear / DequantizeLinear pairs.
+"""INT8 for products with a constant matrix, as explicit QuantizeLinear / DequantizeLinear pairs.
 
 Symmetric int8 everywhere, zero point 0: activations with one scale per tensor, weights with one per output channel.
 TensorRT takes nothing else, and ONNX Runtime turns the same pairs into integer products on a CPU. What is quantised are
-products with a constant matrix (projections and MLPs); the products inside attention, norms and softmax are not: they
+projections, MLPs and, for CPUs, the upscaling of masks. The products inside attention, norms and softmax are not: they
 stay fp32 (for CPUs) or become fp16 afterwards (`resam_export.precision`, for GPUs).
 
 Calibration, for each product A W on rows of A from the given images:
@@ -33,7 +33,7 @@ from .models import Feeds, add_constant, constant, drop_unused, open_session, ru
 SENSITIVE = 0.1  # relative error of a product beyond which it is not quantised
 ROWS = 256  # rows of A that are kept from each image
 LEVELS = 127
-MIN_SIZE = 64  # a product with a smaller matrix gains nothing
+MIN_SIZE = 32  # a product with a smaller matrix gains nothing
 Array = NDArray[np.float32]
 
 
@@ -55,16 +55,22 @@ class _Product:
 
 
 def quantise(
-    model: ir.Model, inputs: Sequence[Feeds], sensitive: float = SENSITIVE, keep: frozenset[str] = frozenset()
+    model: ir.Model,
+    inputs: Sequence[Feeds],
+    sensitive: float = SENSITIVE,
+    keep: frozenset[str] = frozenset(),
+    tallest: int = 0,
 ) -> Quantised:
     """A copy of an fp32 model with int8 products where they are accurate enough.
 
-    inputs: what to calibrate on. keep: names of product nodes that stay as they are whatever their sensitivity.
+    inputs: what to calibrate on. keep: names of product nodes that stay as they are whatever their sensitivity; so do
+    those whose A has at most `tallest` rows in each of the inputs, which take no time.
     """
     model = model.clone()
     graph = model.graph
     groups = _groups(graph)
-    rows = _sample(model, [source.name or "" for source in groups], inputs)
+    rows, heights = _sample(model, [source.name or "" for source in groups], inputs)
+    groups = {source: nodes for source, nodes in groups.items() if heights[source.name or ""] > tallest}
     products = [product for source, nodes in groups.items() for product in _calibrate(graph, source, nodes, rows)]
     chosen = [p for p in products if p.error <= sensitive and p.node.name not in keep]
     for _, together in itertools.groupby(chosen, lambda product: product.source):
@@ -114,21 +120,23 @@ def _groups(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
     return groups
 
 
-def _sample(model: ir.Model, names: Sequence[str], inputs: Sequence[Feeds]) -> dict[str, Array]:
-    """Rows of each named value, evenly spread, from a run of the model on every input."""
+def _sample(model: ir.Model, names: Sequence[str], inputs: Sequence[Feeds]) -> tuple[dict[str, Array], dict[str, int]]:
+    """Rows of each named value, evenly spread, from a run of the model on every input, and the most that one had."""
     probe = model.clone()
     values = {value.name: value for node in probe.graph for value in node.outputs}
     probe.graph.outputs.extend(values[name] for name in names)
     session = open_session(probe)
     kept: dict[str, list[Array]] = {name: [] for name in names}
+    heights = dict.fromkeys(names, 0)
     for feeds in inputs:
         for name, value in run_session(session, feeds, names).items():
             flat = value.reshape(-1, value.shape[-1])
+            heights[name] = max(heights[name], len(flat))
             # the largest entries decide a range: rows that hold them must be among those kept
             peaks = np.argsort(np.abs(flat).max(axis=1))[-ROWS // 8 :]
             spread = np.linspace(0, len(flat) - 1, min(ROWS, len(flat))).round().astype(int)
             kept[name].append(flat[np.unique(np.concatenate((spread, peaks)))])
-    return {name: np.concatenate(blocks) for name, blocks in kept.items()}
+    return {name: np.concatenate(blocks) for name, blocks in kept.items()}, heights
 
 
 def _calibrate(graph: ir.Graph, source: ir.Value, nodes: list[ir.Node], rows: dict[str, Array]) -> list[_Product]:

@@ -9,8 +9,8 @@ heads and HW image tokens (HW >> hT):
   that no projection of the image tokens X is ever made (the key bias cancels in the softmax, the value bias
   passes through it because a row of A sums to 1);
 * image to tokens: the same on the query side, and the output projection is applied to the T values before they
-  are spread over the image; the T keys of all heads form one block-diagonal matrix, so that the scores of all heads
-  come out of one product, in the order in which they are needed;
+  are spread over the image; in the first layer the T keys of all heads form one block-diagonal matrix. So the scores of
+  all heads come out of one product, in the order in which they are needed;
 * after the last attention only the two tokens that are read out take part;
 * upscaling: both transposed convolutions have kernel = stride, so they are matrix products per token; pixels are
   put in their places at the very end, when one channel is left.
@@ -44,18 +44,24 @@ class PromptDecoder(nn.Module):
         self.image_size = int(sam.image_encoder.img_size)
 
     def forward(
-        self, embedding: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor
+        self,
+        embedding: torch.Tensor,
+        point_coords: torch.Tensor,
+        point_labels: torch.Tensor,
+        ends_in_corner: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decode N prompts.
 
         embedding: (B, C, G, G) float; N must be a multiple of B, and image b owns prompts b*N/B ... (b+1)*N/B - 1.
         point_coords: (N, P, 2) float, (x, y) in tile pixels, pixel centres at integers.
         point_labels: (N, P) int; 1 positive, 0 negative, 2 box top-left, 3 box bottom-right, -1 padding.
+        ends_in_corner: the last place of every prompt holds a box's corner or padding, as Requery's do. The same
+        results with one token less: SAM's not-a-point token goes where the last place is padding.
 
         Returns logits (N, 4G, 4G) and scores (N,), the predicted IoU (about 0..1, not clipped).
         """
         decoder = self.mask_decoder
-        tokens, bias = self._tokens(point_coords, point_labels)  # (N, T, C), (N, 1, 1, T)
+        tokens, bias = self._tokens(point_coords, point_labels, ends_in_corner)  # (N, T, C), (N, 1, 1, T)
         # (B, HW, C); the dense prompt of "no mask" is one vector for every token
         keys = embedding.flatten(2).transpose(1, 2) + self.prompt_encoder.no_mask_embed.weight
         position = self.positions().flatten(2).transpose(1, 2).to(keys.dtype)  # (1, HW, C)
@@ -66,7 +72,7 @@ class PromptDecoder(nn.Module):
             shared = False
         final = decoder.transformer.final_attn_token_to_image
         queries, tokens = queries[:, :2], tokens[:, :2]  # the predicted IoU and the single mask: all that is read
-        queries = queries + _tokens_to_image(final, queries + tokens, keys, position)
+        queries = queries + _few_tokens_to_image(final, queries + tokens, keys, position)
         queries = decoder.transformer.norm_final_attn(queries)
 
         scores = decoder.iou_prediction_head(queries[:, 0])[:, 0]
@@ -78,33 +84,26 @@ class PromptDecoder(nn.Module):
         with full_precision(self.prompt_encoder.no_mask_embed.weight):
             return self.prompt_encoder.get_dense_pe()
 
-    def _tokens(self, coords: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tokens(
+        self, coords: torch.Tensor, labels: torch.Tensor, ends_in_corner: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Output tokens and prompt tokens (N, T, C), and the score bias (N, 1, 1, T) that hides padding."""
         encoder, decoder = self.prompt_encoder, self.mask_decoder
-        labels = labels.unsqueeze(-1)  # (N, P, 1)
         with full_precision(coords):
             encoding = encoder.pe_layer._pe_encoding((coords + 0.5) / self.image_size)
         for kind in range(encoder.num_point_embeddings):
-            encoding = encoding + (labels == kind) * encoder.point_embeddings[kind].weight
+            encoding = encoding + (labels == kind).unsqueeze(-1) * encoder.point_embeddings[kind].weight
         count = coords.shape[0]
+        padding, has_box = (labels < 0).to(encoding.dtype), (labels >= 2).to(encoding.dtype).amax(dim=1, keepdim=True)
+        last = encoder.not_a_point_embed.weight.expand(count, 1, -1)
+        if ends_in_corner:
+            free = padding[:, -1:]  # (N, 1)
+            last = torch.where(free.unsqueeze(-1) > 0, last, encoding[:, -1:])
+            encoding, padding, has_box = encoding[:, :-1], padding[:, :-1], has_box * free
         output = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))  # (1 + masks, C)
-        tokens = torch.cat(
-            (
-                output.expand(count, -1, -1),
-                encoding,
-                encoder.not_a_point_embed.weight.expand(count, 1, -1),
-            ),
-            dim=1,
-        )
-        has_box = (labels >= 2).to(tokens.dtype).amax(dim=1)  # (N, 1)
-        hidden = torch.cat(
-            (
-                has_box.new_zeros(1, output.shape[0]).expand(count, -1),
-                (labels.squeeze(-1) < 0).to(tokens.dtype),
-                has_box,
-            ),
-            dim=1,
-        )
+        tokens = torch.cat((output.expand(count, -1, -1), encoding, last), dim=1)
+        # a prompt with a box has no use for the not-a-point token
+        hidden = torch.cat((padding.new_zeros(1, output.shape[0]).expand(count, -1), padding, has_box), dim=1)
         return tokens, (hidden * MASKED)[:, None, None, :]
 
     def _upscale(self, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -137,11 +136,12 @@ def _two_way_block(
     else:
         queries = queries + _self_attention(layer.self_attn, queries + tokens, queries, bias)
     queries = layer.norm1(queries)
+    placed = keys + position
     to_image = _tokens_to_shared_image if shared else _tokens_to_image
-    queries = layer.norm2(queries + to_image(layer.cross_attn_token_to_image, queries + tokens, keys, position))
+    queries = layer.norm2(queries + to_image(layer.cross_attn_token_to_image, queries + tokens, keys, placed))
     queries = layer.norm3(queries + layer.mlp(queries))
     to_tokens = _shared_image_to_tokens if shared else _image_to_tokens
-    attended = to_tokens(layer.cross_attn_image_to_token, keys, position, queries + tokens, queries, bias)
+    attended = to_tokens(layer.cross_attn_image_to_token, placed, queries + tokens, queries, bias)
     if shared:  # (B, HW, C) meets (N, HW, C)
         count, batch = attended.shape[0], keys.shape[0]
         attended = attended.reshape(batch, count // batch, *attended.shape[1:]) + keys.unsqueeze(1)
@@ -183,11 +183,14 @@ def _self_attention(attention: Attention, qk: torch.Tensor, v: torch.Tensor, bia
 
 
 def _tokens_to_shared_image(
-    attention: Attention, q: torch.Tensor, keys: torch.Tensor, position: torch.Tensor
+    attention: Attention, q: torch.Tensor, keys: torch.Tensor, placed: torch.Tensor
 ) -> torch.Tensor:
-    """Tokens (N, T, C) attend to image tokens (B, HW, C) that all prompts of an image share."""
+    """Tokens (N, T, C) attend to image tokens (B, HW, C) that all prompts of an image share.
+
+    placed: the image tokens plus their position encoding; so in the functions below.
+    """
     heads, batch, count, length = attention.num_heads, keys.shape[0], q.shape[0], q.shape[1]
-    k = _heads(attention.k_proj(keys + position), heads)
+    k = _heads(attention.k_proj(placed), heads)
     v = _heads(attention.v_proj(keys), heads)
     # all prompts of an image in one matrix product: (B, h, N/B * T, d)
     query = _scaled_query(attention, q.reshape(batch, (count // batch) * length, q.shape[2]))
@@ -195,45 +198,51 @@ def _tokens_to_shared_image(
     return attention.out_proj(_merge(out)).reshape(count, length, -1)
 
 
-def _tokens_to_image(attention: Attention, q: torch.Tensor, keys: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def _tokens_to_image(attention: Attention, q: torch.Tensor, keys: torch.Tensor, placed: torch.Tensor) -> torch.Tensor:
     """Tokens (N, T, C) attend to image tokens (N, HW, C) without projecting the image tokens."""
-    heads, count, length = attention.num_heads, q.shape[0], q.shape[1]
-    query = _scaled_query(attention, q)  # (N, h, T, d)
-    positions = _heads(F.linear(position, attention.k_proj.weight), heads)  # (1, h, HW, d), a constant
-    absorbed = (query @ _per_head(attention.k_proj, heads)).flatten(1, 2)  # (N, hT, C)
-    scores = absorbed @ keys.transpose(1, 2) + (query @ positions.transpose(2, 3)).flatten(1, 2)
-    gathered = scores.softmax(-1) @ keys  # (N, hT, C)
-    gathered = gathered.reshape(count, heads, length, -1) @ _per_head(attention.v_proj, heads).transpose(1, 2)
+    absorbed = _absorbed(_scaled_query(attention, q), attention.k_proj, attention.num_heads)
+    return _gathered(attention, absorbed @ placed.transpose(1, 2), keys)
+
+
+def _few_tokens_to_image(
+    attention: Attention, q: torch.Tensor, keys: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor:
+    """As `_tokens_to_image`, where T is so small that the positions cost less apart: their projection is constant."""
+    heads, query = attention.num_heads, _scaled_query(attention, q)  # (N, h, T, d)
+    positions = _heads(F.linear(position, attention.k_proj.weight), heads)  # (1, h, HW, d)
+    scores = _absorbed(query, attention.k_proj, heads) @ keys.transpose(1, 2)
+    return _gathered(attention, scores + (query @ positions.transpose(2, 3)).flatten(1, 2), keys)
+
+
+def _absorbed(x: torch.Tensor, projection: nn.Linear, heads: int) -> torch.Tensor:
+    """(N, h, T, d) times the weight that the other side would be projected with: (N, hT, C)."""
+    return (x @ _per_head(projection, heads)).flatten(1, 2)
+
+
+def _gathered(attention: Attention, scores: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Scores (N, hT, HW) and image tokens (N, HW, C) -> what the T tokens gather, projected out, (N, T, C)."""
+    heads, channels = attention.num_heads, keys.shape[2]
+    gathered = (scores.softmax(-1) @ keys).reshape(keys.shape[0], heads, -1, channels)
+    gathered = gathered @ _per_head(attention.v_proj, heads).transpose(1, 2)  # (N, h, T, d)
     return attention.out_proj(_merge(gathered) + attention.v_proj.bias)
 
 
 def _image_to_tokens(
-    attention: Attention,
-    keys: torch.Tensor,
-    position: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor,
+    attention: Attention, placed: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
     """Image tokens (N, HW, C) attend to tokens (N, T, C) without being projected; returns (N, HW, C)."""
-    key = _scaled_key(attention, k)
-    # (x W_q + b_q) . k with W_q moved to the token side; position and b_q give a constant per place and token
-    absorbed = (key @ _per_head(attention.q_proj, attention.num_heads)).flatten(1, 2)  # (N, hT, C)
-    where = _with_ones(attention.q_proj(position)) @ _block_diagonal(key, bias)  # (N, HW, hT)
-    return _spread(attention, keys @ absorbed.transpose(1, 2) + where, v)
+    heads, key = attention.num_heads, _scaled_key(attention, k)
+    own = key @ attention.q_proj.bias.reshape(heads, -1, 1) + bias.transpose(2, 3)  # (N, h, T, 1)
+    scores = placed @ _absorbed(key, attention.q_proj, heads).transpose(1, 2) + own.reshape(own.shape[0], 1, -1)
+    return _spread(attention, scores, v)
 
 
 def _shared_image_to_tokens(
-    attention: Attention,
-    keys: torch.Tensor,
-    position: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor,
+    attention: Attention, placed: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
     """As `_image_to_tokens`, for image tokens (B, HW, C) that all prompts of an image share."""
-    batch, count = keys.shape[0], k.shape[0]
-    query = _with_ones(attention.q_proj(keys + position)).unsqueeze(1)  # (B, 1, HW, hd + 1)
+    batch, count = placed.shape[0], k.shape[0]
+    query = _with_ones(attention.q_proj(placed)).unsqueeze(1)  # (B, 1, HW, hd + 1)
     key = _block_diagonal(_scaled_key(attention, k), bias)  # (N, hd + 1, hT)
     scores = query @ key.reshape(batch, count // batch, *key.shape[1:])  # (B, N/B, HW, hT)
     return _spread(attention, scores.flatten(0, 1), v)

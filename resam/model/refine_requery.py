@@ -143,7 +143,8 @@ class RefineRequery(nn.Module):
         cell = self.decoder.image_size / masks.shape[-1]
         for _ in range(self.rounds):
             boxes, found = tight_boxes(refine(masks, self.threshold), self.threshold, cell)
-            masks, scores = self.decoder(embedding, *self.prompts(boxes, found, point_coords, point_labels))
+            coords, labels = self.prompts(boxes, found, point_coords, point_labels)
+            masks, scores = self.decoder(embedding, coords, labels, ends_in_corner=True)
         return LoopOutput(masks, scores, boxes, coarse_masks, coarse_scores)
 
     def prompts(

@@ -35,11 +35,15 @@ class ChunkedDecoder(nn.Module):
         self.decoder, self.chunk, self.image_size = decoder, chunk, decoder.image_size
 
     def forward(
-        self, embedding: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor
+        self,
+        embedding: torch.Tensor,
+        point_coords: torch.Tensor,
+        point_labels: torch.Tensor,
+        ends_in_corner: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `PromptDecoder.forward`, for an embedding of one image, (1, C, G, G)."""
         parts = zip(point_coords.split(self.chunk), point_labels.split(self.chunk))
-        masks, scores = zip(*(self.decoder(embedding, coords, labels) for coords, labels in parts))
+        masks, scores = zip(*(self.decoder(embedding, coords, labels, ends_in_corner) for coords, labels in parts))
         return torch.cat(masks), torch.cat(scores)
 
 
@@ -191,12 +195,13 @@ def reinforce(
         leaf = embedding.detach().requires_grad_()
         height, width = tile.extent
         for part in known.split(chunk):
-            prompts = [(tile.coords[part], tile.labels[part])]
+            points = tile.coords[part], tile.labels[part]
+            prompts = [(*points, False)]
             if requery is not None:
-                prompts.append(requery.prompts(pseudo.boxes[part], pseudo.known[part], *prompts[0]))
+                prompts.append((*requery.prompts(pseudo.boxes[part], pseudo.known[part], *points), True))
             target, share = pseudo.target[part, :height, :width], 1 / (len(known) * len(prompts))
-            for coords, labels in prompts:
-                logits, scores = decoder(leaf, coords, labels)
+            for coords, labels, ends_in_corner in prompts:
+                logits, scores = decoder(leaf, coords, labels, ends_in_corner)
                 losses = mask_losses(logits[:, :height, :width], target, scores)
                 (losses.total.sum() * (scale * share)).backward()
                 sums[:3] += torch.stack([loss.detach().sum() for loss in losses]).double().cpu() * share

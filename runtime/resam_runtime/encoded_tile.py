@@ -73,7 +73,7 @@ class EncodedTile:
             )
             cells = grid_boxes(masks)
             for row, place in enumerate(batch):
-                mask, origin, logits = scene_mask(masks[row], cells[row], tile, size)
+                mask, origin, logits = scene_mask(masks[row], cells[row], tile, size, keep_logits)
                 points, point_labels = prompts.prompt(int(indices[place]))
                 found[int(place)] = Instance(
                     index=int(indices[place]),
@@ -84,7 +84,7 @@ class EncodedTile:
                     points=points,
                     labels=point_labels,
                     scene_size=scene_size,
-                    logits=logits.astype(np.float16) if keep_logits else None,
+                    logits=logits,
                 )
         return [found[place] for place in range(len(indices))]
 

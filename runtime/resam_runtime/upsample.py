@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from resam_runtime.masks import BoolMask, Origin, mask_bounds
 from resam_runtime.tiling import Tile
 
+BAND = 1 << 16  # pixels at a time: what lies between grid and mask stays in the cache, and no page of memory is new
+
 
 def grid_boxes(logits: NDArray[np.float32]) -> NDArray[np.intp]:
     """Half-open cell bounds x0, y0, x1, y1 of the positive cells of each mask: (N, M, M) -> (N, 4), zeros if none."""
@@ -22,48 +24,53 @@ def grid_boxes(logits: NDArray[np.float32]) -> NDArray[np.intp]:
     return boxes
 
 
-def crop_logits(
-    logits: NDArray[np.float32], cells: NDArray[np.intp], tile: Tile, tile_size: int
-) -> tuple[NDArray[np.float32], Origin]:
-    """The logits of one mask at scene resolution, where they can be positive.
+def scene_mask(
+    logits: NDArray[np.float32], cells: NDArray[np.intp], tile: Tile, tile_size: int, keep_logits: bool = False
+) -> tuple[BoolMask, Origin, NDArray[np.float16] | None]:
+    """The mask of one instance cropped to its own box, its origin in the scene, and, if asked for, the crop's logits.
 
-    logits (M, M); cells: its row of `grid_boxes`; -> (h, w) float32 and the scene pixel of [0, 0]. Every value equals
-    that of a full bilinear upsampling (align_corners=False) at its pixel's centre. The crop is the box of positive
-    cells and one cell around it: further out all four neighbours are negative, and so is their mean. One
-    resampling leads from grid to scene, whatever the tile's scale.
+    logits (M, M); cells: its row of `grid_boxes`. A pixel is inside where a full bilinear upsampling
+    (align_corners=False) is positive at its centre: one resampling leads from grid to scene, whatever the tile's scale.
+    An empty mask is (0, 0) at origin (0, 0). What is computed is the box of positive cells and one cell around it:
+    further out all four neighbours are negative, and so is their mean.
     """
     x0, y0, x1, y1 = (int(cell) for cell in cells)
     size = logits.shape[0]
     step = tile.scale * size / tile_size  # cells per scene pixel
     left, right = _pixels(x0, x1, step, tile.width)
     top, bottom = _pixels(y0, y1, step, tile.height)
-    if x0 >= x1 or left >= right or top >= bottom:
-        return np.empty((0, 0), np.float32), (0, 0)
-    low_y, high_y, weight_y = _neighbours(top, bottom, step, size)
-    low_x, high_x, weight_x = _neighbours(left, right, step, size)
-    first = int(low_x[0])
-    columns = logits[:, first : int(high_x[-1]) + 1]
-    rows = columns[low_y]
-    rows += (columns[high_y] - rows) * weight_y[:, None]
-    crop = rows[:, low_x - first]
-    crop += (rows[:, high_x - first] - crop) * weight_x
-    return crop, (tile.x + left, tile.y + top)
-
-
-def scene_mask(
-    logits: NDArray[np.float32], cells: NDArray[np.intp], tile: Tile, tile_size: int
-) -> tuple[BoolMask, Origin, NDArray[np.float32]]:
-    """The mask of one instance cropped to its own box, its origin in the scene, and the logits of the crop.
-
-    As `crop_logits`, then thresholded at 0 and tightened. An empty mask is (0, 0) at origin (0, 0).
-    """
-    crop, (x, y) = crop_logits(logits, cells, tile, tile_size)
-    mask = crop > 0
+    mask = np.zeros((max(0, bottom - top), max(0, right - left)), bool)
+    values = np.empty(mask.shape, np.float16) if keep_logits else None
+    if x0 < x1 and mask.size:
+        low_y, high_y, weight_y = _neighbours(top, bottom, step, size)
+        low_x, high_x, weight_x = _neighbours(left, right, step, size)
+        first = int(low_y[0])
+        # along x first, on the few rows of the grid, so that the many rows of the scene are copied whole
+        rows = _between(logits[first : int(high_y[-1]) + 1], low_x, high_x, weight_x, axis=1)
+        band = max(1, BAND // mask.shape[1])
+        for start in range(0, len(mask), band):
+            own = slice(start, start + band)
+            found = _between(rows, low_y[own] - first, high_y[own] - first, weight_y[own, None], axis=0)
+            np.greater(found, 0, out=mask[own])
+            if values is not None:
+                values[own] = found
     bounds = mask_bounds(mask) if mask.size else None
     if bounds is None:
-        return np.zeros((0, 0), bool), (0, 0), np.empty((0, 0), np.float32)
+        return np.zeros((0, 0), bool), (0, 0), np.empty((0, 0), np.float16) if keep_logits else None
     x0, y0, x1, y1 = bounds
-    return np.ascontiguousarray(mask[y0:y1, x0:x1]), (x + x0, y + y0), crop[y0:y1, x0:x1]
+    tight = np.ascontiguousarray(mask[y0:y1, x0:x1])
+    return tight, (tile.x + left + x0, tile.y + top + y0), None if values is None else values[y0:y1, x0:x1]
+
+
+def _between(
+    values: NDArray[np.float32], low: NDArray[np.intp], high: NDArray[np.intp], weight: NDArray[np.float32], axis: int
+) -> NDArray[np.float32]:
+    """Linear interpolation along an axis. `take` is six times as fast as indexing with an array."""
+    near, step = values.take(low, axis), values.take(high, axis)
+    step -= near
+    step *= weight
+    near += step
+    return near
 
 
 def _pixels(low: int, high: int, step: float, length: int) -> tuple[int, int]:

@@ -254,6 +254,21 @@ def test_padding_a_prompt_changes_nothing(toy: Base) -> None:
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_prompts_that_end_in_a_corner_give_the_same_with_a_token_less(toy: Base) -> None:
+    """With a box, without one, with a box that does not come last, and padded throughout but for a point."""
+    embedding = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(5))
+    coords = torch.rand(4, 4, 2, generator=torch.Generator().manual_seed(6)) * 63
+    labels = torch.tensor([[1, 0, 2, 3], [1, 0, -1, -1], [2, 3, -1, -1], [1, -1, -1, -1]], dtype=torch.int32)
+    decoder = PromptDecoder(toy.sam)
+    with torch.no_grad():
+        fewer, plain = decoder(embedding, coords, labels, ends_in_corner=True), decoder(embedding, coords, labels)
+        tokens = decoder._tokens(coords, labels, ends_in_corner=True)[0].shape[1]
+        assert tokens == decoder._tokens(coords, labels)[0].shape[1] - 1
+    for one, other in zip(fewer, plain):
+        assert float(other.std(0).mean()) > 1e-4, "the prompts must differ for the test to say anything"
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.parametrize("requery", ["box", "box+points"])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_requery_decodes_the_box_on_the_same_embedding(

@@ -197,7 +197,7 @@ class _Drawn(nn.Module):
         self.logits, self.image_size, self.asked = logits, 64, []  # type: ignore[var-annotated]
 
     def forward(
-        self, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor
+        self, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, ends_in_corner: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked.append((coords, labels))
         return self.logits, torch.ones(len(self.logits))

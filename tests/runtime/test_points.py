@@ -255,6 +255,8 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
         ("p.csv", "x\ty\n1\t2\n", r"separated by '\\t', expected commas"),
         ("p.json", {"scenes": {"b.png": {"points": [[21, 21]]}}}, r"scene 'b\.png': expected instances"),
         ("p.json", {"scenes": {"b.png": {"Instances": [{"points": [[21, 21]]}]}}}, r"'b\.png': expected instances"),
+        ("p.json", {"instances": [{"point": [21, 21]}]}, "instance 1: 'point' is not known, expected 'points', a list"),
+        ("p.json", {"instances": [{"id": 1, "x": 2, "y": 3}]}, "instance 1: 'x' is not known, expected 'points'"),
         ("p.geojson", collection({"type": "Feature", "geometry": {"type": "Polygon"}}), "expected a Point"),
         ("p.geojson", collection(crs=3), "crs member names no"),
     ],

@@ -32,6 +32,7 @@ from resam_runtime.points.values import (
 PIXELS = "pixels"
 """`Parsed.crs` of a file that holds pixel coordinates."""
 _SCENE = {"file", "filename", "image", "imagename"}
+_POINT = {"point", "coords", "coordinates", "x", "xy"}
 _POINTS = {"points", "point", "labels", "label", "instance", "instances", "annotations"}
 
 
@@ -149,6 +150,9 @@ def _own(data: dict[str, Any]) -> Parsed:
 
 def _instance(value: Any, scene: str | None, where: str, own: Any) -> Entry:
     instance = take_object(value, where)
+    near = [member for member in instance if member.lower() in _POINT]
+    if near and instance.get("points") is None:  # it would be an instance without points, which is left out
+        raise Malformed(f"{where}: {near[0]!r} is not known, expected 'points', a list of [x, y]")
     points = [take_point(point, where) for point in take_list(instance.get("points"), f"{where}: points")]
     labels = instance.get("labels")
     labels = [1] * len(points) if labels is None else [take_label(label, where) for label in take_list(labels, where)]
