@@ -180,7 +180,7 @@ def _precisions(demo: DemoPage) -> str:
     note = (
         "Measured in one run, engine by engine in turns on every scene, so that a busy machine hurts all alike. "
         "fp16 is made for GPUs: a CPU without half-precision arithmetic converts it back and gains nothing. INT8 is the "
-        "encoder's products with weights; the rest is fp32, for CPUs."
+        "encoder's products with weights, and those that upscale masks; the rest is fp32, for CPUs."
     )
     return (
         f"<h2>One model, three precisions</h2><p>The adapted engine on this machine ({html.escape(device)}): from an "
