@@ -154,7 +154,7 @@ def train(
             changes["choose_scale"] = False
     with needs_extra("resam-train", "train"):
         from resam.model.bases import load_base
-        from resam.training.devices import make_fabric, on_main
+        from resam.training.devices import launch, make_fabric, on_main
         from resam.training.options import read_options
         from resam.training.progress import Live, print_result
         from resam.training.run import check_free, check_start, run
@@ -172,7 +172,7 @@ def train(
     base = load_base(changes["base"] or options.base)
     check_start(base, options, tensorboard)  # here too: synthetic scenes are drawn before the run begins
     fabric = make_fabric(devices, accelerator, precision, base.architecture.encoder_dim)
-    fabric.launch()
+    launch(fabric)
     folder = Path(fabric.broadcast(str(folder)))
     with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
         for idle in _idle(changes, options, points_file, keypoints) if resume is None else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 from collections.abc import Callable
@@ -44,6 +45,18 @@ def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "a
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise ResamError(f"--accelerator {accelerator} --devices {devices}: {one_line(error)}") from None
+
+
+def launch(fabric: Fabric) -> None:
+    """Start the other processes, if there are to be any. Their connections are closed before Python ends: threads of
+    theirs that are left by then make a finished run end with SIGABRT now and then."""
+    fabric.launch()
+    atexit.register(_close_connections)
+
+
+def _close_connections() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def multiplies_bfloat16() -> bool:
