@@ -125,8 +125,9 @@ def set_precision(
         made["int8"] = {}
         for name in ("encoder",) if precision == "int8" else models:
             advance(f"calibrate: {name}")
-            once = 0 if name == "encoder" else inputs[name][0]["embedding"][0, 0].size  # rows of a product per image
-            quantised = quantise(models[name], inputs[name], tallest=once)
+            # of the loop only what upscales masks: a product made once an image has a row for each of its tokens
+            tokens = 0 if name == "encoder" else inputs[name][0]["embedding"][0, 0].size
+            quantised = quantise(models[name], inputs[name], tallest=tokens)
             result[name], made["int8"][name] = quantised.model, quantised.report
     return {name: to_fp16(model, hot[name]) if name in hot else model for name, model in result.items()}, made
 

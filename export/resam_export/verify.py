@@ -36,7 +36,8 @@ Arrays = dict[str, NDArray[Any]]
 @dataclass(frozen=True)
 class Limits:
     """What a precision must keep to. encoder: relative error of the embedding. prompted: of every tensor of the other
-    graphs (fp32), else of those before Refine; given torch's embedding, which is why INT8 has that of its other graphs.
+    graphs (fp32), else of those before Refine; given torch's embedding, so that `int8`, all of it in the encoder, has
+    fp16's, and `int8-fp32` one for the upscaling of masks.
 
     iou: mean IoU of masks with those of torch. drop: how much lower the mean IoU with the true masks may be.
     """
