@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import ResamError, command_errors
-from resam_runtime.extras import needs_extra
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors
+from resam_runtime.common.extras import needs_extra
 
 if TYPE_CHECKING:
     from resam.training.options import TrainOptions

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.errors import ResamError, one_line
+from resam_runtime.common.errors import ResamError, one_line
+from resam_runtime.masks.rle import decode_segmentation
 from resam_runtime.points import PointsFile, Prompt, shared_names
 from resam_runtime.points.values import Malformed, no_shared_file, own_name, scene_name, take_id, take_whole
-from resam_runtime.rle import decode_segmentation
-from resam_runtime.scene_files import STATE_FOLDER, SceneFile, find_scenes
-from resam_runtime.scenes import Scene, open_scene
-from resam_runtime.tiling import Tile
+from resam_runtime.scenes.scene import Scene, open_scene
+from resam_runtime.scenes.scene_files import STATE_FOLDER, SceneFile, find_scenes
+from resam_runtime.tiles.tiling import Tile
 
 SPLITS = ("train", "val", "test")
 """Of a data set. Their number and order are part of the seeds of synthetic scenes."""

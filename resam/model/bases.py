@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
 from resam.model.sam import ARCHITECTURES, Architecture, build_sam
-from resam_runtime.errors import ResamError, system_error
-from resam_runtime.files import sha256_file
+from resam_runtime.common.errors import ResamError, system_error
+from resam_runtime.common.files import sha256_file
 
 TINY_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
 OFFICIAL_FILES = ("sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth")

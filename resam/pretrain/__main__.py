@@ -22,8 +22,8 @@ from resam.model.sam import ARCHITECTURES, build_sam
 from resam.pretrain.stages import HELD_OUT_SEED, NO_ROOM, Stage, make_pool, train_stage
 from resam.pretrain.step import evaluate
 from resam.training.outputs import write_bytes
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import ResamError, command_errors
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors
 
 
 @click.command(context_settings=HELP, epilog="Example: python -m resam.pretrain -o tiny.safetensors --seed 0")

@@ -27,7 +27,7 @@ from resam.pretrain.placed import PlacedSam
 from resam.pretrain.procedural import ProceduralImage, generate
 from resam.pretrain.step import evaluate, step_loss
 from resam.training.outputs import write_bytes
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 HELD_OUT_SEED = 1_000_000_000  # procedural images from here on are never trained on
 NO_ROOM = "make room there"

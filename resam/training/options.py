@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from resam.data.prompts import PointOptions
 from resam.model.refine_requery import Requery, refine_logit
 from resam.training.step import PseudoKind
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-from resam_runtime.tiling import MAX_SCALE, MIN_SCALE
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write
+from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -35,9 +35,9 @@ from resam.training.run_data import RunData
 from resam.training.sources import SYNTHETIC
 from resam.training.trainer import Trainer, check_base
 from resam.training.watch import Measurable, Watch
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-from resam_runtime.tiling import Framing
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write
+from resam_runtime.tiles.tiling import Framing
 
 WATCHED = 24  # scenes measured after each epoch
 

@@ -12,7 +12,7 @@ from typing import Any
 from resam.data.coco import CocoData, find_splits, scenes_of_points
 from resam.training.progress import Reporter
 from resam.training.run_data import RunData
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -107,7 +107,7 @@ class Sources:
             if made != self.scenes:
                 raise ResamError(f"{folder}: holds {made} synthetic scenes, not {self.scenes}; choose another --output")
             return
-        from resam.data.synthetic import write_dataset
+        from resam.synthetic import write_dataset
 
         reporter.start("synthetic scenes", self.scenes + VAL_SCENES + TEST_SCENES)
         write_dataset(

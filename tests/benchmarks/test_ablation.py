@@ -18,13 +18,13 @@ from resam.training.consensus import consensus_masks
 from resam.training.options import options_from, read_options
 from resam.training.run import run
 from resam.training.run_data import RunData
-from resam_benchmarks import machine
-from resam_benchmarks.ablation import Settings, _options, ablate
-from resam_benchmarks.ablation_document import read
-from resam_benchmarks.ablation_rows import ROWS, Row
-from resam_benchmarks.ablation_table import tables_of, write_page
+from resam_benchmarks.ablation.document import read
+from resam_benchmarks.ablation.rows import ROWS, Row
+from resam_benchmarks.ablation.study import Settings, _options, ablate
+from resam_benchmarks.ablation.table import tables_of, write_page
 from resam_benchmarks.cli import bench
-from resam_runtime.errors import ResamError
+from resam_benchmarks.measure import machine
+from resam_runtime.common.errors import ResamError
 from tests.resam.conftest import TOY, scenes_folder  # noqa: F401
 
 CHANGES = {"epochs": 1, "rank": 2, "learning_rate": 0.02, "warmup": 0, "tau": 0.25}

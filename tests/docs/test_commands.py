@@ -29,11 +29,11 @@ from click.testing import CliRunner
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
-from resam.data.synthetic import write_dataset
 from resam.model.bases import load_base, random_base
 from resam.model.sam import Architecture
+from resam.synthetic import write_dataset
 from resam.training.options import preset_names
-from resam_benchmarks.ablation_rows import NAMES
+from resam_benchmarks.ablation.rows import NAMES
 from resam_export.engine import export_engine
 
 from .pages import PAGES, Line, blocks, commands
@@ -45,7 +45,7 @@ COMMANDS = {
     "resam-bench": "resam_benchmarks.cli:bench",
     "resam-annotate": "resam_runtime.annotate.cli:annotate",
     "resam-demo": "resam_benchmarks.demo.cli:demo",
-    "python -m resam.data.synthetic": "resam.data.synthetic.__main__:main",
+    "python -m resam.synthetic": "resam.synthetic.__main__:main",
     "python -m resam.pretrain": "resam.pretrain.__main__:pretrain",
 }
 SMALL = {

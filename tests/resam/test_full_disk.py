@@ -27,8 +27,8 @@ from resam.training.options import TrainOptions, write_options
 from resam.training.outputs import write_bytes
 from resam.training.report import draw_strips, write_report
 from resam.training.trainer import Trainer
-from resam_runtime.errors import ResamError
-from resam_runtime.tiling import Framing
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.tiling import Framing
 
 from .conftest import TOY
 

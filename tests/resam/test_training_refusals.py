@@ -18,7 +18,7 @@ from resam.cli import train
 from resam.training.checkpoints import latest_checkpoint, save_checkpoint
 from resam.training.options import TrainOptions, write_options
 from resam.training.run import check_free
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from resam_runtime import AutomaticOptions, ResamError, Segmenter
-from resam_runtime.automatic import DecodedMasks, grid_points, merge_proposals, propose, stability_score, unique
-from resam_runtime.instance import Instance
-from resam_runtime.letterbox import tile_to_scene
-from resam_runtime.masks import mask_iou
-from resam_runtime.tiling import Framing, Tile, plan_tiles
+from resam_runtime.masks.crops import mask_iou
+from resam_runtime.masks.instance import Instance
+from resam_runtime.segment.automatic import DecodedMasks, grid_points, merge_proposals, propose, stability_score, unique
+from resam_runtime.tiles.letterbox import tile_to_scene
+from resam_runtime.tiles.tiling import Framing, Tile, plan_tiles
 
 from .engines import engine_manifest, write_engine
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 from resam_runtime.points import PointsFile, Prompt, check_prompts, find_points, read_points, shared_names
 
 UTM = "EPSG:32633"

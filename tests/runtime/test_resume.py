@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import pytest
 
-from resam_runtime.segmenter import Segmenter
-from resam_runtime.stop import StopRequest
+from resam_runtime.run.stop import StopRequest
+from resam_runtime.segment.segmenter import Segmenter
 
 from .run_helpers import draw_scene, make_engine, make_folder, resam_run, start_run, summary_of, write_points
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from resam_runtime import Segmenter
-from resam_runtime.errors import ResamError
-from resam_runtime.prompts import PromptBatch
-from resam_runtime.tiling import Tile
-from resam_runtime.views import VIEWS, View, Window, decode_views, windows
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.averaged_views import VIEWS, View, Window, decode_views, windows
+from resam_runtime.tiles.prompt_batch import PromptBatch
+from resam_runtime.tiles.tiling import Tile
 
 from .engines import whole
 

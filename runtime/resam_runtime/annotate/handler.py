@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from resam_runtime.annotate.images import PIECE, levels
 from resam_runtime.annotate.operations import Conflict, Refused
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 from resam_runtime.points.values import no_constant
 
 if TYPE_CHECKING:
