@@ -149,7 +149,7 @@ class CocoData:
                 raise ResamError(f"{path}: two annotations share the id {own}")
             seen.add(own)
             if (crowd := annotation.get("iscrowd")) not in (None, 0, 1):
-                raise ResamError(f"{path}: annotation {own}: iscrowd: expected 0 or 1, came {str(crowd)[:40]!r}")
+                raise ResamError(f"{path}: annotation {own}: iscrowd: expected 0 or 1, got {str(crowd)[:40]!r}")
             if crowd:
                 continue
             name = own_name(annotation)
@@ -250,7 +250,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, RecursionError) as error:
         raise ResamError(f"{path}: not JSON ({one_line(error)})") from None
     if not isinstance(data, dict):
-        raise ResamError(f"{path}: expected a COCO object with images and annotations, came {type(data).__name__}")
+        raise ResamError(f"{path}: expected a COCO object with images and annotations, got {type(data).__name__}")
     return data, hashlib.sha256(content).hexdigest()
 
 

@@ -134,7 +134,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if isinstance(state, Mapping) and isinstance(state.get("sam"), Mapping):  # an unfinished run of resam.pretrain
         state = state["sam"]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ResamError(f"{path}: expected a state dict of tensors, came {type(state).__name__} of other things")
+        raise ResamError(f"{path}: expected a state dict of tensors, got {type(state).__name__} of other things")
     return dict(state)
 
 

@@ -212,11 +212,11 @@ def _whole() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("part", "value", "cause"),
     [
-        ("rows", [1], "rows[0]: expected an object, came 1"),
-        ("cells", [1], "cells[0]: expected an object, came 1"),
+        ("rows", [1], "rows[0]: expected an object, got 1"),
+        ("cells", [1], "cells[0]: expected an object, got 1"),
         ("cells", [{}], "no cells[0].data"),
         ("data", [{}], "no data[0].name"),
-        ("cells", [CELL | {"final": None}], "cells[0].final: expected an object, came null"),
+        ("cells", [CELL | {"final": None}], "cells[0].final: expected an object, got null"),
         ("cells", [CELL | {"final": {"miou": None, "miou_images": 0.5}}], "cells[0].final.miou: expected a number"),
         ("cells", [CELL | {"seed": []}], "cells[0].seed: expected a whole number"),
         ("cells", [CELL, CELL | {"training": {"loss": 1.0}}], "no cells[1].training.labelled"),

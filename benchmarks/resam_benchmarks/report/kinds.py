@@ -46,7 +46,7 @@ def read_json(path: Path, advice: str) -> Any:
 
 
 def mismatch(value: Any, kind: Any, where: str = "") -> str | None:
-    """Where a value is not of its kind, in a few words ("cases[0].name: expected text, came 3"); None where it is."""
+    """Where a value is not of its kind, in a few words ("cases[0].name: expected text, got 3"); None where it is."""
     if isinstance(kind, dict | list):
         expected = type(kind)
         if not isinstance(value, expected):
@@ -81,4 +81,4 @@ def _inside(where: str, key: str) -> str:
 def _unfit(value: Any, kind: Any, where: str) -> str:
     names = ["null" if one is None else _NAMES[one] for one in (kind if isinstance(kind, tuple) else (kind,))]
     came = json.dumps(value)
-    return f"{where}: expected {' or '.join(names)}, came {came if len(came) <= 40 else came[:37] + '...'}"
+    return f"{where}: expected {' or '.join(names)}, got {came if len(came) <= 40 else came[:37] + '...'}"

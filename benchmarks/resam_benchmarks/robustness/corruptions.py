@@ -73,7 +73,7 @@ def corrupt(image: Image, kind: str, severity: int, seed: int = 0) -> Image:
     The same arguments give the same bytes. Raises `ValueError` for another kind or severity.
     """
     if kind not in CORRUPTIONS or severity not in (0, *SEVERITIES):
-        raise ValueError(f"expected one of {', '.join(CORRUPTIONS)} at 0 to 5, came {kind!r} at {severity}")
+        raise ValueError(f"expected one of {', '.join(CORRUPTIONS)} at 0 to 5, got {kind!r} at {severity}")
     if severity == 0:
         return image
     rng = np.random.default_rng([seed, list(CORRUPTIONS).index(kind), severity])

@@ -228,5 +228,5 @@ class Handler(BaseHTTPRequestHandler):
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise _Answer(HTTPStatus.NOT_FOUND, f"expected a number, came {text[:20]!r}")
+        raise _Answer(HTTPStatus.NOT_FOUND, f"expected a number, got {text[:20]!r}")
     return int(text)

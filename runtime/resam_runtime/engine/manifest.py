@@ -64,7 +64,7 @@ class TensorSpec:
         for size in shape:
             good = (isinstance(size, str) and 0 < len(size) <= 64) or (is_whole(size) and 0 < size < 1 << 31)
             if not good:
-                raise Malformed(f"{where}.shape: expected positive integers or names, came {size!r:.40}")
+                raise Malformed(f"{where}.shape: expected positive integers or names, got {size!r:.40}")
         return cls(name, dtype, tuple(shape))
 
 
@@ -91,7 +91,7 @@ class GraphSpec:
         fields = take_object(data, where)
         file = take_text(fields, "file", where)
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", file) or file == MANIFEST_NAME:
-            raise Malformed(f"{where}.file: expected a plain file name, came {file!r:.80}")
+            raise Malformed(f"{where}.file: expected a plain file name, got {file!r:.80}")
         digest = take_digest(fields, "sha256", where)
         tensors: dict[str, tuple[TensorSpec, ...]] = {}
         for side, needed in (("inputs", _GRAPH_INPUTS[name]), ("outputs", _GRAPH_OUTPUTS[name])):
@@ -127,10 +127,10 @@ class TensorRTTarget:
         fields = take_object(data, "tensorrt")
         version = take_text(fields, "version", "tensorrt")
         if not re.fullmatch(r"\d{1,4}(\.\d{1,6}){1,4}", version, re.ASCII):
-            raise Malformed(f"tensorrt.version: expected a version such as 10.3.0, came {version!r:.40}")
+            raise Malformed(f"tensorrt.version: expected a version such as 10.3.0, got {version!r:.40}")
         capability = take_text(fields, "compute_capability", "tensorrt")
         if not re.fullmatch(r"\d{1,3}\.\d{1,2}", capability, re.ASCII):
-            raise Malformed(f"tensorrt.compute_capability: expected one such as 8.7, came {capability!r:.40}")
+            raise Malformed(f"tensorrt.compute_capability: expected one such as 8.7, got {capability!r:.40}")
         return cls(
             version,
             capability,
@@ -213,7 +213,7 @@ class Manifest:
             raise Malformed(f"mask_size {mask_size} is not 4 * image_size {image_size} / patch_size {patch_size}")
         threshold = fields.get("refine_threshold")
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < 1:
-            raise Malformed(f"refine_threshold: expected a number between 0 and 1, came {threshold!r:.40}")
+            raise Malformed(f"refine_threshold: expected a number between 0 and 1, got {threshold!r:.40}")
         graphs = take_object(fields.get("graphs"), "graphs")
         missing = [name for name in GRAPHS if name not in graphs]
         if missing:
@@ -258,5 +258,5 @@ class Manifest:
 def _scale(fields: Mapping[str, Any]) -> float:
     value = fields.get("scale", 1.0)  # absent in files of resam 0.1's first days
     if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_SCALE <= value <= MAX_SCALE:
-        raise Malformed(f"scale: expected a number from {MIN_SCALE} to {MAX_SCALE}, came {value!r:.40}")
+        raise Malformed(f"scale: expected a number from {MIN_SCALE} to {MAX_SCALE}, got {value!r:.40}")
     return float(value)

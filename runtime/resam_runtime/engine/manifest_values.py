@@ -19,7 +19,7 @@ def is_whole(value: Any) -> TypeGuard[int]:
 def take_object(data: Any, where: str) -> Mapping[str, Any]:
     """A JSON object, as it is. Raises Malformed, as all of these do."""
     if not isinstance(data, dict):
-        raise Malformed(f"{where}: expected an object, came {type(data).__name__}")
+        raise Malformed(f"{where}: expected an object, got {type(data).__name__}")
     return data
 
 
@@ -33,7 +33,7 @@ def take_text(fields: Mapping[str, Any], key: str, where: str) -> str:
     """1 to 1000 characters."""
     value = fields.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= 1000:
-        raise Malformed(f"{where}.{key}: expected a text, came {value!r:.40}")
+        raise Malformed(f"{where}.{key}: expected a text, got {value!r:.40}")
     return value
 
 
@@ -41,7 +41,7 @@ def take_choice(fields: Mapping[str, Any], key: str, where: str, choices: tuple[
     """One of a few words."""
     value = fields.get(key)
     if value not in choices:
-        raise Malformed(f"{where}.{key}: expected one of {', '.join(choices)}, came {value!r:.40}")
+        raise Malformed(f"{where}.{key}: expected one of {', '.join(choices)}, got {value!r:.40}")
     return str(value)
 
 
@@ -49,7 +49,7 @@ def take_digest(fields: Mapping[str, Any], key: str, where: str) -> str:
     """A SHA-256."""
     value = fields.get(key)
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise Malformed(f"{where}.{key}: expected 64 hex digits, came {value!r:.40}")
+        raise Malformed(f"{where}.{key}: expected 64 hex digits, got {value!r:.40}")
     return value
 
 
@@ -57,7 +57,7 @@ def take_flag(fields: Mapping[str, Any], key: str, where: str) -> bool:
     """True or false; false where it is absent."""
     value = fields.get(key, False)
     if not isinstance(value, bool):
-        raise Malformed(f"{where}.{key}: expected true or false, came {value!r:.40}")
+        raise Malformed(f"{where}.{key}: expected true or false, got {value!r:.40}")
     return value
 
 
@@ -65,7 +65,7 @@ def take_whole(fields: Mapping[str, Any], key: str, low: int, high: int) -> int:
     """A whole number from `low` to `high`."""
     value = fields.get(key)
     if not is_whole(value) or not low <= value <= high:
-        raise Malformed(f"{key}: expected a whole number from {low} to {high}, came {value!r:.40}")
+        raise Malformed(f"{key}: expected a whole number from {low} to {high}, got {value!r:.40}")
     return value
 
 

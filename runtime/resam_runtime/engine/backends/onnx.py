@@ -60,7 +60,7 @@ class OnnxBackend:
         kind, number = _parse_device(device)
         available = ort.get_available_providers()
         if threads is not None and threads < 1:
-            raise ResamError(f"threads: expected at least 1, came {threads}")
+            raise ResamError(f"threads: expected at least 1, got {threads}")
         if device is not None and _PROVIDERS[kind] not in available:
             have = ", ".join(_WORDS[name] for name in available if name in _WORDS)
             raise ResamError(

@@ -172,7 +172,7 @@ class _Graph:
         for name, value in inputs.items():
             buffer = self.buffers[name]
             if str(value.dtype) != buffer.dtype:
-                raise ResamError(f"graph {self.name}: {name} takes {buffer.dtype}, came {value.dtype}")
+                raise ResamError(f"graph {self.name}: {name} takes {buffer.dtype}, got {value.dtype}")
             if isinstance(value, DeviceTensor):
                 self._device.copy(self.memory[name], value.pointer, value.nbytes)
             else:
