@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from resam_runtime.common.checked import Malformed, optional, take
 from resam_runtime.masks.instance import Category
-from resam_runtime.points.values import Malformed, take_id, take_label, take_list, take_object, take_point
+from resam_runtime.points.values import take_id, take_label, take_point
 
+LIST = optional(list, list)
+"""A JSON list, as it is; an empty one for null or nothing."""
 PIXELS = "pixels"
 """`Parsed.crs` of a file that holds pixel coordinates."""
 POINTS_MEMBERS = frozenset({"points", "point", "labels", "label", "instance", "instances", "annotations"})
@@ -76,13 +79,13 @@ class Groups:
 
 def take_instance(value: Any, scene: str | None, where: str, own: Any) -> Entry:
     """An instance with `points` and perhaps `labels`, yet without its category; own: what it calls itself."""
-    instance = take_object(value, where)
+    instance = take(value, dict, where)
     near = [member for member in instance if member.lower() in _POINTS]
     if near and instance.get("points") is None:  # it would be an instance without points, which is left out
         raise Malformed(f"{where}: {near[0]!r} is not known, expected 'points', a list of [x, y]")
-    points = [take_point(point, where) for point in take_list(instance.get("points"), f"{where}: points")]
+    points = [take_point(point, where) for point in take(instance.get("points"), LIST, f"{where}: points")]
     labels = instance.get("labels")
-    labels = [1] * len(points) if labels is None else [take_label(label, where) for label in take_list(labels, where)]
+    labels = [1] * len(points) if labels is None else [take_label(label, where) for label in take(labels, LIST, where)]
     if len(labels) != len(points):
         raise Malformed(f"{where}: {len(points)} points but {len(labels)} labels")
     return Entry(scene, take_id(own, where), points, labels)

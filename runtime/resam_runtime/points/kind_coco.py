@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from resam_runtime.common.checked import Malformed, is_number, take
 from resam_runtime.masks.instance import Category
-from resam_runtime.points.entry import Parsed, PointKind, take_instance
-from resam_runtime.points.values import (
-    Malformed,
-    is_number,
-    no_misspelt_label,
-    no_shared_file,
-    own_name,
-    scene_name,
-    take_id,
-    take_list,
-    take_object,
-    take_whole,
-)
+from resam_runtime.points.entry import LIST, Parsed, PointKind, take_instance
+from resam_runtime.points.values import no_misspelt_label, no_shared_file, own_name, scene_name, take_id
 
 
 def _parse(data: dict[str, Any]) -> Parsed:
     parsed = Parsed()
     files: dict[str | int, str] = {}
-    for value in take_list(data.get("images"), "images"):
-        image = take_object(value, "images")
+    for value in take(data.get("images"), LIST, "images"):
+        image = take(value, dict, "images")
         name = scene_name(image.get("file_name"))
         if name is None or "id" not in image:
             raise Malformed("an image of images[] has no id or file_name")
@@ -34,15 +24,15 @@ def _parse(data: dict[str, Any]) -> Parsed:
         files[own] = name
         parsed.scenes.append(name)
         if "width" in image and "height" in image:
-            parsed.sizes_wh[name] = (take_whole(image["width"], name), take_whole(image["height"], name))
+            parsed.sizes_wh[name] = (take(image["width"], int, name), take(image["height"], int, name))
     no_shared_file(files.items())
-    for value in take_list(data.get("categories"), "categories"):
-        category = take_object(value, "categories")
-        parsed.categories.append({**category, "id": take_whole(category.get("id"), "categories: id")})
+    for value in take(data.get("categories"), LIST, "categories"):
+        category = take(value, dict, "categories")
+        parsed.categories.append({**category, "id": take(category.get("id"), int, "categories: id")})
     names = {one["id"]: str(one["name"]) for one in parsed.categories if "name" in one}
     bare = 0
-    for value in take_list(data.get("annotations"), "annotations"):
-        annotation = take_object(value, "annotations")
+    for value in take(data.get("annotations"), LIST, "annotations"):
+        annotation = take(value, dict, "annotations")
         where = f"annotation {annotation.get('id')!r}"
         if isinstance(annotation.get("image_id"), list | dict) or annotation.get("image_id") not in files:
             raise Malformed(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
@@ -53,7 +43,7 @@ def _parse(data: dict[str, Any]) -> Parsed:
         if points is not None:
             no_misspelt_label(annotation, "labels", where)
         if points is None and "keypoints" in annotation:
-            flat = take_list(annotation["keypoints"], f"{where}: keypoints")
+            flat = take(annotation["keypoints"], LIST, f"{where}: keypoints")
             if len(flat) % 3:
                 raise Malformed(f"{where}: keypoints come in threes (x, y, v), got {len(flat)} numbers")
             triples = [flat[at : at + 3] for at in range(0, len(flat), 3)]
@@ -68,7 +58,7 @@ def _parse(data: dict[str, Any]) -> Parsed:
         given = {"points": points or [], "labels": labels}
         entry = take_instance(given, files[annotation["image_id"]], where, called)
         if (number := annotation.get("category_id")) is not None:
-            number = take_whole(number, where)
+            number = take(number, int, where)
             entry.category = Category(number, names.get(number))
         parsed.entries.append(entry)
     if parsed.entries and bare == len(parsed.entries):

@@ -7,8 +7,9 @@ import io
 import re
 from typing import Any
 
+from resam_runtime.common.checked import Malformed
 from resam_runtime.points.entry import Groups, Parsed, PointKind
-from resam_runtime.points.values import Malformed, cell_number, no_misspelt_label, scene_name, take_label, take_point
+from resam_runtime.points.values import cell_number, no_misspelt_label, scene_name, take_label, take_point
 
 _SCENE = {"file", "filename", "image", "imagename"}
 
@@ -41,7 +42,7 @@ def _table(rows: Any) -> Parsed:
         cells = {name: cell.strip() for name, cell in zip(header, row)}
         name = cells.get("instance", "")
         instance: str | int = name if name else f"line {rows.line_num}"
-        if whole := re.fullmatch(r"(-?[0-9]{1,18})(\.0+)?", name):  # spreadsheets write 1 as 1.0
+        if whole := re.fullmatch(r"(-?[0-9]{1,15})(\.0+)?", name):  # spreadsheets write 1 as 1.0
             instance = int(whole[1])
         point = take_point([cell_number(cells["x"]), cell_number(cells["y"])], where)
         groups.add(scene_name(cells.get("scene")), instance, point, take_label(cells.get("label") or 1, where))

@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resam_runtime.points.entry import PIXELS, Groups, Parsed, PointKind
-from resam_runtime.points.values import (
-    Malformed,
-    no_misspelt_label,
-    scene_name,
-    take_id,
-    take_label,
-    take_list,
-    take_object,
-    take_point,
-)
+from resam_runtime.common.checked import Malformed, take
+from resam_runtime.points.entry import LIST, PIXELS, Groups, Parsed, PointKind
+from resam_runtime.points.values import no_misspelt_label, scene_name, take_id, take_label, take_point
 
 
 def _parse(data: dict[str, Any]) -> Parsed:
-    features = take_list(data["features"], "features") if "features" in data else [data]
+    features = take(data["features"], LIST, "features") if "features" in data else [data]
     groups = Groups()
     for number, value in enumerate(features, 1):
         where = f"feature {number}"
-        feature = take_object(value, where)
-        properties = take_object(feature.get("properties") or {}, f"{where}: properties")
-        geometry = take_object(feature.get("geometry") or {}, f"{where}: geometry")
+        feature = take(value, dict, where)
+        properties = take(feature.get("properties") or {}, dict, f"{where}: properties")
+        geometry = take(feature.get("geometry") or {}, dict, f"{where}: geometry")
         kind = geometry.get("type")
         if kind not in ("Point", "MultiPoint"):
             raise Malformed(f"{where}: expected a Point or MultiPoint, got {kind!r}")
-        coordinates = take_list(geometry.get("coordinates"), f"{where}: coordinates")
+        coordinates = take(geometry.get("coordinates"), LIST, f"{where}: coordinates")
         no_misspelt_label(properties, "label", where)
         label = properties.get("label")
         label = 1 if label is None else take_label(label, where)  # QGIS writes an empty field as null
@@ -37,7 +29,7 @@ def _parse(data: dict[str, Any]) -> Parsed:
         instance = f"feature {number}" if instance is None else take_id(instance, where)
         for point in [coordinates] if kind == "Point" else coordinates:
             # a third number is the height
-            point = take_list(point, f"{where}: coordinates")
+            point = take(point, LIST, f"{where}: coordinates")
             groups.add(scene_name(properties.get("scene")), instance, take_point(point[:2], where), label)
     return groups.parsed(_crs(data))
 

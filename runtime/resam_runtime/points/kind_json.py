@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from resam_runtime.common.checked import Malformed, take
 from resam_runtime.masks.instance import Category
-from resam_runtime.points.entry import POINTS_MEMBERS, Parsed, PointKind, take_instance
-from resam_runtime.points.values import (
-    Malformed,
-    instance_ids,
-    no_misspelt_label,
-    scene_name,
-    take_list,
-    take_object,
-    take_whole,
-)
+from resam_runtime.points.entry import LIST, POINTS_MEMBERS, Parsed, PointKind, take_instance
+from resam_runtime.points.values import instance_ids, no_misspelt_label, scene_name
 
 
 def _parse(data: dict[str, Any]) -> Parsed:
@@ -26,19 +19,19 @@ def _parse(data: dict[str, Any]) -> Parsed:
     parsed = Parsed()
     scenes: Iterable[tuple[str | None, Any]]
     if "scenes" in data:
-        scenes = [(scene_name(name), scene) for name, scene in take_object(data["scenes"], "scenes").items()]
+        scenes = [(scene_name(name), scene) for name, scene in take(data["scenes"], dict, "scenes").items()]
     else:
         scenes = [(scene_name(data.get("scene")), data)]
     for name, value in scenes:
         where = f"scene {name!r}" if name else "the file"
-        scene = take_object(value, where)
+        scene = take(value, dict, where)
         if "instances" not in scene and POINTS_MEMBERS & {member.lower() for member in scene}:
             raise Malformed(f"{where}: expected instances, a list of objects with points")
         if name is not None:
             parsed.scenes.append(name)
         if "width" in scene and "height" in scene:
-            parsed.sizes_wh[name or ""] = (take_whole(scene["width"], where), take_whole(scene["height"], where))
-        instances = take_list(scene.get("instances"), f"{where}: instances")
+            parsed.sizes_wh[name or ""] = (take(scene["width"], int, where), take(scene["height"], int, where))
+        instances = take(scene.get("instances"), LIST, f"{where}: instances")
         for number, (instance, own) in enumerate(zip(instances, instance_ids(instances)), 1):
             here = f"{where}, instance {number}"
             if isinstance(instance, dict):
@@ -48,7 +41,7 @@ def _parse(data: dict[str, Any]) -> Parsed:
             if isinstance(category, str):  # a name of the user's; COCO's are numbers
                 entry.category = Category(name=category)
             elif category is not None:
-                entry.category = Category(take_whole(category, here))
+                entry.category = Category(take(category, int, here))
             parsed.entries.append(entry)
     return parsed
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.points.entry import Parsed, PointKind
 from resam_runtime.points.kind_coco import COCO
 from resam_runtime.points.kind_csv import CSV
 from resam_runtime.points.kind_geojson import GEOJSON
 from resam_runtime.points.kind_json import JSON
-from resam_runtime.points.values import Malformed, no_constant, no_duplicates
 
 POINT_KINDS: tuple[PointKind, ...] = (JSON, CSV, COCO, GEOJSON)
 """In the order in which they are shown. Of several that would hold a JSON object the last one counts."""
@@ -28,14 +27,7 @@ def parse_points(text: str, path: Path) -> Parsed:
     for kind in POINT_KINDS:
         if kind.holds is None and kind.suffix.endswith(suffix) and suffix:
             return kind.parse(text)
-    try:
-        data = json.loads(text, parse_constant=no_constant, object_pairs_hook=no_duplicates)
-    except Malformed:
-        raise
-    except RecursionError:
-        raise Malformed("not JSON: nested too deeply") from None
-    except ValueError as error:
-        raise Malformed(f"not JSON: {error}") from None
+    data = parse_json(text)
     if not isinstance(data, dict):
         raise Malformed(f"expected a JSON object, got {type(data).__name__}")
     for kind in reversed(POINT_KINDS):

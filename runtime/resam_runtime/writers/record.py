@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+from resam_runtime.common.checked import Malformed, take, whole
 from resam_runtime.masks.instance import Instance
 from resam_runtime.points.prompts import Skipped
 from resam_runtime.scenes.georeference import Georeference
@@ -64,35 +65,14 @@ class Record:
 
     @classmethod
     def from_json(cls, data: Any) -> Record:
-        """The record that `to_json` gave. Raises ValueError, in a few words, for anything else."""
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError("not a record of this version")
-        members = _DONE if data.get("status") == "done" else _FAILED
-        for name, (kinds, inner) in (_ALWAYS | members).items():
-            value = data.get(name)
-            inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-            if not isinstance(value, kinds) or not all(isinstance(one, inner) for one in inside):
-                raise ValueError(f"{name}: got {type(value).__name__}, or something odd in it")
-        common = {name: data[name] for name in ("name", "stem", "source", "seconds", "notes", "without_points")}
-        if data["status"] == "failed":
-            return cls(**common, reason=data["reason"], traceback=data.get("traceback"))
-        if not all(one.keys() >= _ANNOTATION for one in data["annotations"]):
-            raise ValueError("annotations: one lacks a member")
-        return cls(
-            **common,
-            scene=SceneInfo(
-                data["name"],
-                data["width"],
-                data["height"],
-                _georeference(data.get("transform"), data.get("crs")),
-                data.get("raster") is True,
-            ),
-            points=data["points"],
-            annotations=data["annotations"],
-            by_place=data["by_place"],
-            skipped=[Skipped(one.get("instance"), str(one.get("reason"))) for one in data["skipped"]],
-            outputs=data["outputs"],
-        )
+        """The record that `to_json` gave. Raises Malformed for anything else."""
+        members = take(data, _ALWAYS)
+        done = members["status"] == "done"
+        members = take(members, _DONE if done else _FAILED)
+        skipped = [Skipped(one["instance"], one["reason"]) for one in members.get("skipped", ())]
+        scene = SceneInfo(members["name"], *_place(members)) if done else None
+        names = [one.name for one in fields(cls) if one.name in members and one.name not in ("scene", "skipped")]
+        return cls(**{name: members[name] for name in names}, scene=scene, skipped=skipped)
 
 
 def annotation(instance: Instance) -> Annotation:
@@ -119,35 +99,49 @@ def annotation(instance: Instance) -> Annotation:
     }
 
 
-_ID = (str, int, type(None))
-_NUMBER = (int, float)
-# member -> the type of its value, and of what is inside
-_ALWAYS: dict[str, tuple[Any, Any]] = {
-    "name": (str, ()),
-    "stem": (str, ()),
-    "status": (str, ()),
-    "source": (dict, _ID),
-    "seconds": (dict, _NUMBER),
-    "notes": (list, str),
-    "without_points": ((str, type(None)), ()),
-}
-_DONE: dict[str, tuple[Any, Any]] = {
-    "width": (int, ()),
-    "height": (int, ()),
-    "points": (int, ()),
-    "annotations": (list, dict),
-    "by_place": (list, _ID),
-    "skipped": (list, dict),
-    "outputs": (list, str),
-}
-_FAILED: dict[str, tuple[Any, Any]] = {"reason": (str, ())}
-_ANNOTATION = {"category_id", "instance", "index", "bbox", "area", "score", "points", "labels", "segmentation"}
+_MEMBERS = {"category_id", "instance", "index", "bbox", "area", "score", "points", "labels", "segmentation"}
 
 
-def _georeference(transform: Any, crs: Any) -> Georeference | None:
-    if transform is None and crs is None:
-        return None
-    if not isinstance(crs, str) or not isinstance(transform, list) or len(transform) != 6:
-        raise ValueError("transform and crs: not a place on the map")
-    a, b, c, d, e, f = (float(number) for number in transform)
-    return Georeference((a, b, c, d, e, f), crs)
+def _annotation(value: Any) -> Annotation:
+    if not isinstance(value, dict) or not value.keys() >= _MEMBERS or not isinstance(value["score"], int | float):
+        raise Malformed("expected a COCO annotation")
+    return value
+
+
+def _id(value: Any) -> str | int | None:
+    if not isinstance(value, str | int | None):
+        raise Malformed("expected an id")
+    return value
+
+
+_ALWAYS = {
+    "format": whole(FORMAT, FORMAT),
+    "name": str,
+    "stem": str,
+    "status": Literal["done", "failed"],
+    "source": dict,
+    "seconds": Mapping[str, float],
+    "notes": list[str],
+    "without_points": str | None,
+}
+_FAILED = {"reason": str, "traceback": str | None}
+_DONE = {
+    "width": whole(1),
+    "height": whole(1),
+    "transform": tuple[float, ...] | None,
+    "crs": str | None,
+    "raster": bool | None,
+    "points": whole(0),
+    "annotations": [_annotation],
+    "by_place": [_id],
+    "skipped": [{"instance": _id, "reason": str}],
+    "outputs": list[str],
+}
+
+
+def _place(members: Mapping[str, Any]) -> tuple[int, int, Georeference | None, bool]:
+    transform, crs = members["transform"], members["crs"]
+    if (transform is None) != (crs is None) or len(transform or range(6)) != 6:
+        raise Malformed("transform, crs: expected six numbers and a CRS")
+    place = None if crs is None else Georeference(transform, crs)
+    return members["width"], members["height"], place, members["raster"] is True
