@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.manifest_values import (
@@ -21,14 +21,12 @@ from resam_runtime.engine.manifest_values import (
     take_text,
     take_whole,
 )
+from resam_runtime.engine.precisions import PRECISIONS
 from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE, Framing
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 GRAPHS = ("encoder", "decoder", "loop")
-BACKENDS = ("onnx", "tensorrt")
-Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]  # int8: what is not INT8 is fp16, or fp32 where it says so
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 REQUERIES = ("box", "box+points")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
@@ -205,7 +203,6 @@ class Manifest:
     @classmethod
     def _from_json(cls, data: Any) -> Manifest:
         fields = take_object(data, "manifest")
-        backend = take_choice(fields, "backend", "manifest", BACKENDS)
         image_size = take_whole(fields, "image_size", 16, 16384)
         patch_size = take_whole(fields, "patch_size", 1, 256)
         mask_size = take_whole(fields, "mask_size", 4, 16384)
@@ -227,11 +224,9 @@ class Manifest:
         base = take_object(fields.get("base"), "base")
         take_text(base, "name", "base")
         target = fields.get("tensorrt")
-        if (target is None) == (backend == "tensorrt"):
-            raise Malformed("tensorrt: expected for the tensorrt backend and for no other")
         return cls(
-            backend=backend,
-            precision=take_choice(fields, "precision", "manifest", PRECISIONS),
+            backend=take_text(fields, "backend", "manifest"),
+            precision=take_choice(fields, "precision", "manifest", tuple(PRECISIONS)),
             image_size=image_size,
             patch_size=patch_size,
             mask_size=mask_size,
@@ -256,7 +251,7 @@ class Manifest:
 
 
 def _scale(fields: Mapping[str, Any]) -> float:
-    value = fields.get("scale", 1.0)  # absent in files of resam 0.1's first days
+    value = fields.get("scale")
     if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_SCALE <= value <= MAX_SCALE:
         raise Malformed(f"scale: expected a number from {MIN_SCALE} to {MAX_SCALE}, got {value!r:.40}")
     return float(value)
