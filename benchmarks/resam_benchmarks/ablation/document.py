@@ -24,6 +24,7 @@ _RUN = {
 _STAGE = {"miou": float, "miou_images": float}
 _DOCUMENT = {
     **_RUN,
+    "resumed": [_RUN],
     "base": {"name": str, "sha256": str},
     "data": [
         {
@@ -64,7 +65,7 @@ def go_on(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
 def add_run(found: dict[str, Any], fresh: Mapping[str, Any]) -> None:
     """List the conditions of the run that adds cells now, where no run before it had the same."""
     run = {key: fresh[key] for key in _RUN}
-    resumed = found.setdefault("resumed", [])
+    resumed = found["resumed"]
     if all(any(run[key] != other[key] for key in ("command", "machine", "versions")) for other in (found, *resumed)):
         resumed.append(run)
 
@@ -76,7 +77,6 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise ResamError(f"{path}: not an ablation of this version; {advice}")
     found = mismatch(data, _DOCUMENT)
-    found = found or mismatch(data.get("resumed", []), [_RUN], "resumed")  # older files say not where they were resumed
     for place, cell in enumerate(data["cells"] if found is None else ()):
         if cell["training"] and found is None:  # rows that are not trained have no figures of it
             found = mismatch(cell["training"], {"labelled": float}, f"cells[{place}].training")

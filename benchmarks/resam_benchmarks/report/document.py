@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resam_benchmarks.measure import machine
-from resam_benchmarks.measure.runner import CaseResult, RivalResult, RunResult
+from resam_benchmarks.measure.runner import BenchResult, CaseResult, RivalResult
 from resam_benchmarks.report.kinds import mismatch, read_json
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
@@ -28,8 +28,8 @@ _GRADE = {
 }  # fmt: skip
 _BYTES = (float, None)
 _RIVAL = {
-    "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES, "load_s": float,
-    "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": [bool]}],
+    "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES,
+    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": [bool]}],
 }  # fmt: skip
 _DOCUMENT = {
     "created": str, "command": str, "commit": object, "energy_source": (str, None), "versions": dict, "seeds": dict,
@@ -41,7 +41,7 @@ _DOCUMENT = {
 """What is read from a `bench.json`, by anybody."""
 
 
-def document(result: RunResult, *, command: str, data: Mapping[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
+def document(result: BenchResult, *, command: str, data: Mapping[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
     """A run as plain JSON data. command: as typed; data: what was measured on; seeds: all there were."""
     scenes = result.cases[0].case.scenes if result.cases else []
     return {

@@ -1,8 +1,8 @@
 """Results that are read back: they may have been edited, cut or made by hand, and that is the reader's news, no
 traceback's.
 
-A kind says what a value has to be: a type (float takes whole numbers too, `object` anything), None, a tuple of kinds any
-of which will do, [kind] for a list of such values, {key: kind} for an object with at least these keys.
+A kind says what a value has to be: a type (float takes whole numbers too, `object` anything), None, a tuple of kinds
+any of which will do, [kind] for a list of such values, {key: kind} for an object with at least these keys.
 """
 
 from __future__ import annotations

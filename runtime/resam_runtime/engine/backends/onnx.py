@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,9 +41,9 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 class OnnxBackend:
     """An engine file's ONNX graphs in ONNX Runtime sessions. Runs from several threads go side by side."""
 
-    reads = "onnx"
-    suffix = ".resam"
-    devices = tuple(_PROVIDERS)
+    reads: ClassVar[str] = "onnx"
+    suffix: ClassVar[str] = ".resam"
+    devices: ClassVar[tuple[str, ...]] = tuple(_PROVIDERS)
 
     def __init__(self, sessions: Mapping[str, Any], device: tuple[str, int], description: str, ort: Any) -> None:
         """Use `OnnxBackend.load`."""
