@@ -164,12 +164,12 @@ def _options(adapter: Adapter | None) -> TrainOptions:
 def _inputs(models: Mapping[str, ir.Model], tiles: Sequence[PromptedTile]) -> dict[str, list[dict[str, Any]]]:
     """What each graph is fed with on the calibration tiles."""
     encoder = open_session(models["encoder"])
-    inputs: dict[str, list[dict[str, Any]]] = {"encoder": [], "loop": []}
+    inputs: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
     for tile in tiles:
-        inputs["encoder"].append({"image": tile.image})
-        embedding = run_session(encoder, {"image": tile.image})
-        inputs["loop"].append({**embedding, "point_coords": tile.coords, "point_labels": tile.labels})
-    inputs["decoder"] = inputs["loop"]
+        known = {"image": tile.image, "point_coords": tile.coords, "point_labels": tile.labels}
+        known |= run_session(encoder, {"image": tile.image})
+        for name, model in models.items():
+            inputs[name].append({str(value.name): known[str(value.name)] for value in model.graph.inputs})
     return inputs
 
 

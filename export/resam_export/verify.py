@@ -65,16 +65,21 @@ def verify(
         with_truth += tile.truths is not None
         prompts = {"point_coords": tile.coords, "point_labels": tile.labels}
         embedding = _torch(graphs["encoder"], {"image": tile.image})
-        wanted = _torch(graphs["loop"], {**embedding, **prompts})
+        feeds = {"image": tile.image, **embedding, **prompts}
+        wanted = _torch(graphs["loop"], feeds)
         found.reference(tile, wanted)
         coarse = {"masks": wanted["coarse_masks"], "scores": wanted["coarse_scores"]}
+        references = {"loop": wanted, "decoder": coarse}  # the loop's first pass is the decoder: not run again
+        for name in [name for name in graphs if name not in ("encoder", *references)] if number <= ALONE else ():
+            references[name] = _torch(graphs[name], feeds)
         for kind, sessions in executions.items():
             if number > ALONE and kind != last:
                 continue
             mine = run_session(sessions["encoder"], {"image": tile.image})
             found.tensors("encoder", mine, embedding, kind)
-            for name, reference in (("decoder", coarse), ("loop", wanted)) if number <= ALONE else ():
-                found.tensors(name, run_session(sessions[name], {**embedding, **prompts}), reference, kind)
+            for name, reference in references.items() if number <= ALONE else ():
+                alone = {spec.name: feeds[spec.name] for spec in graphs[name].inputs}
+                found.tensors(name, run_session(sessions[name], alone), reference, kind)
             found.engine(kind, tile, run_session(sessions["loop"], {**mine, **prompts}), wanted)
     return found.result(precision.exact, with_truth)
 

@@ -123,7 +123,7 @@ def test_scores_made_in_pieces_are_the_same(pieces: int, monkeypatch: pytest.Mon
 
 
 def test_every_graph_equals_torch_on_random_inputs(traced: Traced) -> None:
-    report = verify(traced.graphs, traced.models, "fp32", []).report
+    report = verify(traced.graphs, traced.models, FP32, []).report
     errors = {name: error["random"] for name, error in report["relative_error"].items()}
     assert len(errors) == 8
     assert max(errors.values()) <= 1e-5
