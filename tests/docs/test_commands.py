@@ -29,8 +29,8 @@ from click.testing import CliRunner
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
+from resam.encoders.vit import VitArchitecture
 from resam.model.bases import load_base, random_base
-from resam.model.sam import Architecture
 from resam.synthetic import write_dataset
 from resam.training.options import preset_names
 from resam_benchmarks.ablation.rows import NAMES
@@ -205,7 +205,7 @@ def test_commands_of_a_page_run_in_its_order(page: str, here: Path) -> None:
         execute(line, here)
 
 
-TOY = Architecture(
+TOY = VitArchitecture(
     image_size=64, patch_size=8, encoder_dim=32, encoder_depth=7, encoder_heads=2, global_blocks=(6,), window_size=4,
     embedding_dim=32, decoder_heads=1, decoder_mlp_dim=32, multimask_outputs=0, iou_hidden_dim=16,
 )  # fmt: skip

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 TEMPORARY = re.compile(r"\.resam\.[0-9a-f]{8}\.tmp(\.[^.]*)?")
 """Names of `atomic_write`'s temporary files, as a whole: what a process that was killed may leave."""
@@ -36,6 +39,33 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """The bytes of a regular file, at most `most` of them. Raises `OSError` for one that is missing, larger, or of
+    another kind: to open a FIFO or a device, which somebody may put where a file is expected, could take for ever.
+    """
+    with open_regular(path) as file:
+        content = file.read(-1 if most is None else most + 1)
+    if most is not None and len(content) > most:
+        raise OSError(errno.EFBIG, f"has more than {most} bytes", os.fspath(path))
+    return content
+
+
+def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: str = "rb") -> IO[Any]:
+    """A regular file, opened with flags of `os.open`, as `open` gives it in a mode. Raises as `read_regular`."""
+    # without waiting for the other end of a FIFO; of no meaning to what passes the check
+    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        found = os.fstat(number).st_mode
+        if stat.S_ISDIR(found):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(found):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return open(number, mode)
+    except BaseException:
+        os.close(number)
+        raise
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
