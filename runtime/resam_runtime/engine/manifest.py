@@ -90,14 +90,14 @@ class Manifest:
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
     """
 
-    backend: Annotated[str, text()]
+    backend: Name
     precision: Annotated[str, choice(*PRECISIONS)]
     image_size: Annotated[int, whole(16, 16384)]
     patch_size: Annotated[int, whole(1, 256)]
     mask_size: Annotated[int, whole(4, 16384)]
     embedding_dim: Annotated[int, whole(1, 65536)]
     fit_within: Annotated[int, whole(1, 1 << 20)]
-    scale: Annotated[float, number(MIN_SCALE, MAX_SCALE)] = 1.0
+    scale: Annotated[float, number(MIN_SCALE, MAX_SCALE)]
     max_points: Limit = None
     max_points_per_instance: Limit = None
     max_batch: Limit = None
@@ -151,5 +151,3 @@ class Manifest:
         if len({spec.file for spec in self.graphs.values()}) != len(self.graphs):
             raise Malformed("two graphs name the same file", "graphs")
         take(self.base.get("name"), text(), "base.name")
-        if (self.tensorrt is None) == (self.backend == "tensorrt"):
-            raise Malformed("expected for the tensorrt backend and for no other", "tensorrt")
