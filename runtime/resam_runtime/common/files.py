@@ -41,6 +41,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+class NotRegular(OSError):
+    """A FIFO, a device or a socket where a file is expected."""
+
+
 def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     """The bytes of a regular file, at most `most` of them. Raises `OSError` for one that is missing, larger, or of
     another kind: to open a FIFO or a device, which somebody may put where a file is expected, could take for ever.
@@ -61,7 +65,7 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: s
         if stat.S_ISDIR(found):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if not stat.S_ISREG(found):
-            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+            raise NotRegular(errno.EINVAL, "not a regular file", os.fspath(path))
         return open(number, mode)
     except BaseException:
         os.close(number)
