@@ -94,11 +94,11 @@ def reshaped(path: Path, fixed: bool) -> EngineFile:
         cut (float[N, M, M] whole_masks, int32[N, P] point_labels) => (float[N, H, M] masks) {
             start = Constant <value_ints = [0]> ()
             rows = Constant <value_ints = [16]> ()
-            axis = Constant <value_ints = [1]> ()
-            label = ReduceMax <keepdims = 0> (point_labels)
-            label_64 = Cast <to = 7> (label)
-            end = Mul (rows, label_64)
-            masks = Slice (whole_masks, start, END, axis)
+            cut_axis = Constant <value_ints = [1]> ()
+            top = ReduceMax <keepdims = 0> (point_labels)
+            top_64 = Cast <to = 7> (top)
+            end = Mul (rows, top_64)
+            masks = Slice (whole_masks, start, END, cut_axis)
         }""".replace("END", "rows" if fixed else "end")
     )
     for node in loop.graph.node:
