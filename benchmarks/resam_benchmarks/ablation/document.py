@@ -80,7 +80,7 @@ def go_on(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
 def add_run(found: dict[str, Any], fresh: Mapping[str, Any]) -> None:
     """List the conditions of the run that adds cells now, where no run before it had the same."""
     run = {key: fresh[key] for key in _RUN}
-    resumed = found.setdefault("resumed", [])
+    resumed = found["resumed"]
     if all(any(run[key] != other[key] for key in ("command", "machine", "versions")) for other in (found, *resumed)):
         resumed.append(run)
 

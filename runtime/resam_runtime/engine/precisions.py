@@ -16,9 +16,9 @@ from resam_runtime.common.errors import ResamError
 class Tolerances:
     """What verification holds a precision to, against torch in fp32.
 
-    encoder: relative error of the embedding. prompted: of every tensor of the other graphs, given torch's embedding; of
-    those before Refine alone where numbers are rounded. iou: mean IoU of masks with torch's, at least. drop: how much
-    lower the mean IoU with the true masks may be.
+    encoder: relative error of the embedding. prompted: of every tensor of the other graphs, given torch's embedding (so
+    that INT8 in the encoder alone leaves them fp16's); of those before Refine alone where numbers are rounded.
+    iou: mean IoU of masks with torch's, at least. drop: how much lower the mean IoU with the true masks may be.
     """
 
     encoder: float

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,9 +42,9 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 class OnnxBackend:
     """An engine file's ONNX graphs in ONNX Runtime sessions. Runs from several threads go side by side."""
 
-    reads = "onnx"
-    suffix = ".resam"
-    devices = tuple(_PROVIDERS)
+    reads: ClassVar[str] = "onnx"
+    suffix: ClassVar[str] = ".resam"
+    devices: ClassVar[tuple[str, ...]] = tuple(_PROVIDERS)
 
     def __init__(
         self,

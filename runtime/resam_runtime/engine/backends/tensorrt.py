@@ -15,7 +15,7 @@ import collections
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +42,9 @@ _POOLED = 4  # unused embeddings whose memory is kept for the next ones
 class TensorRTBackend:
     """An engine file's plans on one GPU. Calls from several threads take turns."""
 
-    reads = "tensorrt"
-    suffix = ".plan"
-    devices = ("cuda",)
+    reads: ClassVar[str] = "tensorrt"
+    suffix: ClassVar[str] = ".plan"
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __init__(self, device: Device, graphs: Mapping[str, _Graph], description: str) -> None:
         """Use `TensorRTBackend.load`."""
