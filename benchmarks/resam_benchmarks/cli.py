@@ -21,7 +21,6 @@ from resam_runtime.common.extras import check_installed, needs_extra
 from resam_runtime.engine.precisions import FP32, PRECISIONS
 
 _PATH = click.Path(path_type=Path)
-_TRAIN = ("torch", "segment_anything", "safetensors")
 
 
 class _WithDefault(click.Group):
@@ -72,10 +71,10 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--views", type=click.IntRange(1), default=1, help="Each engine a second time, as resam-run --views N runs it."
 )
-@click.option("--random", metavar="NAME", help="Random weights of an architecture (vit_b, "
-              "mobile_sam, ...), in place of engine files: latency of the true size without a download.")  # fmt: skip
+@click.option("--random", metavar="NAME", help="Random weights of an architecture (vit_b, mobile_sam, ...), in place "
+              "of engine files: latency of the true size without a download.")  # fmt: skip
 @click.option("--precision", multiple=True, type=click.Choice(list(PRECISIONS)), default=(FP32.name,),
-              help="Of --random; may be repeated.  [default: fp32]")  # fmt: skip
+              show_default=True, help="Of --random; may be repeated.")  # fmt: skip
 @click.option("--base-weights", help="Checkpoint that the first engine was made from, for baselines; default: tiny.")
 @click.option("--adapter", type=_PATH, help="adapter.safetensors of the first engine, for baselines.")
 @click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")

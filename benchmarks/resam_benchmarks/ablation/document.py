@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resam_benchmarks.ablation.rows import NAMES
-from resam_runtime.common.checked import optional, read_json, take, take_from
+from resam_runtime.common.checked import read_json, take, take_from
 from resam_runtime.common.errors import ResamError
 
 FORMAT, VERSION = "resam-ablation", 1
@@ -31,7 +31,7 @@ def _training(value: Any) -> dict[str, Any]:
 
 _DOCUMENT = {
     **_RUN,
-    "resumed": optional([_RUN], list),
+    "resumed": [_RUN],
     "base": {"name": str, "sha256": str},
     "data": [
         {

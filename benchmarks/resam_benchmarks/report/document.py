@@ -21,8 +21,8 @@ FORMAT, VERSION = "resam-bench", 1
 
 _STAGE = Annotated[float, number(0)] | None  # 0: shorter than the clock can see
 _SAMPLE = {
-    "repeat": int, "scene": int, "prompts": int, "whole_s": number(0, ends=False), "encoder_s": _STAGE,
-    "loop_s": _STAGE,
+    "repeat": int, "scene": int, "prompts": int, "whole_s": number(0, ends=False),
+    "encoder_s": _STAGE, "loop_s": _STAGE,
 }  # fmt: skip
 _GRADE = {
     "scene": int, "id": int | str, "area": float, "iou": float, "coarse_iou": float, "boundary": float,
@@ -31,7 +31,7 @@ _GRADE = {
 _BYTES = Annotated[float, number(0)] | None
 _RIVAL = {
     "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES,
-    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": list[bool]}],
+    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": [bool]}],
 }  # fmt: skip
 _DOCUMENT = kind({
     "created": str, "command": str, "commit": object, "energy_source": str | None, "versions": dict, "seeds": dict,
