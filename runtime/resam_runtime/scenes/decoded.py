@@ -56,8 +56,9 @@ class _ArraySource:
         self._pixels = self._valid = None
 
 
-def open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
-    """Decode a file; one too large for that is read by windows, where rasterio is there. Raises `ResamError`."""
+def open_image(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> OpenedFile:
+    """Decode a file; one too large for that is read by windows, where rasterio is there. alpha: whether that of a PNG
+    says where it is empty. Raises `ResamError`."""
     import cv2
 
     try:
@@ -72,7 +73,7 @@ def open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
             raise ResamError(f"{path}: damaged JPEG file, part of it is zeros")
         if header.width * header.height > DECODE_LIMIT:
             if has_rasterio():  # GDAL reads these kinds too, line by line
-                return open_raster(path, bands)
+                return open_raster(path, bands, alpha)
             raise ResamError(
                 f"{path}: {header.width} x {header.height} px is too large to decode at once; "
                 "pip install 'resam[geo]' and convert it to a tiled GeoTIFF"
@@ -99,7 +100,8 @@ def open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
     order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # OpenCV: blue first
     chosen = choose_bands(path, count, bands, (1, 2, 3) if count >= 3 else (1,))
     picked = np.ascontiguousarray(pixels[..., [order[band - 1] for band in chosen]])
-    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), transform, crs, notes, header)
+    opaque = _opaque(pixels, header, chosen) if alpha else None
+    return OpenedFile(_ArraySource(picked, opaque), transform, crs, notes, header)
 
 
 def _opaque(pixels: Array, header: ImageHeader | None, chosen: Sequence[int]) -> Array | None:
