@@ -62,10 +62,13 @@ def open_regular(path: str | os.PathLike[str], mode: str = "rb") -> IO[bytes]:
     return open(os.fspath(path), mode, opener=opener)
 
 
-def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of such a file; see `open_regular`."""
+def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """The bytes of such a file, at most `most` of them. Raises `OSError` as `open_regular`, and for a larger one."""
     with open_regular(path) as file:
-        return file.read()
+        content = file.read(-1 if most is None else most + 1)
+    if most is not None and len(content) > most:
+        raise OSError(errno.EFBIG, f"has more than {most} bytes", os.fspath(path))
+    return content
 
 
 def _must_be_regular(status: os.stat_result, name: str) -> None:
