@@ -28,6 +28,7 @@ from typing import Any
 from resam_runtime.common.errors import ResamError, one_line
 from resam_runtime.common.files import open_regular
 from resam_runtime.scenes.georeference import world_files
+from resam_runtime.scenes.headers import file_header
 from resam_runtime.scenes.vrt import rewritten_vrt
 
 CACHE_BYTES = 64 << 20
@@ -134,6 +135,9 @@ def open_dataset(path: Path) -> GdalFile:
     view = None
     try:
         driver = _driver(path)
+        header = file_header(path)
+        if header is not None and not header.by_windows:
+            header.check_decodable(path)
         place = os.fspath(path)
         if driver in ("VRT", "ENVI") or _beside(path):
             view = tempfile.TemporaryDirectory(prefix="resam-")
