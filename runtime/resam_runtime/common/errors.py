@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things in words: 1 scene, 2 scenes."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def one_line(error: BaseException) -> str:
     """What a library says of its error, for a line of ours: short, and the error's kind where it says nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
