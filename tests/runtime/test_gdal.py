@@ -180,7 +180,8 @@ def test_masks_overviews_and_georeference_beside_a_scene_count(secret: Path) -> 
         "<PAMDataset><SRS>EPSG:32633</SRS><GeoTransform>500000,2,0,5000000,0,-2</GeoTransform></PAMDataset>"
     )
     with open_scene(path) as scene:
-        assert (scene.crs, scene.notes) == ("EPSG:32633", ())
+        assert scene.info.georeference is not None
+        assert (scene.info.georeference.crs, scene.notes) == ("EPSG:32633", ())
         valid = scene.read_with_data(0, 0, 64, 64)[1]
         assert valid is not None
         assert valid.sum() == 64 * 54

@@ -147,4 +147,4 @@ def test_a_scene_located_by_rational_polynomials_alone_is_told(tmp_path: Path) -
         assert scene.notes == (
             "located by rational polynomials (RPC) only: treated as not georeferenced; orthorectify it first",
         )
-        assert not scene.georeferenced
+        assert scene.info.georeference is None

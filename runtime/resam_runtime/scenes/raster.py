@@ -10,7 +10,7 @@ import numpy as np
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.scenes.gdal import GdalFile, cause, open_dataset, quiet_gdal
-from resam_runtime.scenes.georeference import Affine, georeference_of
+from resam_runtime.scenes.georeference import Georeference, georeference_of
 from resam_runtime.scenes.headers import file_header
 from resam_runtime.scenes.source import Array, OpenedFile, choose_bands
 
@@ -126,12 +126,12 @@ def _looks(length: int) -> list[tuple[int, int]]:
     return [(0, length)] if length <= _LOOK * _LOOKS else _spread(length, _LOOK * _LOOKS, _LOOK)
 
 
-def read_georeference(path: Path) -> tuple[Affine | None, str | None, tuple[str, ...]]:
+def read_georeference(path: Path) -> tuple[Georeference | None, tuple[str, ...]]:
     """That of an image whose pixels OpenCV decodes: where it lies makes no difference to them."""
     try:
         file = open_dataset(path)
     except ResamError as error:
-        return None, None, (f"georeference not read ({str(error).removeprefix(f'{path}: ')})",)
+        return None, (f"georeference not read ({str(error).removeprefix(f'{path}: ')})",)
     try:
         with quiet_gdal():
             return georeference_of(file.dataset)
@@ -167,10 +167,10 @@ def open_raster(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> 
                 colours = _palette(dataset, chosen[0])
             opaque = [index for index, kind in enumerate(kinds, 1) if kind == ColorInterp.alpha and index not in chosen]
             source = _RasterSource(path, file, chosen, colours, opaque[0] if alpha and opaque else None)
-            transform, crs, notes = georeference_of(dataset)
+            georeference, notes = georeference_of(dataset)
         source.note_measured_alpha()
         file.notes += notes
-        return OpenedFile(source, transform, crs, tuple(file.notes), file_header(path))
+        return OpenedFile(source, georeference, tuple(file.notes), file_header(path))
     except BaseException:
         file.close()
         raise
