@@ -127,7 +127,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ResamError(f"{path}: expected a state dict of tensors, came {type(state).__name__} of other things")
+        raise ResamError(f"{path}: expected a state dict of tensors, got {type(state).__name__} of other things")
     return dict(state), None
 
 

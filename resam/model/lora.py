@@ -19,9 +19,9 @@ def check_lora(encoder: nn.Module, rank: int, start: int) -> None:
     places = _places(encoder)
     depth, channels = len(places), min(min(place.channels) for place in places)
     if not 0 <= start < depth:
-        raise ValueError(f"start: expected a block from 0 to {depth - 1}, came {start}")
+        raise ValueError(f"start: expected a block from 0 to {depth - 1}, got {start}")
     if not 1 <= rank <= channels:
-        raise ValueError(f"rank: expected 1 to {channels}, came {rank}")
+        raise ValueError(f"rank: expected 1 to {channels}, got {rank}")
     if any(True for _ in lora_layers(encoder)):
         raise ValueError("the encoder has LoRA already; merge it first")
 
@@ -71,7 +71,7 @@ def load_lora(encoder: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"tensors do not fit: {', '.join(sorted(own.keys() ^ state.keys())[:3])}")
     for name, value in own.items():
         if value.shape != state[name].shape:
-            raise ValueError(f"{name}: expected shape {tuple(value.shape)}, came {tuple(state[name].shape)}")
+            raise ValueError(f"{name}: expected shape {tuple(value.shape)}, got {tuple(state[name].shape)}")
         value.copy_(state[name])
 
 

@@ -51,7 +51,7 @@ class Sources:
         """From the command's arguments; `ResamError` for a folder without a training split, points without images, and
         arguments that would do nothing."""
         if scenes is not None and scenes < 1:
-            raise ResamError(f"--scenes: expected at least 1, came {scenes}")
+            raise ResamError(f"--scenes: expected at least 1, got {scenes}")
         if points_file and not (data or annotations or images):
             raise ResamError(f"{points_file}: say with --images in which folder its scenes lie")
         if keypoints and points_file:

@@ -70,7 +70,7 @@ Exit codes:
     show_default=True,
     help="What to write: coco, geojson, overlay, labels.",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run in the output folder.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted run in the output folder.")
 @click.option("--overwrite", is_flag=True, help="Remove what an earlier run wrote into the output folder, start again.")
 @click.option("--strict", is_flag=True, help="Stop at the first scene that fails.")
 @click.option("--exclusive", is_flag=True, help="Give each pixel to one instance.")
@@ -235,7 +235,7 @@ def _closing_line(report: RunReport) -> str:
     if report.left_out:
         parts.append(f"{report.left_out} instances left out by --budget")
     if not report.complete:
-        parts.append("stopped early, go on with --resume")
+        parts.append("stopped early, use --resume")
     return f"{', '.join(parts)}; {report.seconds:.1f} s; see {report.out}"
 
 

@@ -814,7 +814,7 @@ def test_a_full_disk_stops_with_one_line_and_resumes(
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", *formats)
     assert result.code == 3
     assert result.stderr.splitlines() == [
-        f"error: {tmp_path / 'out'}: cannot write (No space left on device); what is done is kept, go on with --resume"
+        f"error: {tmp_path / 'out'}: cannot write (No space left on device); what is done is kept, use --resume"
     ]
     monkeypatch.undo()
     assert resam_run("--engine", engine, images, "-o", tmp_path / "out", "--resume", *formats).code == 0

@@ -26,14 +26,14 @@ def numbers(context: click.Context, parameter: click.Parameter, value: str) -> t
             return found
     except ValueError:
         pass
-    raise click.BadParameter(f"expected whole numbers from 1, separated by commas, came {value!r}")
+    raise click.BadParameter(f"expected whole numbers from 1, separated by commas, got {value!r}")
 
 
 def not_negative(context: click.Context, parameter: click.Parameter, value: float) -> float:
     """A finite number from 0."""
     if 0 <= value < float("inf"):
         return value
-    raise click.BadParameter(f"expected a number from 0, came {value!r}")
+    raise click.BadParameter(f"expected a number from 0, got {value!r}")
 
 
 def percent(context: click.Context, parameter: click.Parameter, value: str) -> float:
@@ -44,7 +44,7 @@ def percent(context: click.Context, parameter: click.Parameter, value: str) -> f
             return share
     except ValueError:
         pass
-    raise click.BadParameter(f"expected a share such as 10% or 0.1, came {value!r}")
+    raise click.BadParameter(f"expected a share such as 10% or 0.1, got {value!r}")
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ class Bands(click.ParamType):
             if not (word.isdecimal() and len(word) < 10 and int(word) > 0):
                 self.fail(f"{word!r} is not a band number (1, 2, ...)", param, ctx)
         if len(words) not in (1, 3):
-            self.fail(f"expected one or three bands, came {len(words)}", param, ctx)
+            self.fail(f"expected one or three bands, got {len(words)}", param, ctx)
         return tuple(int(word) for word in words)
 
 

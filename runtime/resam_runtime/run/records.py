@@ -130,7 +130,7 @@ class RunFolder:
         earlier = _read(path)
         begun = earlier is not None or any(self.records())
         if begun and mode == "new":
-            raise ResamError(f"{self.out}: holds an earlier run; go on with --resume, or start again with --overwrite")
+            raise ResamError(f"{self.out}: holds an earlier run; use --resume or --overwrite")
         if not begun and mode != "overwrite":
             for name in ("instances.json", "summary.json", *outputs):  # what is there is someone else's
                 if os.path.lexists(self.out / name):

@@ -206,7 +206,7 @@ class Run:
             summary.write_summary(self.out / "summary.json", data)
         except OSError as error:
             raise OutputError(
-                f"{self.out}: cannot write ({error.strerror or error}); what is done is kept, go on with --resume"
+                f"{self.out}: cannot write ({error.strerror or error}); what is done is kept, use --resume"
             ) from error
         lacking = {record["name"]: note for record in records if (note := without_points(record)) is not None}
         told = [

@@ -60,7 +60,7 @@ def write_scene(job: Job, folder: RunFolder, options: RunOptions) -> Record:
         folder.save(record)
     except OSError as error:
         raise OutputError(
-            f"{folder.out}: cannot write ({error.strerror or error}); what is done is kept, go on with --resume"
+            f"{folder.out}: cannot write ({error.strerror or error}); what is done is kept, use --resume"
         ) from error
     return record
 

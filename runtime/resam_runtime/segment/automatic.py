@@ -47,9 +47,9 @@ class AutomaticOptions:
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not isinstance(value, int | float | np.number) or not low <= value <= high:
-                raise ResamError(f"{name}: expected {'at least 0' if high > 1 else '0 to 1'}, came {value!r}")
+                raise ResamError(f"{name}: expected {'at least 0' if high > 1 else '0 to 1'}, got {value!r}")
         if not isinstance(self.points_per_side, Integral) or self.points_per_side < 1:
-            raise ResamError(f"points_per_side: expected a whole number, at least 1, came {self.points_per_side!r}")
+            raise ResamError(f"points_per_side: expected a whole number, at least 1, got {self.points_per_side!r}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,11 +78,11 @@ class Segmenter:
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
         max_points, views = _whole("max_points", max_points), _whole("views", views, len(VIEWS))
         if not isinstance(overlap, int | float | np.number) or not 0 <= overlap <= 0.9:
-            raise ResamError(f"overlap: expected 0 to 0.9, came {overlap!r}")
+            raise ResamError(f"overlap: expected 0 to 0.9, got {overlap!r}")
         if device is not None and not isinstance(device, str):
-            raise ResamError(f'device: expected a text such as "cpu" or "cuda:1", came {device!r}')
+            raise ResamError(f'device: expected a text such as "cpu" or "cuda:1", got {device!r}')
         if automatic is not None and not isinstance(automatic, AutomaticOptions):
-            raise ResamError(f"automatic: expected AutomaticOptions or None, came {type(automatic).__name__}")
+            raise ResamError(f"automatic: expected AutomaticOptions or None, got {type(automatic).__name__}")
         self.manifest: Manifest = engine.manifest
         self.automatic = automatic or AutomaticOptions()
         self._views = VIEWS[:views]
@@ -154,7 +154,7 @@ class Segmenter:
     def prepare_tile(self, window: Image, tile: Tile) -> Image:
         """The window's pixels (tile.height, tile.width, 3) uint8, as the engine sees them: (S, S, 3)."""
         if window.shape[:2] != (tile.height, tile.width):
-            raise ResamError(f"tile: expected {tile.width} x {tile.height} px, came an array of shape {window.shape}")
+            raise ResamError(f"tile: expected {tile.width} x {tile.height} px, got an array of shape {window.shape}")
         return scale_to_tile(window, self.manifest.image_size, tile.scale)
 
     def encode_tile(self, tile_image: Image) -> EncodedTile:
@@ -162,7 +162,7 @@ class Segmenter:
         size = self.manifest.image_size
         if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
             what = f"{tile_image.shape} {tile_image.dtype}"
-            raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, came {what}")
+            raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, got {what}")
         return EncodedTile(self.backend, self.manifest, tile_image, self._views, self._max_points)
 
     def segment_tile(
@@ -237,9 +237,9 @@ def _check_image(image: Any) -> tuple[int, int]:
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if not isinstance(image, np.ndarray) or dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = type(image).__name__ if shape is None else f"{dtype} of shape {shape}"
-        raise ResamError(f"image: expected a uint8 RGB array of shape (H, W, 3), came {what}")
+        raise ResamError(f"image: expected a uint8 RGB array of shape (H, W, 3), got {what}")
     if 0 in image.shape:
-        raise ResamError(f"image: expected at least one pixel, came shape {shape}")
+        raise ResamError(f"image: expected at least one pixel, got shape {shape}")
     return image.shape[0], image.shape[1]
 
 
@@ -248,7 +248,7 @@ def _whole(name: str, value: Any, most: int | None = None) -> int:
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
     if number < 1 or (most is not None and number > most):
         limits = f"1 to {most}" if most else "at least 1"
-        raise ResamError(f"{name}: expected a whole number, {limits}, came {value!r}")
+        raise ResamError(f"{name}: expected a whole number, {limits}, got {value!r}")
     return number
 
 

@@ -84,7 +84,7 @@ def tile_to_scene(coords: ArrayLike, scale: float, origin: tuple[float, float] =
 def _check(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     shape = getattr(image, "shape", None)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected an (H, W, 3) uint8 RGB array, came {getattr(image, 'dtype', type(image))} {shape}")
+        raise ValueError(f"expected an (H, W, 3) uint8 RGB array, got {getattr(image, 'dtype', type(image))} {shape}")
     if image.shape[0] == 0 or image.shape[1] == 0:
         raise ValueError("the image has no pixels")
     return image

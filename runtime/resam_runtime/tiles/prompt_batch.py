@@ -93,9 +93,9 @@ def _points(points: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.i
         if given is not None and given.shape in (coords.shape[:2], dense.shape[:-1]):
             return coords, _labels(given.reshape(coords.shape[:2]))
         if not isinstance(labels, Sequence | np.ndarray) or len(labels) != len(coords):
-            raise ResamError(f"labels: expected one per point, {dense.shape[:-1]}, came {_shape(labels)}")
+            raise ResamError(f"labels: expected one per point, {dense.shape[:-1]}, got {_shape(labels)}")
     if dense is not None and dense.ndim < 2:
-        raise ResamError(f"points: expected (N, 2), (N, P, 2) or one list per instance, came {dense.shape}")
+        raise ResamError(f"points: expected (N, 2), (N, P, 2) or one list per instance, got {dense.shape}")
     return _ragged(points, labels)
 
 
@@ -103,9 +103,9 @@ def _ragged(points: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.i
     try:
         points = list(points)
     except TypeError:
-        raise ResamError(f"points: expected (N, 2), (N, P, 2) or a list per instance, came {_shape(points)}") from None
+        raise ResamError(f"points: expected (N, 2), (N, P, 2) or a list per instance, got {_shape(points)}") from None
     if labels is not None and (not isinstance(labels, Sequence | np.ndarray) or len(labels) != len(points)):
-        raise ResamError(f"labels: expected one entry per instance ({len(points)}), came {_shape(labels)}")
+        raise ResamError(f"labels: expected one entry per instance ({len(points)}), got {_shape(labels)}")
     per_instance: list[NDArray[np.float64]] = []
     per_label: list[NDArray[np.int32]] = []
     for i, item in enumerate(points):
@@ -115,11 +115,11 @@ def _ragged(points: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.i
         if own is not None and own.shape == (2,):
             own = own[None]
         if own is None or own.ndim != 2 or own.shape[1] != 2:
-            raise ResamError(f"instance {i}: expected its points as (P, 2) numbers, came {_shape(item)}")
+            raise ResamError(f"instance {i}: expected its points as (P, 2) numbers, got {_shape(item)}")
         given = 1 if labels is None else labels[i]
         marks = np.ones(len(own)) if labels is None else _dense(given)
         if marks is None or marks.size != len(own) or marks.ndim > 1:
-            raise ResamError(f"instance {i}: expected {len(own)} labels, came {_shape(given)}")
+            raise ResamError(f"instance {i}: expected {len(own)} labels, got {_shape(given)}")
         per_instance.append(own)
         per_label.append(_labels(marks.reshape(-1), i))
     longest = max((len(own) for own in per_instance), default=1)
@@ -170,7 +170,7 @@ def _boxes(boxes: Any, width: int, height: int) -> NDArray[np.float64]:
     if corners is not None and corners.size == 0:
         return np.empty((0, 4))
     if corners is None or corners.ndim != 2 or corners.shape[1] != 4:
-        raise ResamError(f"boxes: expected (N, 4) numbers x0, y0, x1, y1, came {_shape(boxes)}")
+        raise ResamError(f"boxes: expected (N, 4) numbers x0, y0, x1, y1, got {_shape(boxes)}")
     infinite = ~np.isfinite(corners).all(1)
     if infinite.any():
         raise ResamError(f"instance {int(infinite.argmax())}: its box is not finite")

@@ -62,14 +62,14 @@ def plan_tiles(width: int, height: int, size: int, framing: Framing, overlap: fl
     leaves none, or an overlap out of range.
     """
     if width < 1 or height < 1 or size < 1:
-        raise ValueError(f"expected sizes of at least one pixel, came {width} x {height} and tile {size}")
+        raise ValueError(f"expected sizes of at least one pixel, got {width} x {height} and tile {size}")
     if not 0 <= overlap <= 0.9:
-        raise ValueError(f"expected an overlap from 0 to 0.9, came {overlap}")
+        raise ValueError(f"expected an overlap from 0 to 0.9, got {overlap}")
     if max(width, height) <= framing.fit_within:
         return [Tile(0, 0, width, height, size / max(width, height))]
     side = round(size / framing.scale) if framing.scale > 0 else 0
     if side < 1:
-        raise ValueError(f"expected a scale that leaves a tile of {size} px a pixel of the scene, came {framing.scale}")
+        raise ValueError(f"expected a scale that leaves a tile of {size} px a pixel of the scene, got {framing.scale}")
     columns, rows = _starts(width, side, overlap), _starts(height, side, overlap)
     return [Tile(x, y, min(side, width), min(side, height), size / side) for y in rows for x in columns]
 
@@ -94,7 +94,7 @@ def assign_points(tiles: Sequence[Tile], centroids: ArrayLike) -> NDArray[np.int
     rows = sorted({(tile.y, tile.height) for tile in tiles})
     places = {(tile.x, tile.y): number for number, tile in enumerate(tiles)}
     if len(tiles) != len(columns) * len(rows) or len(places) != len(tiles):
-        raise ValueError(f"expected a grid of tiles, came {len(tiles)} in {len(columns)} columns and {len(rows)} rows")
+        raise ValueError(f"expected a grid of tiles, got {len(tiles)} in {len(columns)} columns and {len(rows)} rows")
     grid = np.array([[places[x, y] for x, _ in columns] for y, _ in rows], np.intp)
     # The distance to the nearest cut is the lesser of that along x and that along y, so each axis can be settled alone:
     # no table of points x tiles, which would grow with the square of a scene's size.
@@ -128,7 +128,7 @@ def neighbour_batches(centroids: ArrayLike, max_points: int) -> list[NDArray[np.
     """
     points = np.asarray(centroids, np.float64).reshape(-1, 2)
     if max_points < 1:
-        raise ValueError(f"expected max_points of at least 1, came {max_points}")
+        raise ValueError(f"expected max_points of at least 1, got {max_points}")
     done: list[NDArray[np.intp]] = []
     pending = [np.arange(len(points))] if len(points) else []
     while pending:

@@ -123,14 +123,14 @@ def input_sizes(graph: str, buffers: Mapping[str, Buffer], shapes: Mapping[str, 
     sizes: dict[str, int] = {}
     inputs = {name for name, buffer in buffers.items() if buffer.is_input}
     if set(shapes) != inputs:
-        raise ResamError(f"graph {graph}: takes {', '.join(sorted(inputs))}, came {', '.join(sorted(shapes))}")
+        raise ResamError(f"graph {graph}: takes {', '.join(sorted(inputs))}, got {', '.join(sorted(shapes))}")
     for name, shape in shapes.items():
         buffer = buffers[name]
         if len(shape) != len(buffer.maximum):
-            raise ResamError(f"graph {graph}: {name} takes {len(buffer.maximum)} dimensions, came {shape}")
+            raise ResamError(f"graph {graph}: {name} takes {len(buffer.maximum)} dimensions, got {shape}")
         for size, most, dim in zip(shape, buffer.maximum, buffer.dims):
             if dim is None and size != most:
-                raise ResamError(f"graph {graph}: {name} takes shapes like {buffer.maximum}, came {shape}")
+                raise ResamError(f"graph {graph}: {name} takes shapes like {buffer.maximum}, got {shape}")
             if dim is not None and not 1 <= size <= most:
                 raise ResamError(f"graph {graph}: {name} of shape {shape}: the plan takes {dim} from 1 to {most}")
             if dim is not None and sizes.setdefault(dim, size) != size:
