@@ -1,4 +1,6 @@
-"""Host time a tile of a search without points, as scenes grow: `python -m resam_benchmarks.steps.automatic_tiles ENGINE`.
+"""Host time a tile of a search without points, as scenes grow.
+
+`python -m resam_benchmarks.steps.automatic_tiles model.resam`
 
 The engine's graphs are replaced by answers that take no time, one instance on each tile, so that what is left is the
 host's part: planning the grid, filtering, masks, merging. It is constant where nothing is done for a scene once per
