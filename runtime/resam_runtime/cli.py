@@ -58,6 +58,7 @@ Exit codes:
     help=f"One points file for all scenes: {words(kind.name for kind in POINT_KINDS)}. "
     f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene.",
 )
+@click.option("--boxes", is_flag=True, help="Take the bbox of COCO annotations as box prompts.")
 @click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
 @click.option(
     "--min-score",
@@ -124,6 +125,7 @@ def run(
     engine: Path,
     out: Path,
     points: Path | None,
+    boxes: bool,
     automatic: bool,
     min_score: float | None,
     formats: tuple[str, ...],
@@ -187,6 +189,7 @@ def run(
         min_score=min_score,
         views=views,
         strict=strict,
+        boxes=boxes,
     )
     proposals = None if min_score is None else AutomaticOptions(min_score=min_score)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"

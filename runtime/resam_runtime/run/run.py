@@ -67,7 +67,7 @@ class Run:
         check_exist(scenes)
         check_outputs(scenes, out, options.formats)
         shared = shared_names(scene.full_path for scene in scenes)
-        file = None if points is None else PointsFile.open(points)
+        file = None if points is None else PointsFile.open(points, options.boxes)
         notes: list[str] = []
         if file is not None:
             notes = _check_points(file, scenes, shared, options)
@@ -80,7 +80,7 @@ class Run:
                 f"{scenes[0].path}{others}: no points; give --points FILE, put {words(f'NAME{s}' for s in SUFFIXES)} "
                 "beside the scenes, or let --automatic find instances"
             )
-        return cls(engine, scenes, out, PointsSource(file, shared), options, notes)
+        return cls(engine, scenes, out, PointsSource(file, shared, options.boxes), options, notes)
 
     @property
     def engine_digest(self) -> str:
