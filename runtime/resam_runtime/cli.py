@@ -47,14 +47,21 @@ Exit codes:
 
 @click.command("resam-run", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
+@click.option(
+    "--engine",
+    "-e",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Engine file (.resam or .plan), or tiny: a small one that comes with resam.",
+)
 @output_folder("out", "Output folder.")
 @click.option(
     "--points",
     "-p",
     type=click.Path(path_type=Path),
     help=f"One points file for all scenes: {words(kind.name for kind in POINT_KINDS)}. "
-    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene.",
+    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene; else points.json in "
+    "the folder, where resam-annotate leaves it.",
 )
 @click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
 @click.option(
