@@ -63,6 +63,7 @@ Exit codes:
     f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene; else points.json in "
     "the folder, where resam-annotate leaves it.",
 )
+@click.option("--boxes", is_flag=True, help="Take the bbox of COCO annotations as box prompts.")
 @click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
 @click.option(
     "--min-score",
@@ -129,6 +130,7 @@ def run(
     engine: Path,
     out: Path,
     points: Path | None,
+    boxes: bool,
     automatic: bool,
     min_score: float | None,
     formats: tuple[str, ...],
@@ -192,6 +194,7 @@ def run(
         min_score=min_score,
         views=views,
         strict=strict,
+        boxes=boxes,
     )
     proposals = None if min_score is None else AutomaticOptions(min_score=min_score)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"

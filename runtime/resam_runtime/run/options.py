@@ -19,6 +19,7 @@ class RunOptions(OutputOptions):
     min_score: float | None = None  # of automatic instances; None: as AutomaticOptions has it
     views: int = 1
     strict: bool = False
+    boxes: bool = False
 
     def request(self) -> dict[str, Any]:
         """Those that decide what a scene's outputs hold, as plain data; a resumed run must have the same."""
@@ -31,4 +32,5 @@ class RunOptions(OutputOptions):
             "--automatic": self.automatic,
             "--min-score": self.min_score,
             "--views": self.views,
+            **({"--boxes": True} if self.boxes else {}),
         }

@@ -72,7 +72,7 @@ class Run:
         if points is None and not beside:
             points = _annotated(inputs)
             notes = [] if points is None else [f"points from {points}, which resam-annotate leaves there"]
-        file = None if points is None else PointsFile.open(points)
+        file = None if points is None else PointsFile.open(points, options.boxes)
         if file is not None:
             notes += _check_points(file, scenes, shared, options)
         elif not options.automatic and not beside:
@@ -84,7 +84,7 @@ class Run:
                 f"{scenes[0].path}{others}: no points; give --points FILE, put {words(f'NAME{s}' for s in SUFFIXES)} "
                 "beside the scenes, or let --automatic find instances"
             )
-        return cls(engine, scenes, out, PointsSource(file, shared), options, notes)
+        return cls(engine, scenes, out, PointsSource(file, shared, options.boxes), options, notes)
 
     @property
     def engine_digest(self) -> str:
