@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def georeference_of(dataset: Any) -> tuple[Georeference | None, tuple[str, ...]]
         return None, ("georeferenced by ground control points only: treated as not georeferenced; warp it first",)
     if dataset.rpcs and not placed:
         return None, (
-            "located by rational polynomials (RPC) only: treated as not georeferenced; orthorectify it first",
+            "located by rational polynomials only (RPC): treated as not georeferenced; orthorectify it first",
         )
     return None, ("has a geotransform but no CRS: treated as not georeferenced",) if placed else ()
 
@@ -171,13 +172,26 @@ def _ground_distance(degrees: Coordinates) -> float:
     return math.hypot(along, up) * _EQUATOR_RADIUS
 
 
+_NAMED_CRS = re.compile(r"[A-Za-z]\w{0,15}:[\w.+]{1,40}|urn:(x-)?ogc:def:crs[\w:.,+-]{0,200}|WGS84|NAD27|NAD83", re.I)
+_WRITTEN_CRS = re.compile(r"\s*(\{|[A-Za-z_]{5,20}\s*[\[(])")
+_CRS_ADDRESS = re.compile(r"https?://www\.opengis\.net/def/crs/(\w+)/[\w.]+/(\w+)/?", re.I)
+_GRID_FILE = re.compile(r"""(?i)grids=[^"'\s]*[/\\:]|parameterfile\s*[\[(]\s*"[^"]*[/\\:]""")
+
+
 def _crs(text: str) -> Any:
+    """A CRS by its name (EPSG:n, a URN), WKT or PROJJSON. GDAL would take much else for one: an address that it asks, a
+    file that it reads."""
     import rasterio
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
+    if address := _CRS_ADDRESS.fullmatch(text):  # a name that only looks like an address
+        text = f"{address[1]}:{address[2]}"
+    known = _NAMED_CRS.fullmatch(text) or (_WRITTEN_CRS.match(text) and not _GRID_FILE.search(text))
     try:
-        with rasterio.Env():  # without it GDAL prints its errors too
-            return CRS.from_user_input(text)
+        if known:
+            with rasterio.Env():  # without it GDAL prints its errors too
+                return CRS.from_user_input(text)
     except CRSError:
-        raise ResamError(f"unknown coordinate reference system {text[:80]!r}") from None
+        pass
+    raise ResamError(f"unknown coordinate reference system {text[:80]!r}")
