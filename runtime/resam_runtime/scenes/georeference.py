@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import read_regular
+from resam_runtime.scenes.quiet_gdal import quiet_gdal
 
 Affine = tuple[float, float, float, float, float, float]
 Coordinates = npt.NDArray[np.float64]
@@ -135,7 +136,6 @@ def reproject_some(points: npt.ArrayLike, source: str, target: str) -> Coordinat
     if source == target or not len(points):
         return points
     try:
-        import rasterio
         from rasterio.errors import CRSError
         from rasterio.warp import transform
     except ImportError:
@@ -156,7 +156,7 @@ def reproject_some(points: npt.ArrayLike, source: str, target: str) -> Coordinat
             return np.concatenate([move(some[:middle]), move(some[middle:])])
         return np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], axis=1)
 
-    with rasterio.Env():  # without it GDAL prints its errors too
+    with quiet_gdal():
         moved = move(points)
     moved[~np.isfinite(moved).all(axis=1)] = np.nan
     return moved
@@ -181,7 +181,6 @@ _GRID_FILE = re.compile(r"""(?i)grids=[^"'\s]*[/\\:]|parameterfile\s*[\[(]\s*"[^
 def _crs(text: str) -> Any:
     """A CRS by its name (EPSG:n, a URN), WKT or PROJJSON. GDAL would take much else for one: an address that it asks, a
     file that it reads."""
-    import rasterio
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
@@ -190,7 +189,7 @@ def _crs(text: str) -> Any:
     known = _NAMED_CRS.fullmatch(text) or (_WRITTEN_CRS.match(text) and not _GRID_FILE.search(text))
     try:
         if known:
-            with rasterio.Env():  # without it GDAL prints its errors too
+            with quiet_gdal():
                 return CRS.from_user_input(text)
     except CRSError:
         pass
