@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.commands import HELP, output_folder, version
 from resam_runtime.common.errors import ResamError, command_errors, printable, words
 from resam_runtime.common.option_types import Bands, Bytes, Finite, Words
 from resam_runtime.points import POINT_KINDS, SUFFIXES
@@ -48,9 +48,7 @@ Exit codes:
 @click.command("resam-run", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
-@click.option(
-    "--out", "-o", default=Path("out"), show_default=True, type=click.Path(path_type=Path), help="Output folder."
-)
+@output_folder("out", "Output folder.")
 @click.option(
     "--points",
     "-p",
