@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and opening none but regular ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 TEMPORARY = re.compile(r"\.resam\.[0-9a-f]{8}\.tmp(\.[^.]*)?")
 """Names of `atomic_write`'s temporary files, as a whole: what a process that was killed may leave."""
@@ -41,10 +41,33 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-    """The bytes of a regular file, at most `most` of them. Raises `OSError` for one that is missing, larger, or of
-    another kind: to open a FIFO or a device, which somebody may put where a file is expected, could take for ever.
+class NotRegular(OSError):
+    """A FIFO, a device or a socket where a file is expected."""
+
+
+def open_regular(path: str | os.PathLike[str], mode: str = "rb") -> IO[bytes]:
+    """Open a file that is found, not asked for (beside a scene, in a run's folder), in a binary mode of `open`.
+
+    Raises `OSError`: what the system says, or that it is a FIFO, a device or a socket, whose opening could wait for
+    ever or do something. A link counts as what it leads to.
     """
+
+    def opener(name: str, flags: int) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            _must_be_regular(os.stat(name), name)  # before it is opened: opening a device may do something
+        handle = os.open(name, flags | os.O_NONBLOCK, 0o666)
+        try:
+            _must_be_regular(os.fstat(handle), name)  # it may have been exchanged in between
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+    return open(os.fspath(path), mode, opener=opener)
+
+
+def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """The bytes of such a file, at most `most` of them. Raises `OSError` as `open_regular`, and for a larger one."""
     with open_regular(path) as file:
         content = file.read(-1 if most is None else most + 1)
     if most is not None and len(content) > most:
@@ -52,20 +75,11 @@ def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes
     return content
 
 
-def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: str = "rb") -> IO[Any]:
-    """A regular file, opened with flags of `os.open`, as `open` gives it in a mode. Raises as `read_regular`."""
-    # without waiting for the other end of a FIFO; of no meaning to what passes the check
-    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
-    try:
-        found = os.fstat(number).st_mode
-        if stat.S_ISDIR(found):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-        if not stat.S_ISREG(found):
-            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        return open(number, mode)
-    except BaseException:
-        os.close(number)
-        raise
+def _must_be_regular(status: os.stat_result, name: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if not stat.S_ISREG(status.st_mode):
+        raise NotRegular(errno.EINVAL, "not a regular file", name)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
