@@ -21,11 +21,13 @@ from resam_runtime.engine.manifest_values import (
     take_text,
     take_whole,
 )
+from resam_runtime.engine.prompter_spec import PrompterSpec
 from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE, Framing
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 GRAPHS = ("encoder", "decoder", "loop")
+OPTIONAL_GRAPHS = ("prompter",)
 BACKENDS = ("onnx", "tensorrt")
 Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]  # int8: what is not INT8 is fp16, or fp32 where it says so
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -34,11 +36,12 @@ DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 # What every engine's graphs are called with; more tensors may exist, these must.
 _PROMPT_INPUTS = ("embedding", "point_coords", "point_labels")
-_GRAPH_INPUTS = {"encoder": ("image",), "decoder": _PROMPT_INPUTS, "loop": _PROMPT_INPUTS}
+_GRAPH_INPUTS = {"encoder": ("image",), "decoder": _PROMPT_INPUTS, "loop": _PROMPT_INPUTS, "prompter": ("embedding",)}
 _GRAPH_OUTPUTS = {
     "encoder": ("embedding",),
     "decoder": ("masks", "scores"),
     "loop": ("masks", "scores", "boxes", "coarse_masks", "coarse_scores"),
+    "prompter": ("heat", "boxes"),
 }
 
 
@@ -148,7 +151,7 @@ class Manifest:
     longer side is at most this becomes one tile; scale: tile pixels for each pixel of a larger scene;
     max_points: most instances in one call (None: no limit); max_points_per_instance: most points of one instance;
     max_batch: most tiles in one encoder call; refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds
-    of Refine and Requery.
+    of Refine and Requery; prompter: what the graph of that name finds, None where there is none.
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
     """
 
@@ -174,6 +177,7 @@ class Manifest:
     created: str
     resam_version: str
     tensorrt: TensorRTTarget | None = None
+    prompter: PrompterSpec | None = None
 
     @property
     def framing(self) -> Framing:
@@ -187,7 +191,7 @@ class Manifest:
             value = getattr(self, field.name)
             if field.name == "graphs":
                 value = {name: spec.to_json() for name, spec in value.items()}
-            elif field.name == "tensorrt":
+            elif field.name in ("tensorrt", "prompter"):
                 if value is None:
                     continue
                 value = value.to_json()
@@ -218,10 +222,12 @@ class Manifest:
         missing = [name for name in GRAPHS if name not in graphs]
         if missing:
             raise Malformed(f"graphs: lacks {', '.join(missing)} (expected {', '.join(GRAPHS)})")
-        unknown = [name for name in graphs if name not in GRAPHS]
+        unknown = [name for name in graphs if name not in GRAPHS + OPTIONAL_GRAPHS]
         if unknown:
             raise Malformed(f"graphs: unknown graph {unknown[0]!r:.40} (expected {', '.join(GRAPHS)})")
-        specs = {name: GraphSpec.from_json(graphs[name], name) for name in GRAPHS}
+        present = [name for name in GRAPHS + OPTIONAL_GRAPHS if name in graphs]
+        specs = {name: GraphSpec.from_json(graphs[name], name) for name in present}
+        prompter = _prompter(fields.get("prompter"), specs.get("prompter"))
         if len({spec.file for spec in specs.values()}) != len(specs):
             raise Malformed("graphs: two graphs name the same file")
         base = take_object(fields.get("base"), "base")
@@ -252,7 +258,20 @@ class Manifest:
             created=take_text(fields, "created", "manifest"),
             resam_version=take_text(fields, "resam_version", "manifest"),
             tensorrt=None if target is None else TensorRTTarget.from_json(target),
+            prompter=prompter,
         )
+
+
+def _prompter(data: Any, graph: GraphSpec | None) -> PrompterSpec | None:
+    if (data is None) != (graph is None):
+        raise Malformed("prompter: expected where there is a graph of that name, and nowhere else")
+    if graph is None:
+        return None
+    spec = PrompterSpec.from_json(data)
+    heat = next(tensor for tensor in graph.outputs if tensor.name == "heat")
+    if len(heat.shape) != 4 or heat.shape[1] != len(spec.classes):
+        raise Malformed(f"prompter: {len(spec.classes)} classes, but its heat has the shape {heat.shape}")
+    return spec
 
 
 def _scale(fields: Mapping[str, Any]) -> float:

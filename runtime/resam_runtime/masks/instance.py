@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,13 @@ from resam_runtime.masks.crops import (
 from resam_runtime.masks.rle import encode_rle
 
 
+class Category(NamedTuple):
+    """A class of instances: COCO's number, and its name."""
+
+    id: int
+    name: str
+
+
 @dataclass(frozen=True, eq=False)
 class Instance:
     """An instance of a scene, in scene pixels (pixel centres at integers).
@@ -30,7 +37,9 @@ class Instance:
     coarse_score: that of the coarse mask. mask: bool (h, w), cropped to its box; origin: the scene pixel (x, y)
     of mask[0, 0]. points: float32 (P, 2), labels: int32 (P,), the prompt without padding (a box prompt appears as
     two points labelled 2 and 3). scene_size: (H, W). logits: float16 (h, w) mask logits where they were asked
-    for (`exclusive`), else None.
+    for (`exclusive`), else None. found_by: "prompt", "automatic" or "prompter"; category: what the prompter takes it
+    for, None of others. Of an instance that the prompter found `score` says how likely it is there at all, and is no
+    predicted IoU.
     """
 
     index: int
@@ -42,6 +51,8 @@ class Instance:
     labels: NDArray[np.int32]
     scene_size: tuple[int, int]
     logits: NDArray[np.float16] | None = None
+    found_by: str = "prompt"
+    category: Category | None = None
 
     @property
     def empty(self) -> bool:

@@ -141,7 +141,7 @@ def merge_proposals(instances: Sequence[Instance], tiles: Sequence[Tile], option
         return []
     owner = assign_points(tiles, np.stack([instance.points[0] for instance in good]))
     scene = max(t.x + t.width for t in tiles), max(t.y + t.height for t in tiles)
-    cut = [_is_cut(instance, tiles[number], scene) for instance, number in zip(good, owner)]
+    cut = [is_cut(instance, tiles[number], scene) for instance, number in zip(good, owner)]
     kept_whole = [
         i
         for i, (instance, number) in enumerate(zip(good, owner))
@@ -163,12 +163,13 @@ def unique(
     crops: Sequence[tuple[BoolMask, Origin]],
     order: Sequence[int],
     max_overlap: float,
-    parts: bool = False,
+    parts: bool | Sequence[bool] = False,
 ) -> list[int]:
     """Greedily keep crops in `order` unless their IoU with one kept before exceeds `max_overlap`.
 
-    parts: a crop also goes when more than `max_overlap` of itself lies in a kept one. Returns the kept indices in
-    order. Masks are compared only where their boxes meet and their areas would allow the overlap.
+    parts: a crop (each, or of each whether) also goes when more than `max_overlap` of itself lies in a kept one.
+    Returns the kept indices in order. Masks are compared only where their boxes meet and their areas would allow the
+    overlap.
     """
     boxes = np.array([(x, y, x + m.shape[1] - 1, y + m.shape[0] - 1) for m, (x, y) in crops]).reshape(-1, 4)
     areas = [int(np.count_nonzero(mask)) for mask, _ in crops]
@@ -177,17 +178,18 @@ def unique(
         neighbours.setdefault(a, []).append(b)
         neighbours.setdefault(b, []).append(a)
     kept: dict[int, None] = {}
+    as_part = [parts] * len(crops) if isinstance(parts, bool) else parts
 
     def repeats(i: int, j: int) -> bool:
         small, large = sorted((areas[i], areas[j]))
-        if not parts and small <= max_overlap * large:
+        if not as_part[i] and small <= max_overlap * large:
             return False
         (mask, origin), (other, other_origin) = crops[i], crops[j]
         where = crop_overlap(mask.shape, origin, other.shape, other_origin)
         if where is None:
             return False
         both = int(np.count_nonzero(mask[where[0]] & other[where[1]]))
-        return both > max_overlap * (areas[i] + areas[j] - both) or (parts and both > max_overlap * areas[i])
+        return both > max_overlap * (areas[i] + areas[j] - both) or (as_part[i] and both > max_overlap * areas[i])
 
     for i in order:
         if not any(j in kept and repeats(i, j) for j in neighbours.get(i, ())):
@@ -195,7 +197,7 @@ def unique(
     return list(kept)
 
 
-def _is_cut(instance: Instance, tile: Tile, scene: tuple[int, int]) -> bool:
+def is_cut(instance: Instance, tile: Tile, scene: tuple[int, int]) -> bool:
     """Whether the mask touches an edge of its tile that is not the scene's edge."""
     x0, y0, x1, y1 = instance.box
     right, bottom = tile.x + tile.width, tile.y + tile.height

@@ -26,6 +26,7 @@ from resam_runtime.segment.automatic import (
 )
 from resam_runtime.segment.embedding import Embedding
 from resam_runtime.segment.encoded_tile import EncodedTile, Image
+from resam_runtime.segment.finder import as_found, as_prompts, least_scores, merge_found, own_peaks
 from resam_runtime.tiles.averaged_views import VIEWS
 from resam_runtime.tiles.letterbox import scale_to_tile, tile_to_scene
 from resam_runtime.tiles.placement import compact, owners
@@ -51,7 +52,8 @@ class Segmenter:
 
     The parts of a call are public, for pipelines that read and write while this computes:
     `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `tiles` -> `prepare_tile`
-    and `propose_tile` -> `merge_proposals`. `backend` is what runs the graphs.
+    and `find_tile` -> `merge_found` (with an engine that has a prompter) or `propose_tile` -> `merge_proposals`.
+    `backend` is what runs the graphs.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Segmenter:
         overlap: float = DEFAULT_OVERLAP,
         max_points: int = DEFAULT_MAX_POINTS,
         automatic: AutomaticOptions | None = None,
+        min_score: float | None = None,
         views: int = 1,
     ) -> None:
         """Load an engine file (a path or an open `EngineFile`).
@@ -70,9 +73,10 @@ class Segmenter:
         device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
         "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
         max_points: instances decoded together at most; the engine's own limit counts too. automatic: how
-        instances are proposed where no points are given. views: of each tile, 1 to 7
-        (`resam_runtime.tiles.averaged_views.VIEWS`): with more, masks and scores are means over mirrored and
-        rescaled images, slower and better. Raises `ResamError` for a file, a device or another argument
+        instances are proposed where no points are given and the engine has no prompter, or where this is given.
+        min_score: least score of what the prompter finds, 0 to 1; None: the engine's own, class by class. views: of
+        each tile, 1 to 7 (`resam_runtime.tiles.averaged_views.VIEWS`): with more, masks and scores are means over
+        mirrored and rescaled images, slower and better. Raises `ResamError` for a file, a device or another argument
         that will not do.
         """
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
@@ -84,7 +88,12 @@ class Segmenter:
         if automatic is not None and not isinstance(automatic, AutomaticOptions):
             raise ResamError(f"automatic: expected AutomaticOptions or None, got {type(automatic).__name__}")
         self.manifest: Manifest = engine.manifest
+        if min_score is not None and (not isinstance(min_score, int | float | np.number) or not 0 <= min_score <= 1):
+            raise ResamError(f"min_score: expected 0 to 1, got {min_score!r}")
+        self.finds = automatic is None and engine.manifest.prompter is not None
+        """Whether it is the prompter that finds instances where no points are given, and not the automatic grid."""
         self.automatic = automatic or AutomaticOptions()
+        self._min_score = min_score
         self._views = VIEWS[:views]
         self._path = engine.path
         self._overlap = overlap
@@ -219,18 +228,48 @@ class Segmenter:
         found = encoded.instances("loop", tile, prompts, everyone, scene_size, keep_logits)
         return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
 
+    def find_tile(
+        self,
+        tile_image: Image,
+        tile: Tile,
+        scene_size: tuple[int, int],
+        *,
+        valid: NDArray[np.bool_] | None = None,
+        keep_logits: bool = False,
+    ) -> list[Instance]:
+        """Find instances on one prepared tile (S, S, 3) by what the engine was taught; arguments as of `propose_tile`.
+
+        Follow with `merge_found` once all tiles are done. Raises `ResamError` for an engine without a prompter.
+        """
+        spec = self.manifest.prompter
+        if spec is None:
+            raise ResamError(f"{self._path}: has no prompter; train one with resam-train --prompter and export it")
+        encoded = self.encode_tile(tile_image)
+        tiles = self.tiles(scene_size[1], scene_size[0])
+        peaks = encoded.peaks(tile, least_scores(spec, self._min_score))
+        peaks = own_peaks(peaks, tiles, tiles.index(tile), valid)
+        if not len(peaks):
+            return []
+        prompts = as_prompts(peaks, tile)
+        found = encoded.instances("loop", tile, prompts, np.arange(len(peaks)), scene_size, keep_logits)
+        return as_found(found, peaks, spec)
+
+    def merge_found(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
+        """One instance for each object that `find_tile` found on the tiles; the best first, numbered anew."""
+        return merge_found(instances, self.tiles(scene_size[1], scene_size[0]))
+
     def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
         return merge_proposals(instances, self.tiles(scene_size[1], scene_size[0]), self.automatic)
 
     def _find(self, image: Image, exclusive: bool) -> list[Instance]:
         height, width = image.shape[:2]
-        proposals: list[Instance] = []
+        look, merge = (self.find_tile, self.merge_found) if self.finds else (self.propose_tile, self.merge_proposals)
+        found: list[Instance] = []
         for tile in self.tiles(width, height):
             tile_image = self.prepare_tile(tile.cut(image), tile)
-            proposals += self.propose_tile(tile_image, tile, (height, width), keep_logits=exclusive)
-        merged = self.merge_proposals(proposals, (height, width))
-        return in_order(merged, exclusive)
+            found += look(tile_image, tile, (height, width), keep_logits=exclusive)
+        return in_order(merge(found, (height, width)), exclusive)
 
 
 def _check_image(image: Any) -> tuple[int, int]:
