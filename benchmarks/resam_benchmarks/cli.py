@@ -21,7 +21,6 @@ from resam_runtime.engine.manifest import PRECISIONS
 
 _PATH = click.Path(path_type=Path)
 _TRAIN = ("torch", "segment_anything", "safetensors")
-ARCHITECTURES = ("tiny", "vit_b", "vit_l", "vit_h")
 
 
 class _WithDefault(click.Group):
@@ -72,8 +71,8 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--views", type=click.IntRange(1), default=1, help="Each engine a second time, as resam-run --views N runs it."
 )
-@click.option("--random", type=click.Choice(ARCHITECTURES), help="Random weights of an architecture, in place of engine "
-              "files: latency of the true size without a download.")  # fmt: skip
+@click.option("--random", metavar="NAME", help="Random weights of an architecture (vit_b, "
+              "mobile_sam, ...), in place of engine files: latency of the true size without a download.")  # fmt: skip
 @click.option("--precision", multiple=True, type=click.Choice(PRECISIONS), default=("fp32",),
               help="Of --random; may be repeated.  [default: fp32]")  # fmt: skip
 @click.option("--base-weights", help="Checkpoint that the first engine was made from, for baselines; default: tiny.")
@@ -163,8 +162,8 @@ def robustness(
 
 
 @bench.command(epilog="Example: resam-bench train --random vit_b --instances 1,50 --steps 2")
-@click.option("--random", default="tiny", show_default=True, type=click.Choice(ARCHITECTURES), help="Architecture; its "
-              "weights are random.")  # fmt: skip
+@click.option("--random", default="tiny", show_default=True, metavar="NAME", help="Architecture "
+              "(tiny, vit_b, mobile_sam, ...); its weights are random.")  # fmt: skip
 @click.option("--instances", default="1,16", show_default=True, callback=numbers, help="Instances per image.")
 @click.option("--steps", default=6, show_default=True, type=click.IntRange(1), help="Measured steps of each case.")
 @click.option(

@@ -184,7 +184,7 @@ def _manifest(
         backend="onnx",
         precision=precision,
         image_size=a.image_size,
-        patch_size=a.patch_size,
+        patch_size=a.stride,
         mask_size=a.mask_size,
         embedding_dim=a.embedding_dim,
         fit_within=framing.fit_within,

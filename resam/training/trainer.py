@@ -217,14 +217,14 @@ class Trainer:
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """The averaged LoRA tensors, copied."""
         with self.averaged():
-            return {name: value.clone() for name, value in lora_state(self.encoder.vit).items()}
+            return {name: value.clone() for name, value in lora_state(self.encoder.network).items()}
 
     def state(self) -> dict[str, Any]:
         """Everything a restart needs, as tensors and plain values. (Samples follow from seed and epoch alone.)"""
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "lora": lora_state(self.encoder.vit),
+            "lora": lora_state(self.encoder.network),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "queue": self.queue,
@@ -233,7 +233,7 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        load_lora(self.encoder.vit, state["lora"])
+        load_lora(self.encoder.network, state["lora"])
         with torch.no_grad():
             for kept, value in zip(self.average, state["average"], strict=True):
                 kept.copy_(value)

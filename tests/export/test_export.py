@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 import resam_export.engine as engine_module
 import resam_export.models as models_module
+from resam.encoders import ARCHITECTURES, vit_graph
 from resam.model.bases import Base, load_base
-from resam.model.sam import ARCHITECTURES, build_sam
-from resam_export import encoder_graph, onnx_export
+from resam.model.sam import build_sam
+from resam_export import onnx_export
 from resam_export.engine import LimitError, check_size, export_engine
 from resam_export.graphs import build_graphs
 from resam_export.models import add_constant, constant, open_session, run_session
@@ -101,7 +102,7 @@ def test_the_encoder_equals_segment_anything(traced: Traced) -> None:
 def test_scores_made_in_pieces_are_the_same(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     base = load_base("tiny")
     heads, grid = base.architecture.encoder_heads, base.architecture.grid
-    monkeypatch.setattr(encoder_graph, "LARGEST_SCORES", heads * grid**4 // pieces)
+    monkeypatch.setattr(vit_graph, "LARGEST_SCORES", heads * grid**4 // pieces)
     graph = build_graphs(base.sam, fold=False)["encoder"]
     largest = 0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from resam.encoders import ARCHITECTURES
 from resam.model.bases import random_base
-from resam.model.sam import ARCHITECTURES
 from resam_export.engine import set_precision
 from resam_export.graphs import build_graphs
 from resam_export.int8 import quantise
@@ -48,7 +48,7 @@ def compiled(engine: Path, folder: Path) -> EngineFile:
 
 
 def compile_every_precision(traced: Traced, folder: Path, *more: Precision) -> None:
-    size, patch_size = traced.base.architecture.image_size, traced.base.architecture.patch_size
+    size, patch_size = traced.base.architecture.image_size, traced.base.architecture.stride
     specs = {name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in traced.graphs.items()}
     sizes = {}
     for precision in (*PRECISIONS, *more):

@@ -108,7 +108,7 @@ def ablate(
     cells = [cell for cell in cells if (cell[0].name, cell[1].name, cell[2]) not in done]
     if cells and found["cells"]:
         ablation_document.add_run(found, fresh)
-    fabric = make_fabric(precision=settings.precision, encoder_dim=base.architecture.encoder_dim)
+    fabric = make_fabric(precision=settings.precision, encoder_width=base.architecture.width)
     prepared: dict[tuple[str, str], _Prepared] = {}
     began, commit = time.perf_counter(), machine.commit()
     for number, (split, row, seed) in enumerate(cells):

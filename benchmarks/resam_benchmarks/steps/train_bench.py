@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resam_benchmarks.baselines.weights import Weights
+from resam_benchmarks.baselines.weights import Weights, known_architecture
 from resam_benchmarks.measure import machine, statistics
 from resam_benchmarks.measure.runner import Progress
 from resam_benchmarks.measure.worker import Worker
@@ -43,13 +43,12 @@ def measure_steps(
     "loaded_bytes", "device_bytes"}], ...}; both rivals of a case run in processes of their own, one idle while the
     other works.
     """
-    from resam.model.sam import ARCHITECTURES
     from resam_benchmarks.baselines.torch_device import torch_device
     from resam_benchmarks.steps.train_steps import StepInput, StepSettings, timed_step
 
     device = torch_device(device)
     precisions = {"resam": precision, "reference": reference_precision or precision}
-    tile = ARCHITECTURES[architecture].image_size
+    tile = known_architecture(architecture).image_size
     cases: list[dict[str, Any]] = []
     total, done = len(instances) * (steps + 1) * len(RIVALS), 0
     for count in instances:

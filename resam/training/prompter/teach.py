@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ from resam.training.prompter.embeddings import Embeddings, encode_windows, windo
 from resam.training.prompter.examples import Example, scene_crop, tile_instances
 from resam.training.prompter.losses import box_loss, centre_loss
 from resam.training.prompter.targets import Targets, make_targets
-from resam.training.prompter.thresholds import Choice, Clicked, choose_thresholds
+from resam.training.prompter.thresholds import Clicked, choose_thresholds
+from resam_runtime.engine.prompter_spec import FoundClass, PrompterSpec
 from resam_runtime.masks.crops import mask_iou
+from resam_runtime.masks.instance import Category
 from resam_runtime.points import Prompt
 from resam_runtime.segment.finder import own_peaks
 from resam_runtime.segment.peaks import MAX_OVERLAP, distinct, find_peaks
@@ -47,40 +49,26 @@ WARMUP = 30  # steps
 WEIGHT_DECAY = 1e-2
 
 
-@dataclass(frozen=True)
-class FoundClass:
-    """A class of the training points: COCO's number and its name."""
-
-    id: int
-    name: str
-
-
 @dataclass(frozen=True, eq=False)
 class TaughtPrompter:
-    """The head; its classes, in the order of its heat maps, and what was chosen for each; figures: how it went."""
+    """The head; its classes, in the order of its heat maps, with their thresholds; figures: how it went."""
 
     head: Prompter
     classes: Sequence[FoundClass]
-    choices: Sequence[Choice]
-    figures: Mapping[str, Any]
+    figures: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """What adapter and manifest say of it."""
-        return {
-            "classes": [
-                {"id": one.id, "name": one.name, **choice.to_json()} for one, choice in zip(self.classes, self.choices)
-            ],
-            **self.figures,
-        }
+        """What an adapter says of it; an engine's manifest the same, without the figures."""
+        return {**asdict(PrompterSpec(tuple(self.classes))), **self.figures}
 
 
-def found_classes(samples: TrainingSet) -> list[FoundClass]:
+def clicked_classes(samples: TrainingSet) -> list[Category]:
     """The categories that have a click, by number; one, "instance", where the clicks have none."""
     names = samples.data.categories
     numbers = sorted({prompt.category for own in samples.prompts for prompt in own if prompt.category is not None})
     if not numbers:
-        return [FoundClass(1, "instance")]
-    return [FoundClass(number, str(names.get(number, number))) for number in numbers]
+        return [Category(1, "instance")]
+    return [Category(number, str(names.get(number, number))) for number in numbers]
 
 
 def teach_prompter(
@@ -99,7 +87,7 @@ def teach_prompter(
     each. Raises `ResamError` for an image that cannot be read, and a disk that is full.
     """
     scenes, architecture = samples.data.scenes, samples.architecture
-    size, classes = architecture.image_size, found_classes(samples)
+    size, classes = architecture.image_size, clicked_classes(samples)
     chosen = _aside(samples)
     taught = [number for number in range(len(scenes)) if number not in set(chosen)]
     if options.clicked >= 1 or not any(samples.prompts[number] for number in taught):
@@ -125,12 +113,13 @@ def teach_prompter(
         for file in files:
             file.unlink(missing_ok=True)
     choices = choose_thresholds(clicked, len(classes), options.clicked)
+    found = [FoundClass(*one, choice.threshold, choice.clicks, choice.table) for one, choice in zip(classes, choices)]
     figures = {"scenes": len(used), "scenes_aside": len(chosen), "steps": options.prompter_steps, **losses}
-    return TaughtPrompter(head.eval(), classes, choices, figures)
+    return TaughtPrompter(head.eval(), found, figures)
 
 
 def make_examples(
-    known: Embeddings, loop: RefineRequery, samples: TrainingSet, classes: Sequence[FoundClass], fabric: Fabric
+    known: Embeddings, loop: RefineRequery, samples: TrainingSet, classes: Sequence[Category], fabric: Fabric
 ) -> dict[int, list[Example]]:
     """The examples of each scene whose tiles are encoded, by the scene's number."""
     size = samples.architecture.image_size
@@ -251,7 +240,7 @@ def _clicked(
     head: Prompter,
     unseen: Embeddings,
     samples: TrainingSet,
-    classes: Sequence[FoundClass],
+    classes: Sequence[Category],
     fabric: Fabric,
 ) -> Clicked:
     """What the head finds in scene `number`, as the engine would before the loop, and the scene's clicks."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,11 +47,7 @@ class Choice:
 
     threshold: float
     clicks: int
-    table: list[list[float]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"threshold": self.threshold, "clicks": self.clicks, "table": self.table}
+    table: tuple[tuple[float, ...], ...]
 
 
 def choose_thresholds(scenes: Sequence[Clicked], classes: int, clicked: float = 1.0) -> list[Choice]:
@@ -75,7 +69,7 @@ def choose_thresholds(scenes: Sequence[Clicked], classes: int, clicked: float = 
         own, count = rows[rows[:, 1] == number], int((wanted == number).sum())
         scores, found = own[:, 0], own[:, 2] > 0
         threshold = _best(scores, found, count, clicked) if count >= ENOUGH else together
-        table = [[step, *_rates(scores, found, count, clicked, step)] for step in STEPS]
+        table = tuple((step, *_rates(scores, found, count, clicked, step)) for step in STEPS)
         choices.append(Choice(round(threshold, 4), count, table))
     return choices
 

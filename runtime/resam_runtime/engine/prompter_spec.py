@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from resam_runtime.engine.manifest_values import Malformed, is_whole, take_object, take_text
+from resam_runtime.common.checked import Malformed, kind, list_of, number, text
 
 MOST_CLASSES = 1000
+Share = Annotated[float, number(0, 1)]
+_ROWS = list_of(list_of(kind(Share)))
+
+
+def _table(value: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in _ROWS(value))
 
 
 @dataclass(frozen=True)
@@ -16,54 +22,26 @@ class FoundClass:
     how many it was chosen by; table: rows (score, precision, recall), of the clicks on images set aside in training."""
 
     id: int
-    name: str
-    threshold: float
+    name: Annotated[str, text()]
+    threshold: Share
     clicks: int = 0
-    table: tuple[tuple[float, float, float], ...] = ()
+    table: Annotated[tuple[tuple[float, ...], ...], _table] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "name": self.name,
-            "threshold": self.threshold,
-            "clicks": self.clicks,
-            "table": [list(row) for row in self.table],
-        }
 
-    @classmethod
-    def from_json(cls, data: Any, where: str) -> FoundClass:
-        fields = take_object(data, where)
-        number, clicks, table = fields.get("id"), fields.get("clicks", 0), fields.get("table", [])
-        if not is_whole(number) or not is_whole(clicks):
-            raise Malformed(f"{where}: expected id and clicks as whole numbers, got {number!r:.40} and {clicks!r:.40}")
-        if not isinstance(table, list) or not all(isinstance(row, list) and len(row) == 3 for row in table):
-            raise Malformed(f"{where}.table: expected rows of score, precision and recall")
-        rows = tuple(tuple(_share(value, f"{where}.table") for value in row) for row in table)
-        name = take_text(fields, "name", where)
-        return cls(number, name, _share(fields.get("threshold"), f"{where}.threshold"), clicks, rows)  # type: ignore[arg-type]
+_CLASSES = list_of(kind(FoundClass), most=MOST_CLASSES)
+
+
+def _classes(value: Any) -> tuple[FoundClass, ...]:
+    classes = tuple(_CLASSES(value))
+    if not classes:
+        raise Malformed("expected at least one class")
+    if len({one.id for one in classes}) != len(classes):
+        raise Malformed("an id appears twice")
+    return classes
 
 
 @dataclass(frozen=True)
 class PrompterSpec:
-    """The prompter of an engine file."""
+    """The prompter of an engine file, or of an adapter."""
 
-    classes: tuple[FoundClass, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"classes": [one.to_json() for one in self.classes]}
-
-    @classmethod
-    def from_json(cls, data: Any) -> PrompterSpec:
-        listed = take_object(data, "prompter").get("classes")
-        if not isinstance(listed, list) or not 0 < len(listed) <= MOST_CLASSES:
-            raise Malformed(f"prompter.classes: expected 1 to {MOST_CLASSES} classes")
-        classes = tuple(FoundClass.from_json(one, f"prompter.classes[{i}]") for i, one in enumerate(listed))
-        if len({one.id for one in classes}) != len(classes):
-            raise Malformed("prompter.classes: an id appears twice")
-        return cls(classes)
-
-
-def _share(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise Malformed(f"{where}: expected a number from 0 to 1, got {value!r:.40}")
-    return float(value)
+    classes: Annotated[tuple[FoundClass, ...], _classes]
