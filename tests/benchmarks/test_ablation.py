@@ -201,8 +201,9 @@ def _whole() -> dict[str, Any]:
     options = {"requery": "box"}
     part = {"digest": "0", "scenes": 1, "instances": 2}
     return {
-        "format": "resam-ablation", "version": 1, "created": "2030-01-01", "command": "resam-bench ablation", "versions": {},
-        "machine": {"processor": "x", "cores": 2, "devices": [], "system": "Linux"}, "base": {"name": "tiny", "sha256": "0"},
+        "format": "resam-ablation", "version": 1, "created": "2030-01-01", "command": "resam-bench ablation",
+        "machine": {"processor": "x", "cores": 2, "devices": [], "system": "Linux"}, "versions": {}, "resumed": [],
+        "base": {"name": "tiny", "sha256": "0"},
         "data": [{"name": "set", "train": part, "test": {**part, "split": "test"}}],
         "rows": [{"name": "base", "title": "base", "trained": False, "precision": "32", "options": options}],
         "cells": [CELL],

@@ -86,7 +86,7 @@ def test_plain_objects_keep_what_nobody_asked_for() -> None:
     assert take({"id": 1.0, "x": []}, kinds) == {"id": 1, "x": [], "seen": [], "left": None}
     with pytest.raises(Malformed, match=r"^line 3\[1\].id: expected a whole number or text, got null$"):
         take([{"id": 1}, {"id": None}], [kinds], "line 3")
-    with pytest.raises(Malformed, match="^there: missing, expected a value$"):
+    with pytest.raises(Malformed, match=r"^there: missing, expected a value$"):
         take({}, {"there": object})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resam_benchmarks.ablation.rows import NAMES
-from resam_runtime.common.checked import optional, read_json, take, take_from
+from resam_runtime.common.checked import read_json, take, take_from
 from resam_runtime.common.errors import ResamError
 
 FORMAT, VERSION = "resam-ablation", 1
@@ -31,7 +31,7 @@ def _training(value: Any) -> dict[str, Any]:
 
 _DOCUMENT = {
     **_RUN,
-    "resumed": optional([_RUN], list),
+    "resumed": [_RUN],
     "base": {"name": str, "sha256": str},
     "data": [
         {
@@ -80,7 +80,7 @@ def go_on(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
 def add_run(found: dict[str, Any], fresh: Mapping[str, Any]) -> None:
     """List the conditions of the run that adds cells now, where no run before it had the same."""
     run = {key: fresh[key] for key in _RUN}
-    resumed = found.setdefault("resumed", [])
+    resumed = found["resumed"]
     if all(any(run[key] != other[key] for key in ("command", "machine", "versions")) for other in (found, *resumed)):
         resumed.append(run)
 

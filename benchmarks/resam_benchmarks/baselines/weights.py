@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from resam.model.bases import Base
 
 
+PACKAGES = ("torch", "segment_anything", "safetensors")  # that `Weights.load` imports
+
+
 @dataclass(frozen=True)
 class Weights:
     """base: "tiny" or a checkpoint file; random: an architecture ("vit_b") whose weights are drawn from `seed`, in

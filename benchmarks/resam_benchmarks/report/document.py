@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from resam_benchmarks.measure import machine
-from resam_benchmarks.measure.runner import CaseResult, RivalResult, RunResult
+from resam_benchmarks.measure.runner import BenchResult, CaseResult, RivalResult
 from resam_runtime.common.checked import kind, number, read_json, take_from
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
@@ -21,7 +21,8 @@ FORMAT, VERSION = "resam-bench", 1
 
 _STAGE = Annotated[float, number(0)] | None  # 0: shorter than the clock can see
 _SAMPLE = {
-    "repeat": int, "scene": int, "prompts": int, "whole_s": number(0, ends=False), "encoder_s": _STAGE, "loop_s": _STAGE,
+    "repeat": int, "scene": int, "prompts": int, "whole_s": number(0, ends=False),
+    "encoder_s": _STAGE, "loop_s": _STAGE,
 }  # fmt: skip
 _GRADE = {
     "scene": int, "id": int | str, "area": float, "iou": float, "coarse_iou": float, "boundary": float,
@@ -29,8 +30,8 @@ _GRADE = {
 }  # fmt: skip
 _BYTES = Annotated[float, number(0)] | None
 _RIVAL = {
-    "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES, "load_s": float,
-    "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": list[bool]}],
+    "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES,
+    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": [bool]}],
 }  # fmt: skip
 _DOCUMENT = kind({
     "created": str, "command": str, "commit": object, "energy_source": str | None, "versions": dict, "seeds": dict,
@@ -42,7 +43,7 @@ _DOCUMENT = kind({
 """What is read from a `bench.json`, by anybody."""
 
 
-def document(result: RunResult, *, command: str, data: Mapping[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
+def document(result: BenchResult, *, command: str, data: Mapping[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
     """A run as plain JSON data. command: as typed; data: what was measured on; seeds: all there were."""
     scenes = result.cases[0].case.scenes if result.cases else []
     return {

@@ -123,16 +123,17 @@ def table_of(found: Mapping[str, Any]) -> Table:
         "One training step",
         ["", "resam, s/image", "reference, s/image", "resam is", "resam, peak", "reference, peak", "memory ratio"],
         rows,
-        f"{found['device']}, {_precisions(found)}, random weights, medians of {steps}; ratio of speeds: geometric mean, "
-        "paired by image. Memory: most that the process held during a step (on CUDA: of the device). The reference's step "
-        "is written anew and plainly: it encodes the weak view twice, has the package's attention and masks of full size.",
+        f"{found['device']}, {_precisions(found)}, random weights, medians of {steps}; ratio of speeds: geometric "
+        "mean, paired by image. Memory: most that the process held during a step (on CUDA: of the device). The "
+        "reference's step is written anew and plainly: it encodes the weak view twice, has the package's attention and "
+        "masks of full size.",
         frozenset({0, 3}),
     )
 
 
 def _precisions(found: Mapping[str, Any]) -> str:
     ours = found["precision"]
-    theirs = found.get("reference_precision", ours)  # files of earlier versions have one for both
+    theirs = found["reference_precision"]
     return f"both in {ours}" if ours == theirs else f"resam in {ours} and the reference in {theirs}"
 
 
