@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from resam_runtime.points import PointsFile, Prompt, shared_names
 from resam_runtime.points.values import no_shared_file, own_name, scene_name, take_id
 from resam_runtime.scenes.scene import Scene, open_scene
 from resam_runtime.scenes.scene_files import STATE_FOLDER, SceneFile, find_scenes
+from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.tiles.tiling import Tile
 
 SPLITS = ("train", "val", "test")
@@ -71,23 +72,15 @@ class CocoScene:
             return scene.read(tile.x, tile.y, tile.width, tile.height)
 
     def points(self, file: PointsFile, shared: Collection[str] = ()) -> list[Prompt]:
-        """A points file's prompts for this scene, in pixels; shared: as `PointsFile.prompts` has it.
+        """A points file's prompts for this scene, in pixels; shared: as `PointsFile.match` has it.
 
         Raises `ResamError` as `PointsFile.prompts` and `read`.
         """
-        transform, crs = None, None
+        info = SceneInfo(scene_name(self.name) or self.name, self.width, self.height)
         if file.on_map:
             with self._open() as scene:
-                transform, crs = scene.transform, scene.crs
-        return file.prompts(
-            scene_name(self.name),
-            width=self.width,
-            height=self.height,
-            transform=transform,
-            crs=crs,
-            shared=shared,
-            path=self.full_path,
-        )
+                info = replace(info, georeference=scene.info.georeference)
+        return file.prompts(info, file.match(info.name, shared, self.full_path) or "")
 
     def check(self) -> None:
         """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,
@@ -191,17 +184,9 @@ def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     scenes = []
     for scene in found:
         with open_scene(scene.path) as opened:
-            width, height, place = opened.width, opened.height, (opened.transform, opened.crs)
-        if file.prompts(
-            scene.name,
-            width=width,
-            height=height,
-            transform=place[0],
-            crs=place[1],
-            shared=shared,
-            path=scene.full_path,
-        ):
-            scenes.append(CocoScene(scene.name, scene.path, width, height, ()))
+            info = replace(opened.info, name=scene.name)
+        if file.prompts(info, file.match(scene.name, shared, scene.full_path) or ""):
+            scenes.append(CocoScene(scene.name, scene.path, info.width, info.height, ()))
     if not scenes:
         raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
     return CocoData(file.path, file.digest, tuple(scenes), {})

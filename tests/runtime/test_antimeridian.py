@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime.scenes.georeference import WGS84, Affine, pixel_to_map, reproject
+from resam_runtime.scenes.georeference import WGS84, Affine, Georeference, reproject
+from resam_runtime.scenes.scene_info import SceneInfo
+from resam_runtime.writers import SceneResult
 from resam_runtime.writers.antimeridian import cut_at_antimeridian
 from resam_runtime.writers.geojson import feature_collection
-from resam_runtime.writers.scene import SceneResult
 
 from .test_writers import HEIGHT, WIDTH, disc, instance, polygons, random_blobs, signed_area
 
@@ -23,7 +24,7 @@ ANTIMERIDIAN_UTM = (100.0, 0.0, 828000.0, 0.0, -100.0, 4500.0)  # of zone 60 nor
 def geometry(mask: np.ndarray, transform: Affine, crs: str, simplify: float = 0.0) -> list[Any]:
     """The polygons of one mask, with everything checked that RFC 7946 asks of each."""
     height, width = mask.shape
-    result = SceneResult("a.tif", width, height, [instance(0, mask)], transform=transform, crs=crs)
+    result = SceneResult(SceneInfo("a.tif", width, height, Georeference(transform, crs)), [instance(0, mask)])
     [feature] = feature_collection(result, simplify=simplify)["features"]
     found = polygons(feature)
     for outer, *holes in found:
@@ -55,7 +56,7 @@ def covered(found: list[Any], points: np.ndarray) -> np.ndarray:
 
 def centres(shape: tuple[int, int], transform: Affine, crs: str) -> np.ndarray:
     ys, xs = np.mgrid[: shape[0], : shape[1]]
-    placed = reproject(pixel_to_map(transform, np.stack([xs.ravel(), ys.ravel()], 1)), crs, WGS84)
+    placed = reproject(Georeference(transform, crs).to_map(np.stack([xs.ravel(), ys.ravel()], 1)), crs, WGS84)
     placed[:, 0] = (placed[:, 0] + 180) % 360 - 180
     return placed
 

@@ -209,7 +209,7 @@ def instance(index: int, logits: np.ndarray, origin: tuple[int, int], score: flo
         origin=origin,
         points=np.zeros((1, 2), np.float32),
         labels=np.ones(1, np.int32),
-        scene_size=(40, 40),
+        scene_hw=(40, 40),
         logits=logits.astype(np.float16) if keep else None,
     )
 

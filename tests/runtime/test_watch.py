@@ -15,8 +15,8 @@ import pytest
 
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.run.options import RunOptions
-from resam_runtime.run.outcome import RunReport
 from resam_runtime.run.progress import TerminalProgress
+from resam_runtime.run.report import RunReport
 from resam_runtime.run.run import Run
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.run.watch import FolderWatch, watch_folder

@@ -19,10 +19,9 @@ from typing import Any, Literal, TextIO
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import TEMPORARY, atomic_write
 from resam_runtime.scenes.scene_files import STATE_FOLDER
+from resam_runtime.writers.record import FORMAT, Record
 
 Mode = Literal["new", "resume", "overwrite"]
-Record = dict[str, Any]
-FORMAT = 1
 
 
 class RunFolder:
@@ -80,28 +79,28 @@ class RunFolder:
 
     def record(self, name: str) -> Record | None:
         """The record of a scene, None if it has none (or a damaged one: then the scene is simply done again)."""
-        return _read(self._path(name))
+        return _read_record(self._path(name))
 
     def save(self, record: Record) -> None:
         """Write a scene's record, whole or not at all. Raises OSError."""
-        write_json(self._path(record["name"]), record)
+        write_json(self._path(record.name), record.to_json())
 
     def records(self) -> Iterator[Record]:
         """All records, in no particular order."""
         for path in sorted(self._state.joinpath("scenes").glob("[!.]*.json")):
-            record = _read(path)
+            record = _read_record(path)
             if record is not None:
                 yield record
 
     def has_outputs(self, record: Record) -> bool:
         """Whether the files that a record lists are there."""
         # os.path's isfile: Path's raises where a folder cannot be read, before Python 3.14
-        return all(os.path.isfile(self.out / name) for name in record.get("outputs", []))
+        return all(os.path.isfile(self.out / name) for name in record.outputs)
 
     def remove_outputs(self, record: Record) -> None:
         """Remove the files that a record lists, and the record first: a half-removed scene is done again."""
-        self._path(record["name"]).unlink(missing_ok=True)
-        for name in record.get("outputs", []):
+        self._path(record.name).unlink(missing_ok=True)
+        for name in record.outputs:
             with contextlib.suppress(FileNotFoundError):
                 self.out.joinpath(name).unlink()
 
@@ -116,7 +115,7 @@ class RunFolder:
                 if output not in self._ours and os.path.lexists(path) and not os.path.isdir(path):
                     raise ResamError(f"{path}: exists, and is not this run's; move it, or choose another -o")
             self._ours.update(outputs)
-        self._mark([*outputs, *(earlier or {}).get("outputs", [])])
+        self._mark([*outputs, *(() if earlier is None else earlier.outputs)])
 
     def _mark(self, outputs: list[str]) -> None:
         write_json(self._state / "writing.json", {"format": FORMAT, "outputs": outputs})
@@ -144,7 +143,7 @@ class RunFolder:
                 if TEMPORARY.fullmatch(leftover.name):
                     leftover.unlink(missing_ok=True)
         if begun:
-            self._ours = {name for record in self.records() for name in record.get("outputs", [])}
+            self._ours = {name for record in self.records() for name in record.outputs}
             cut_short = set((_read(self._state / "writing.json") or {}).get("outputs", [])) - self._ours
             for name in cut_short:
                 with contextlib.suppress(OSError):
@@ -179,21 +178,18 @@ def write_json(path: Path, data: Any) -> None:
         temporary.write_text(json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii")
 
 
-def without_points(record: Record) -> str | None:
-    """The one of a scene's notes that says that it came without points; None for a scene that had some."""
-    if "without_points" in record:
-        note: str | None = record["without_points"]
-        return note
-    # written by a resam that did not record it
-    return next((note for note in record.get("notes", ()) if note.startswith("no points")), None)
-
-
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) and data.get("format") == FORMAT else None
+
+
+def _read_record(path: Path) -> Record | None:
+    with contextlib.suppress(ValueError):
+        return Record.from_json(_read(path))
+    return None
 
 
 def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import has_rasterio
-from resam_runtime.scenes.georeference import Affine, georeferenced_beside
+from resam_runtime.scenes.georeference import Georeference, georeferenced_beside
 from resam_runtime.scenes.headers import ImageHeader, read_header, without_orientation
 from resam_runtime.scenes.raster import open_raster, read_georeference
 from resam_runtime.scenes.source import Array, OpenedFile, choose_bands
@@ -79,12 +79,11 @@ def open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
             )
         if header.orientation != 1:  # of all kinds OpenCV turns TIFF alone, maps too
             data = without_orientation(data)
-    transform: Affine | None = None
-    crs: str | None = None
+    georeference: Georeference | None = None
     notes: tuple[str, ...] = ()
     if (header is not None and header.georeferenced) or georeferenced_beside(path):
         if has_rasterio():
-            transform, crs, notes = read_georeference(path)
+            georeference, notes = read_georeference(path)
         else:
             notes = ("georeference not read: pip install 'resam[geo]'",)
     try:
@@ -99,7 +98,7 @@ def open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
     order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # OpenCV: blue first
     chosen = choose_bands(path, count, bands, (1, 2, 3) if count >= 3 else (1,))
     picked = np.ascontiguousarray(pixels[..., [order[band - 1] for band in chosen]])
-    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), transform, crs, notes, header)
+    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), georeference, notes, header)
 
 
 def _opaque(pixels: Array, header: ImageHeader | None, chosen: Sequence[int]) -> Array | None:

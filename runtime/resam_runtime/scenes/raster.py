@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from resam_runtime.common.errors import ResamError, one_line
-from resam_runtime.scenes.georeference import Affine, georeference_of
+from resam_runtime.scenes.georeference import Georeference, georeference_of
 from resam_runtime.scenes.headers import file_header
 from resam_runtime.scenes.source import Array, OpenedFile, choose_bands
 
@@ -83,7 +83,7 @@ def _spread(length: int, count: int) -> list[tuple[int, int]]:
     return [(round(i * (length - size) / max(1, number - 1)), size) for i in range(number)]
 
 
-def read_georeference(path: Path) -> tuple[Affine | None, str | None, tuple[str, ...]]:
+def read_georeference(path: Path) -> tuple[Georeference | None, tuple[str, ...]]:
     """That of an image whose pixels OpenCV decodes: where it lies makes no difference to them."""
     import rasterio
 
@@ -93,7 +93,7 @@ def read_georeference(path: Path) -> tuple[Affine | None, str | None, tuple[str,
             with rasterio.open(path) as dataset:
                 return georeference_of(dataset)
     except (rasterio.errors.RasterioError, OSError, UnicodeEncodeError) as error:
-        return None, None, (f"georeference not read ({_cause(error)})",)
+        return None, (f"georeference not read ({_cause(error)})",)
 
 
 def _stack(how: dict[str, Any], count: int) -> dict[str, Any]:

@@ -27,8 +27,9 @@ import numpy.typing as npt
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import has_rasterio
 from resam_runtime.scenes.decoded import open_image
-from resam_runtime.scenes.georeference import Affine, georeferenced_beside
+from resam_runtime.scenes.georeference import georeferenced_beside
 from resam_runtime.scenes.raster import open_raster
+from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.scenes.source import Array, OpenedFile, PixelSource
 from resam_runtime.scenes.upright import UprightSource
 from resam_runtime.tiles.letterbox import PAD_VALUE
@@ -45,33 +46,16 @@ _STRETCH = (2.0, 98.0)  # percentiles
 class Scene:
     """One open image. Not thread-safe: open, read and close it in one thread.
 
-    name: how points files and outputs call it. width, height: px. crs: "EPSG:n" or WKT, None if not georeferenced.
-    transform: (a, b, c, d, e, f), map x = a*u + b*v + c, map y = d*u + e*v + f, where (u, v) = (x + 0.5, y + 0.5) for
-    pixel coordinates (x, y), whose integers are pixel centres. notes: what a user should know, one line each.
+    info: its name, size and place on the map; also as `name`, `width`, `height`. notes: what a user should know, one
+    line each.
     """
 
-    def __init__(
-        self,
-        source: PixelSource,
-        *,
-        path: Path,
-        name: str,
-        transform: Affine | None = None,
-        crs: str | None = None,
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.path, self.name = path, name
-        self.width, self.height = source.width, source.height
-        self.transform = transform if crs is not None else None
-        self.crs = crs if transform is not None else None
+    def __init__(self, source: PixelSource, info: SceneInfo, path: Path, notes: Sequence[str] = ()) -> None:
+        self.path, self.info = path, info
+        self.name, self.width, self.height = info.name, info.width, info.height
         self.notes = tuple(notes)
         self._source = source
         self._limits = None if source.dtype == np.uint8 else self._percentiles()
-
-    @property
-    def georeferenced(self) -> bool:
-        """Whether pixel coordinates can be turned into map coordinates."""
-        return self.crs is not None and self.transform is not None
 
     def read(self, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         """Window (height, width, 3) uint8 RGB whose first pixel is (x, y).
@@ -165,14 +149,9 @@ def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None,
     if size == 0:
         raise ResamError(f"{path}: empty file")
     opened = _open_pixels(path, bands)
-    return Scene(
-        opened.source,
-        path=path,
-        name=name or path.name,
-        transform=opened.transform,
-        crs=opened.crs,
-        notes=opened.notes,
-    )
+    source, place = opened.source, opened.georeference
+    raster = place is not None or (path.suffix.lower() in RASTER_SUFFIXES and has_rasterio())
+    return Scene(source, SceneInfo(name or path.name, source.width, source.height, place, raster), path, opened.notes)
 
 
 def _open_pixels(path: Path, bands: Sequence[int] | None) -> OpenedFile:
