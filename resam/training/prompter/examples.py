@@ -84,7 +84,7 @@ def tile_instances(examples: Sequence[Example], tile: Tile, mirror: Mirror, tile
         np.array(numbers, np.intp),
         np.array(weights, np.float32),
         np.array(insides, bool).reshape(-1, grid, grid),
-        tile.extent(tile_size),
+        tile.filled_hw(tile_size),
     )
 
 

@@ -40,7 +40,7 @@ from resam_runtime.points import Prompt
 from resam_runtime.segment.finder import own_peaks
 from resam_runtime.segment.peaks import MAX_OVERLAP, distinct, find_peaks
 from resam_runtime.tiles.letterbox import tile_to_scene
-from resam_runtime.tiles.tiling import Tile
+from resam_runtime.tiles.tiling import Tile, owned_windows
 
 ASIDE = 0.15  # share of the clicked scenes on which thresholds are chosen
 BATCH = 8
@@ -264,6 +264,7 @@ def _peaks(
     """Scores, boxes in scene pixels and classes of the peaks that a tile owns."""
     tile, size = tiles[place], head.image_size
     logits, distances = (out[0].float().cpu().numpy() for out in head(embedding.to(fabric.device)))
-    peaks = own_peaks(find_peaks(logits, distances, size, tile.extent(size), LEAST), tiles, place)
+    peaks = find_peaks(logits, distances, size, tile.filled_hw(size), LEAST)
+    peaks = own_peaks(peaks, tile, owned_windows(tiles)[place])
     corners = tile_to_scene(peaks.boxes.reshape(-1, 2, 2), tile.scale, tile.origin).reshape(-1, 4)
     return peaks.scores, corners, peaks.classes

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.crops import BoolMask, Origin, crop_overlap, meeting_pairs
-from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.instance import FoundBy, Instance
 from resam_runtime.masks.upsample import grid_boxes
 from resam_runtime.segment.encoded_tile import EncodedTile
 from resam_runtime.tiles.letterbox import tile_to_scene
@@ -52,6 +53,35 @@ class AutomaticOptions:
                 raise ResamError(f"{name}: expected {'at least 0' if high > 1 else '0 to 1'}, got {value!r}")
         if not isinstance(self.points_per_side, Integral) or self.points_per_side < 1:
             raise ResamError(f"points_per_side: expected a whole number, at least 1, got {self.points_per_side!r}")
+
+
+@dataclass(frozen=True)
+class GridSearch:
+    """The search (`Search`) of engines that were not taught what to find. tile_size: S."""
+
+    options: AutomaticOptions
+    tile_size: int
+    found_by: ClassVar[FoundBy] = "grid"
+
+    def plan(self, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """See `grid_points`: the points (K, 2), in tile pixels, that each tile looks from."""
+        return grid_points(tiles, self.tile_size, self.options.points_per_side)
+
+    def on_tile(
+        self,
+        encoded: EncodedTile,
+        tile: Tile,
+        where: NDArray[np.float32],
+        scene_hw: tuple[int, int],
+        valid: BoolMask | None = None,
+        keep_logits: bool = False,
+    ) -> list[Instance]:
+        """See `find_on_tile`."""
+        return find_on_tile(encoded, tile, where, scene_hw, self.options, valid, keep_logits)
+
+    def merge(self, instances: Sequence[Instance], tiles: Sequence[Tile]) -> list[Instance]:
+        """See `merge_proposals`."""
+        return merge_proposals(instances, tiles, self.options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +201,7 @@ def find_on_tile(
     in_scene = tile_to_scene(points, tile.scale, tile.origin)
     prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
     found = encoded.instances("loop", tile, prompts, np.arange(len(points)), scene_hw, keep_logits)
-    found = [dataclasses.replace(one, found_by="grid") for one in found]
+    found = [dataclasses.replace(one, found_by=GridSearch.found_by) for one in found]
     return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
 
 

@@ -12,7 +12,6 @@ from resam_runtime.engine.backends import Backend
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.instance import Instance
 from resam_runtime.masks.upsample import grid_boxes, scene_mask
-from resam_runtime.segment.peaks import Peaks, find_peaks
 from resam_runtime.tiles.averaged_views import Decoded, View, Window, decode_views
 from resam_runtime.tiles.placement import into_tile
 from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch
@@ -89,11 +88,10 @@ class EncodedTile:
                 )
         return [found[place] for place in range(len(indices))]
 
-    def peaks(self, tile: Tile, least: NDArray[np.float64]) -> Peaks:
-        """What the prompter finds on the tile as it is. tile: where in the scene this is; least: see `find_peaks`."""
+    def prompter(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the graph of that name says of the tile as it is: heat (K, 2G, 2G) logits, boxes (4, 2G, 2G)."""
         heat, boxes = self._backend.run("prompter", {"embedding": self._whole}, ["heat", "boxes"])
-        size = self._manifest.image_size
-        return find_peaks(heat[0], boxes[0], size, tile.extent(size), least)
+        return heat[0], boxes[0]
 
     def _run(self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
         """The decoder's scores are its coarse scores."""
