@@ -98,6 +98,8 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     with ends_cleanly(), progress_bar(quiet) as progress:
         data = benchmark(BenchOptions(**chosen), out, _typed(), progress)
     print_tables(data)
+    for note in data["data"].get("notes", ()):
+        click.echo(note, err=True)
     click.echo(out / "bench.html")
 
 

@@ -31,7 +31,7 @@ _GRADE = {
 _BYTES = Annotated[float, number(0)] | None
 _RIVAL = {
     "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES,
-    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": [bool]}],
+    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": list[bool]}],
 }  # fmt: skip
 _DOCUMENT = kind({
     "created": str, "command": str, "commit": object, "energy_source": str | None, "versions": dict, "seeds": dict,

@@ -120,14 +120,12 @@ class _Job:
         self.options, self.trt = options, trt
         self.log = BuildLog()
 
-    def build(
-        self, model: memoryview, path: Path, cache: TimingCache, report: Report, stop: threading.Event
-    ) -> BuiltGraph:
+    def build(self, model: bytes, path: Path, cache: TimingCache, report: Report, stop: threading.Event) -> BuiltGraph:
         """Write the plan to `path`; returns what was built."""
         trt, start = self.trt, time.monotonic()
-        if model.nbytes > _LARGEST_MODEL:
+        if len(model) > _LARGEST_MODEL:
             raise ResamError(
-                f"graph {self.name}: {model.nbytes} bytes, TensorRT's parser takes {_LARGEST_MODEL}; export it in fp16"
+                f"graph {self.name}: {len(model)} bytes, TensorRT's parser takes {_LARGEST_MODEL}; export it in fp16"
             )
         logger = trt_logger(trt, self.log)
         try:

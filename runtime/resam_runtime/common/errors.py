@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things in words: 1 scene, 2 scenes."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def words(names: Iterable[str], last: str = "or") -> str:
     """Names in a sentence: "a, b or c"."""
     *others, end = names

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import read_regular
 
 Affine = tuple[float, float, float, float, float, float]
 Coordinates = npt.NDArray[np.float64]
@@ -28,16 +29,20 @@ _EQUATOR_RADIUS, _ECCENTRICITY_SQUARED = 6_378_137.0, 0.00669437999014  # of WGS
 def georeferenced_beside(path: Path) -> bool:
     """Whether a file beside an image says where it lies: GDAL's .aux.xml, or a world file."""
     try:
-        extra = path.with_name(f"{path.name}.aux.xml").read_bytes()
+        extra = read_regular(path.with_name(f"{path.name}.aux.xml"))
         if any(tag in extra for tag in (b"<SRS", b"<GeoTransform", b"<GCPList")):  # it may hold statistics alone
             return True
     except OSError:
         pass
-    kind = path.suffix[1:]
-    worlds = {"wld", f"{kind}w", f"{kind[:1]}{kind[-1:]}w"}  # a.pngw, a.pgw
-    names = [name for world in worlds for name in (world.lower(), world.upper())]
     # os.path's isfile: Path's raises for a name that is too long
-    return any(os.path.isfile(path.with_suffix(f".{name}")) for name in names)
+    return any(os.path.isfile(path.with_name(name)) for name in world_files(path))
+
+
+def world_files(path: Path) -> list[str]:
+    """The names that a file beside an image may have that says where it lies: a.pngw, a.pgw, a.wld."""
+    kind = path.suffix[1:]
+    worlds = sorted({"wld", f"{kind}w", f"{kind[:1]}{kind[-1:]}w"})
+    return [f"{path.stem}.{name}" for world in worlds for name in (world.lower(), world.upper())]
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,10 @@ def georeference_of(dataset: Any) -> tuple[Georeference | None, tuple[str, ...]]
         return Georeference((a, b, c, d, e, f), f"EPSG:{code}" if code else dataset.crs.to_wkt()), ()
     if dataset.gcps[0]:
         return None, ("georeferenced by ground control points only: treated as not georeferenced; warp it first",)
+    if dataset.rpcs and not placed:
+        return None, (
+            "located by rational polynomials (RPC) only: treated as not georeferenced; orthorectify it first",
+        )
     return None, ("has a geotransform but no CRS: treated as not georeferenced",) if placed else ()
 
 

@@ -41,6 +41,8 @@ EMPTY_PIXEL = PAD_VALUE
 """What a pixel without data becomes: the same that pads tiles."""
 _SAMPLE = 1024
 _STRETCH = (2.0, 98.0)  # percentiles
+_NO_DATA = (-9999.0, -99999.0, -32767.0, -32768.0, float(np.finfo(np.float32).min))
+"""Numbers by which many a raster without a nodata tag means that there is none."""
 
 
 class Scene:
@@ -55,7 +57,10 @@ class Scene:
         self.name, self.width, self.height = info.name, info.width, info.height
         self.notes = tuple(notes)
         self._source = source
-        self._limits = None if source.dtype == np.uint8 else self._percentiles()
+        self._limits = None
+        if source.dtype != np.uint8:
+            self._limits, more = self._percentiles()
+            self.notes += more
 
     def read(self, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         """Window (height, width, 3) uint8 RGB whose first pixel is (x, y).
@@ -92,16 +97,17 @@ class Scene:
         factor = min(1.0, longest / max(self.width, self.height))
         return max(1, round(self.height * factor)), max(1, round(self.width * factor))
 
-    def _percentiles(self) -> list[tuple[float, float]]:
+    def _percentiles(self) -> tuple[list[tuple[float, float]], tuple[str, ...]]:
         # single pixels: in means of several the speckle is gone that the limits are to hold
         pixels, valid = self._source.sample(_SAMPLE)
-        limits = []
+        limits, note = [], ""
         for band in range(pixels.shape[1]):
             values = pixels[:, band].astype(np.float64)
-            keep = np.isfinite(values) if valid is None else np.isfinite(values) & valid
-            low, high = np.percentile(values[keep], _STRETCH) if keep.any() else (0.0, 1.0)
+            values = values[np.isfinite(values) if valid is None else np.isfinite(values) & valid]
+            low, high = np.percentile(values, _STRETCH) if len(values) else (0.0, 1.0)
             limits.append((float(low), float(high)))
-        return limits
+            note = note or _unsaid_no_data(values)
+        return limits, (note,) if note else ()
 
     def _render(self, pixels: Array, valid: Array | None) -> tuple[npt.NDArray[np.uint8], Array | None]:
         if pixels.dtype.kind == "f":
@@ -129,10 +135,25 @@ class Scene:
         return image, valid
 
 
-def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None, name: str | None = None) -> Scene:
+def _unsaid_no_data(values: npt.NDArray[np.float64]) -> str:
+    """A note on a band's least value, where it is one that usually means no data and lies far below the others."""
+    least = float(values.min(initial=0.0))
+    share = np.count_nonzero(values == least) / max(1, len(values))
+    if least not in _NO_DATA or share < 0.001 or (values[values > least] < least / 2).any():
+        return ""
+    return (
+        f"{least:.10g} in {share:.0%} of its pixels counts as data, since the file does not say otherwise: "
+        f"gdal_edit.py -a_nodata {least:.10g} does"
+    )
+
+
+def open_scene(
+    path: str | os.PathLike[str], bands: Sequence[int] | None = None, name: str | None = None, alpha: bool = True
+) -> Scene:
     """Open an image file as a scene.
 
-    bands: one (gray) or three (red, green, blue) 1-based band numbers. name: defaults to the file's name.
+    bands: one (gray) or three (red, green, blue) 1-based band numbers. name: defaults to the file's name. alpha:
+    whether a band that calls itself alpha, and is none of `bands`, says where there is no data.
 
     Raises ResamError, one line with file and cause, for a missing, truncated or unknown file, bands that it lacks, and
     an image too large to be decoded at once.
@@ -148,15 +169,15 @@ def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None,
         raise ResamError(f"{path}: not a file")
     if size == 0:
         raise ResamError(f"{path}: empty file")
-    opened = _open_pixels(path, bands)
+    opened = _open_pixels(path, bands, alpha)
     source, place = opened.source, opened.georeference
     raster = place is not None or (path.suffix.lower() in RASTER_SUFFIXES and has_rasterio())
     return Scene(source, SceneInfo(name or path.name, source.width, source.height, place, raster), path, opened.notes)
 
 
-def _open_pixels(path: Path, bands: Sequence[int] | None) -> OpenedFile:
+def _open_pixels(path: Path, bands: Sequence[int] | None, alpha: bool) -> OpenedFile:
     by_windows = path.suffix.lower() not in IMAGE_SUFFIXES and has_rasterio()
-    opened = open_raster(path, bands) if by_windows else open_image(path, bands)
+    opened = open_raster(path, bands, alpha) if by_windows else open_image(path, bands, alpha)
     header = opened.header
     if header is None:
         return opened
