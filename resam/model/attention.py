@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resam.model.chunked_attention import chunked_attention
-from resam.model.lora import project
+from resam.model.low_rank import project
 
 
 class FoldedAttention(nn.Module):

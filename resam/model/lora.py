@@ -1,81 +1,25 @@
-"""LoRA on the queries and values of the encoder's attention (Hu et al., arXiv 2106.09685).
+"""Where LoRA goes: which layers of an encoder and of SAM's mask decoder, and what their tensors are called.
 
-    W = [W_q; W_k; W_v]    ->    [W_q + B_q A_q; W_k; W_v + B_v A_v]
-
-with A (r, C) random and B (C, r) zero at the start. Written as a parametrization of `qkv.weight`, so that whatever
-reads the weight sees the sum, merging is exact, and what is left after it is the plain SAM module. With G the gradient
-of the output for tokens X, `project` takes the factors' gradients as
-
-    dB_q = G_q^T (X A_q^T)        dA_q = (G_q B_q)^T X
-
-(and so for v), which is what G^T X, the gradient of the whole weight, would give them at a fraction of the work.
+`resam.model.low_rank` has the method. In the encoder it is on the queries and values of each attention block ("qv"), or
+on queries, keys and values and every other linear layer ("all"); in the decoder on every matrix but those of outputs
+that nothing reads.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, get_args
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder
 from torch import nn
-from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
-NAMES = ("query_down", "query_up", "value_down", "value_up")
+from resam.model.low_rank import WHOLE, LoRA, Rows, factor_names, lora_of, merge_into, put_lora
 
-
-class LoRA(nn.Module):
-    """The sum of a frozen (3C, C) weight and its two low-rank terms."""
-
-    def __init__(self, channels: int, rank: int) -> None:
-        super().__init__()
-        self.query_down = nn.Parameter(torch.empty(rank, channels))
-        self.query_up = nn.Parameter(torch.zeros(channels, rank))
-        self.value_down = nn.Parameter(torch.empty(rank, channels))
-        self.value_up = nn.Parameter(torch.zeros(channels, rank))
-        for down in (self.query_down, self.value_down):
-            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """(3C, C) -> (3C, C)."""
-        query, value = self.query_up @ self.query_down, self.value_up @ self.value_down
-        return weight + torch.cat((query, torch.zeros_like(query), value))
-
-
-def project(qkv: nn.Linear, tokens: torch.Tensor) -> torch.Tensor:
-    """`qkv(tokens)`, (..., C) -> (..., 3C). Where `qkv` has LoRA only its factors and the tokens get a gradient."""
-    if not parametrize.is_parametrized(qkv, "weight"):
-        return qkv(tokens)
-    out = F.linear(tokens, qkv.weight.detach(), qkv.bias)
-    projected: torch.Tensor = _FactorGradients.apply(out, tokens.detach(), *_lora_of(qkv).parameters())
-    return projected
-
-
-def _lora_of(qkv: Any) -> LoRA:
-    lora: LoRA = qkv.parametrizations.weight[0]
-    return lora
-
-
-class _FactorGradients(torch.autograd.Function):
-    """Hands `out` on; on the way back it works out the gradients of LoRA's factors, given in the order of `NAMES`."""
-
-    @staticmethod
-    def forward(ctx: Any, out: torch.Tensor, tokens: torch.Tensor, *factors: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(tokens.to(out.dtype), *factors)
-        return out.view_as(out)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        tokens, *factors = ctx.saved_tensors
-        channels = tokens.shape[-1]
-        x, g = tokens.flatten(0, -2), grad.flatten(0, -2)
-        found = []
-        for down, up, columns in zip(factors[::2], factors[1::2], (g[:, :channels], g[:, 2 * channels :])):
-            found.append(((columns @ up.to(g.dtype)).t() @ x).to(down.dtype))
-            found.append((columns.t() @ (x @ down.to(g.dtype).t())).to(up.dtype))
-        return grad, None, *found
+Layers = Literal["qv", "all"]
+Places = Iterable[tuple[str, nn.Module, Mapping[str, Rows]]]
+"""What the tensors of a layer are called, the layer, and the terms it can have"""
+QKV = ("query", "key", "value")
 
 
 def check_lora(encoder: ImageEncoderViT, rank: int, start: int) -> None:
@@ -89,62 +33,98 @@ def check_lora(encoder: ImageEncoderViT, rank: int, start: int) -> None:
         raise ValueError("the encoder has LoRA already; merge it first")
 
 
-def add_lora(encoder: ImageEncoderViT, rank: int = 4, start: int = 0) -> list[nn.Parameter]:
+def add_lora(encoder: ImageEncoderViT, rank: int = 4, start: int = 0, layers: Layers = "qv") -> list[nn.Parameter]:
     """Freeze the encoder and add LoRA of `rank` to its blocks from `start` on; returns the trainable parameters.
 
     `ValueError` as `check_lora`.
     """
     check_lora(encoder, rank, start)
-    for parameter in encoder.parameters():
-        parameter.requires_grad_(False)
+    if layers not in get_args(Layers):
+        raise ValueError(f"layers: expected {' or '.join(get_args(Layers))}, got {layers!r}")
+    encoder.requires_grad_(False)
+    names = QKV if layers == "all" else ("query", "value")
     parameters: list[nn.Parameter] = []
-    for block in list(encoder.blocks)[start:]:
-        qkv = block.attn.qkv
-        lora = LoRA(qkv.in_features, rank).to(qkv.weight)
-        parametrize.register_parametrization(qkv, "weight", lora)
-        parameters += lora.parameters()
+    for name, layer, terms in encoder_places(encoder):
+        if int(name.split(".")[1]) >= start and (terms is not WHOLE or layers == "all"):
+            own = terms if terms is WHOLE else {term: terms[term] for term in names}
+            parameters += put_lora(layer, rank, own).factors
     return parameters
 
 
-def lora_layers(encoder: ImageEncoderViT) -> Iterator[tuple[int, LoRA]]:
-    """Block numbers and LoRA modules, in order."""
+def encoder_places(encoder: ImageEncoderViT) -> Iterator[tuple[str, nn.Module, Mapping[str, Rows]]]:
+    """Layers of an encoder that can have LoRA, in order: what their tensors are called, and the terms of each."""
     for number, block in enumerate(encoder.blocks):
-        if parametrize.is_parametrized(block.attn.qkv, "weight"):
-            yield number, _lora_of(block.attn.qkv)
+        qkv: Any = block.attn.qkv
+        channels = qkv.out_features // 3
+        yield f"blocks.{number}", qkv, {name: slice(i * channels, (i + 1) * channels) for i, name in enumerate(QKV)}
+        for path, layer in block.named_modules():
+            if isinstance(layer, nn.Linear) and layer is not qkv:
+                yield f"blocks.{number}.{path}", layer, WHOLE
+
+
+def decoder_places(decoder: MaskDecoder) -> Iterator[tuple[str, nn.Module, Mapping[str, Rows]]]:
+    """Those of a mask decoder: all but the hypernetworks of masks that are not read."""
+    for path, layer in decoder.named_modules():
+        other = path.startswith("output_hypernetworks_mlps.") and not path.startswith("output_hypernetworks_mlps.0.")
+        if isinstance(layer, nn.Linear | nn.ConvTranspose2d) and not other:
+            yield f"mask_decoder.{path}", layer, WHOLE
+
+
+def lora_layers(encoder: ImageEncoderViT) -> Iterator[tuple[str, LoRA]]:
+    """What the tensors of an encoder's LoRA are called, and the LoRA, in order."""
+    for name, layer, _ in encoder_places(encoder):
+        if (lora := lora_of(layer)) is not None:
+            yield name, lora
 
 
 def lora_state(encoder: ImageEncoderViT) -> dict[str, torch.Tensor]:
-    """The adapter: `blocks.N.NAME` -> tensor, detached and shared with the modules, for each of `NAMES`."""
-    return {
-        f"blocks.{number}.{name}": getattr(layer, name).detach()
-        for number, layer in lora_layers(encoder)
-        for name in NAMES
-    }
+    """The encoder's part of an adapter, see `state_of`: of block N `blocks.N.query_down`, `blocks.N.mlp.lin1.up` ..."""
+    return state_of(encoder_places(encoder))
 
 
 def load_lora(encoder: ImageEncoderViT, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy an adapter's tensors into the encoder, adding LoRA of their rank and first block where there is none.
+    """Copy an adapter's tensors into the encoder, see `load_into`."""
+    load_into(encoder_places(encoder), state)
+
+
+def merge_lora(encoder: ImageEncoderViT) -> None:
+    """Write the sums into the weights and remove LoRA: the plain encoder is left behind, with the same output."""
+    merge_places(encoder_places(encoder))
+
+
+def state_of(places: Places) -> dict[str, torch.Tensor]:
+    """`PLACE.TERM_down` and `PLACE.TERM_up` of each place with LoRA, detached and shared with the modules."""
+    state: dict[str, torch.Tensor] = {}
+    for name, layer, _ in places:
+        if (lora := lora_of(layer)) is not None:
+            state |= {f"{name}.{factor}": getattr(lora, factor).detach() for factor in lora.names}
+    return state
+
+
+def load_into(places: Places, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy an adapter's tensors to their places, where there is none adding LoRA of their terms and rank.
 
     `ValueError` naming the tensor that does not fit.
     """
-    if not any(True for _ in lora_layers(encoder)):
-        try:
-            start = min(int(name.split(".")[1]) for name in state)
-            rank = int(state[f"blocks.{start}.query_down"].shape[0])
-        except (KeyError, ValueError, IndexError):
-            raise ValueError("holds no LoRA tensors (blocks.N.query_down, ...)") from None
-        add_lora(encoder, rank, start)
-    own = lora_state(encoder)
-    if own.keys() != state.keys():
-        raise ValueError(f"tensors do not fit: {', '.join(sorted(own.keys() ^ state.keys())[:3])}")
-    for name, value in own.items():
+    found = list(places)
+    fresh = not state_of(found)
+    if fresh and not state:
+        raise ValueError("holds no LoRA tensors (blocks.N.query_down, ...)")
+    for name, layer, terms in found if fresh else ():
+        downs = {term: f"{name}.{factor_names(term)[0]}" for term in terms}
+        own = {term: rows for term, rows in terms.items() if downs[term] in state}
+        if own:
+            put_lora(layer, int(state[downs[next(iter(own))]].shape[0]), own)
+    here = state_of(found)
+    if here.keys() != state.keys():
+        raise ValueError(f"tensors do not fit: {', '.join(sorted(here.keys() ^ state.keys())[:3])}")
+    for name, value in here.items():
         if value.shape != state[name].shape:
             raise ValueError(f"{name}: expected shape {tuple(value.shape)}, got {tuple(state[name].shape)}")
         value.copy_(state[name])
 
 
-def merge_lora(encoder: ImageEncoderViT) -> None:
-    """Write the sums into the weights and remove LoRA: the plain encoder is left behind, with the same output."""
-    for block in encoder.blocks:
-        if parametrize.is_parametrized(block.attn.qkv, "weight"):
-            parametrize.remove_parametrizations(block.attn.qkv, "weight", leave_parametrized=True)
+def merge_places(places: Places) -> None:
+    """Write the sums of all places into their weights and remove LoRA."""
+    for _, layer, _ in places:
+        merge_into(layer)

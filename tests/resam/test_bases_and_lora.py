@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from resam.model.bases import Base, architecture_of, load_base
 from resam.model.encoder import ImageEncoder
-from resam.model.lora import add_lora, load_lora, lora_state, merge_lora, project
+from resam.model.lora import add_lora, load_lora, lora_state, merge_lora
+from resam.model.low_rank import project
 from resam.model.sam import ARCHITECTURES, build_sam
 from resam_runtime.common.errors import ResamError
 
