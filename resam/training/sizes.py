@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from resam_runtime.common.errors import ResamError
 AGREE = 1.0  # largest standard deviation, in powers of two of the area, of examples that agree
 FEWEST = 2  # examples that can agree
 
+K = TypeVar("K")
 _SIDE = r"([0-9]*\.?[0-9]+)"
 _SIZE = re.compile(rf"{_SIDE}(?:x{_SIDE})?(m|px)")
 
@@ -99,7 +101,7 @@ def example_sizes(
     classes: dict[int | None, float] = {}
     scenes: dict[int, float] = {}
     for category, areas in _grouped(examples if by_class else (), ground, lambda one: one.category).items():
-        name = data.categories.get(category, "all") if category is not None else "all"  # type: ignore[call-overload]
+        name = data.categories.get(category, "all") if category is not None else "all"
         middle, spread = _middle(areas)
         told = f"{name}: {len(areas)} example{'s' * (len(areas) != 1)}"
         if len(areas) >= FEWEST and spread <= AGREE:
@@ -119,9 +121,9 @@ def example_sizes(
 
 
 def _grouped(
-    examples: Sequence[Example], ground: Sequence[float], key: Callable[[Example], int | None]
-) -> dict[int | None, list[float]]:
-    groups: dict[int | None, list[float]] = {}
+    examples: Sequence[Example], ground: Sequence[float], key: Callable[[Example], K]
+) -> dict[K, list[float]]:
+    groups: dict[K, list[float]] = {}
     for one in examples:
         if one.area > 0:
             groups.setdefault(key(one), []).append(one.area * ground[one.scene] ** 2)
