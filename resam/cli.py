@@ -174,7 +174,7 @@ def train(
         check_free(folder)
     base = load_base(changes["base"] or options.base)
     check_start(base, options, tensorboard)  # here too: synthetic scenes are drawn before the run begins
-    fabric = make_fabric(devices, accelerator, precision, base.architecture.encoder_dim)
+    fabric = make_fabric(devices, accelerator, precision, base.architecture.width)
     launch(fabric)
     folder = Path(fabric.broadcast(str(folder)))
     with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:

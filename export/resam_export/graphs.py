@@ -15,8 +15,6 @@ from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery, Requery
 from resam_runtime.engine.manifest import TensorSpec
 
-from .encoder_graph import EncoderGraph
-
 DYNAMIC = {
     "B": 2,
     "N": 3,
@@ -54,7 +52,7 @@ def build_graphs(
     sam: Sam, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1, *, fold: bool = True
 ) -> Mapping[str, Graph]:
     """`encoder`, `decoder` and `loop` of a SAM (LoRA merged), as the engine file's contract has them. fold: see
-    `EncoderGraph`.
+    `EncoderFamily.graph`.
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """
@@ -75,7 +73,7 @@ def build_graphs(
     graphs = (
         Graph(
             "encoder",
-            EncoderGraph(encoder, fold).eval(),
+            encoder.graph(fold).eval(),
             encoder,
             (TensorSpec("image", "uint8", ("B", size, size, 3)),),
             (TensorSpec("embedding", "float32", ("B", channels, grid, grid)),),

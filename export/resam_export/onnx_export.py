@@ -48,7 +48,11 @@ def export_graphs(
     advance("loop")
     loop = _traced_once(graphs["loop"])
     advance("decoder")
-    return {"encoder": encoder, "loop": loop, "decoder": _first_pass(loop, graphs["decoder"])}
+    models = {"encoder": encoder, "loop": loop, "decoder": _first_pass(loop, graphs["decoder"])}
+    for name in [name for name in graphs if name not in models]:
+        advance(name)
+        models[name] = export_graph(graphs[name])
+    return models
 
 
 _last_traced: dict[str, bytes] = {}

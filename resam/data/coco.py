@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.common.errors import ResamError, one_line
+from resam_runtime.common.checked import Malformed, parse_json, take
+from resam_runtime.common.errors import ResamError
 from resam_runtime.masks.rle import decode_segmentation
 from resam_runtime.points import PointsFile, Prompt, shared_names
-from resam_runtime.points.values import Malformed, no_shared_file, own_name, scene_name, take_id, take_whole
+from resam_runtime.points.values import no_shared_file, own_name, scene_name, take_id
 from resam_runtime.scenes.georeference import metres_per_pixel
 from resam_runtime.scenes.scene import Scene, open_scene
 from resam_runtime.scenes.scene_files import STATE_FOLDER, SceneFile, find_scenes
@@ -252,11 +252,11 @@ def find_splits(folder: str | Path, training: bool = True) -> dict[str, Path]:
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
     try:
         content = path.read_bytes()
-        data = json.loads(content)
+        data = parse_json(content)
     except OSError as error:
         raise ResamError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ResamError(f"{path}: not JSON ({one_line(error)})") from None
+    except Malformed as error:
+        raise ResamError(f"{path}: {error}") from None
     if not isinstance(data, dict):
         raise ResamError(f"{path}: expected a COCO object with images and annotations, got {type(data).__name__}")
     return data, hashlib.sha256(content).hexdigest()
@@ -294,7 +294,7 @@ def _take_ids(path: Path, data: Mapping[str, Any], member: str) -> None:
 def _scene(path: Path, folder: Path, image: Mapping[str, Any], instances: Iterable[CocoInstance]) -> CocoScene:
     try:
         name = image.get("file_name")
-        width, height = take_whole(image.get("width"), "width"), take_whole(image.get("height"), "height")
+        width, height = take(image.get("width"), int), take(image.get("height"), int)
     except Malformed:
         name = None
     if not isinstance(name, str) or min(width, height) < 1:

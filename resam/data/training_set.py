@@ -18,7 +18,7 @@ from resam.data.prompts import Note, PointOptions, scene_prompts
 from resam.data.taught import SoftMasks
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays, tile_masks
 from resam.data.views import draw_mirror, strong_view
-from resam.model.sam import Architecture
+from resam.encoders import Architecture
 from resam_runtime.common.errors import ResamError
 from resam_runtime.points import Prompt
 from resam_runtime.tiles.averaged_views import View, Window

@@ -1,8 +1,8 @@
 """Where LoRA goes: which layers of an encoder and of SAM's mask decoder, and what their tensors are called.
 
-`resam.model.low_rank` has the method. In the encoder it is on the queries and values of each attention block ("qv"), or
-on queries, keys and values and every other linear layer ("all"); in the decoder on every matrix but those of outputs
-that nothing reads.
+`resam.encoders.low_rank` has the method. In the encoder it is on the queries and values of each attention block ("qv"),
+or on queries, keys and values and every other linear layer ("all"), 1 x 1 convolutions among them; in the decoder on
+every matrix but those of outputs that nothing reads.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder
+from segment_anything.modeling import MaskDecoder
 from torch import nn
 
-from resam.model.low_rank import WHOLE, LoRA, Rows, factor_names, lora_of, merge_into, put_lora
+from resam.encoders import family_of
+from resam.encoders.low_rank import WHOLE, LoRA, Rows, factor_names, lora_of, merge_into, put_lora
 
 Layers = Literal["qv", "all"]
 Places = Iterable[tuple[str, nn.Module, Mapping[str, Rows]]]
 """What the tensors of a layer are called, the layer, and the terms it can have"""
-QKV = ("query", "key", "value")
 
 
-def check_lora(encoder: ImageEncoderViT, rank: int, start: int) -> None:
+def check_lora(encoder: nn.Module, rank: int, start: int) -> None:
     """`ValueError` unless 1 <= rank <= C and 0 <= start < depth, or where LoRA is there already."""
-    depth, channels = len(encoder.blocks), encoder.blocks[0].attn.proj.in_features
+    blocks = family_of(encoder).qkv(encoder)
+    depth, channels = len(blocks), min(min(block.channels) for block in blocks)
     if not 0 <= start < depth:
         raise ValueError(f"start: expected a block from 0 to {depth - 1}, got {start}")
     if not 1 <= rank <= channels:
@@ -33,33 +34,37 @@ def check_lora(encoder: ImageEncoderViT, rank: int, start: int) -> None:
         raise ValueError("the encoder has LoRA already; merge it first")
 
 
-def add_lora(encoder: ImageEncoderViT, rank: int = 4, start: int = 0, layers: Layers = "qv") -> list[nn.Parameter]:
-    """Freeze the encoder and add LoRA of `rank` to its blocks from `start` on; returns the trainable parameters.
+def add_lora(encoder: nn.Module, rank: int = 4, start: int = 0, layers: Layers = "qv") -> list[nn.Parameter]:
+    """Freeze the encoder and add LoRA of `rank` to its attention blocks from number `start` on, with "all" to the other
+    layers from there on as well; returns the trainable parameters.
 
-    `ValueError` as `check_lora`.
+    `ValueError` as `check_lora`, and for `layers` that are none.
     """
     check_lora(encoder, rank, start)
     if layers not in get_args(Layers):
         raise ValueError(f"layers: expected {' or '.join(get_args(Layers))}, got {layers!r}")
     encoder.requires_grad_(False)
-    names = QKV if layers == "all" else ("query", "value")
+    first = family_of(encoder).qkv(encoder)[start].layer
     parameters: list[nn.Parameter] = []
-    for name, layer, terms in encoder_places(encoder):
-        if int(name.split(".")[1]) >= start and (terms is not WHOLE or layers == "all"):
-            own = terms if terms is WHOLE else {term: terms[term] for term in names}
-            parameters += put_lora(layer, rank, own).factors
+    begun = False
+    for _, layer, terms in list(encoder_places(encoder)):
+        begun = begun or layer is first
+        if begun and (layers == "all" or terms is not WHOLE):
+            taken = {name: rows for name, rows in terms.items() if layers == "all" or name != "key"}
+            parameters += put_lora(layer, rank, taken).factors
     return parameters
 
 
-def encoder_places(encoder: ImageEncoderViT) -> Iterator[tuple[str, nn.Module, Mapping[str, Rows]]]:
-    """Layers of an encoder that can have LoRA, in order: what their tensors are called, and the terms of each."""
-    for number, block in enumerate(encoder.blocks):
-        qkv: Any = block.attn.qkv
-        channels = qkv.out_features // 3
-        yield f"blocks.{number}", qkv, {name: slice(i * channels, (i + 1) * channels) for i, name in enumerate(QKV)}
-        for path, layer in block.named_modules():
-            if isinstance(layer, nn.Linear) and layer is not qkv:
-                yield f"blocks.{number}.{path}", layer, WHOLE
+def encoder_places(encoder: nn.Module) -> Iterator[tuple[str, nn.Module, Mapping[str, Rows]]]:
+    """Layers of an encoder that can have LoRA, in order: `blocks.N` for queries, keys and values of attention block N,
+    `image_encoder.PATH` for the others."""
+    blocks = {id(block.layer): (number, block) for number, block in enumerate(family_of(encoder).qkv(encoder))}
+    for path, layer in encoder.named_modules():
+        if id(layer) in blocks:
+            number, block = blocks[id(layer)]
+            yield f"blocks.{number}", layer, block.terms
+        elif _is_linear(layer):
+            yield f"image_encoder.{path}", layer, WHOLE
 
 
 def decoder_places(decoder: MaskDecoder) -> Iterator[tuple[str, nn.Module, Mapping[str, Rows]]]:
@@ -70,24 +75,29 @@ def decoder_places(decoder: MaskDecoder) -> Iterator[tuple[str, nn.Module, Mappi
             yield f"mask_decoder.{path}", layer, WHOLE
 
 
-def lora_layers(encoder: ImageEncoderViT) -> Iterator[tuple[str, LoRA]]:
+def _is_linear(layer: Any) -> bool:
+    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+    return pointwise or isinstance(layer, nn.Linear)
+
+
+def lora_layers(encoder: nn.Module) -> Iterator[tuple[str, LoRA]]:
     """What the tensors of an encoder's LoRA are called, and the LoRA, in order."""
     for name, layer, _ in encoder_places(encoder):
         if (lora := lora_of(layer)) is not None:
             yield name, lora
 
 
-def lora_state(encoder: ImageEncoderViT) -> dict[str, torch.Tensor]:
-    """The encoder's part of an adapter, see `state_of`: of block N `blocks.N.query_down`, `blocks.N.mlp.lin1.up` ..."""
+def lora_state(encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """The encoder's part of an adapter, see `state_of`: `blocks.N.query_down`, `image_encoder.PATH.up` ..."""
     return state_of(encoder_places(encoder))
 
 
-def load_lora(encoder: ImageEncoderViT, state: Mapping[str, torch.Tensor]) -> None:
+def load_lora(encoder: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Copy an adapter's tensors into the encoder, see `load_into`."""
     load_into(encoder_places(encoder), state)
 
 
-def merge_lora(encoder: ImageEncoderViT) -> None:
+def merge_lora(encoder: nn.Module) -> None:
     """Write the sums into the weights and remove LoRA: the plain encoder is left behind, with the same output."""
     merge_places(encoder_places(encoder))
 
@@ -126,5 +136,5 @@ def load_into(places: Places, state: Mapping[str, torch.Tensor]) -> None:
 
 def merge_places(places: Places) -> None:
     """Write the sums of all places into their weights and remove LoRA."""
-    for _, layer, _ in places:
+    for _, layer, _ in list(places):
         merge_into(layer)

@@ -13,8 +13,8 @@ import torch
 from segment_anything.modeling import Sam
 from torch import nn
 
+from resam.encoders.low_rank import put_lora
 from resam.model.lora import add_lora, check_lora, decoder_places, encoder_places, load_into, merge_places, state_of
-from resam.model.low_rank import put_lora
 
 if TYPE_CHECKING:
     from resam.training.options import TrainOptions
@@ -30,9 +30,9 @@ class Trained(NamedTuple):
 
 
 class Part(abc.ABC):
-    """A part of the model. prefix: what the names of its tensors in an adapter begin with."""
+    """A part of the model. prefix: what the names of its tensors in an adapter begin with, one of these."""
 
-    prefix: str
+    prefix: str | tuple[str, ...]
 
     def check(self, sam: Sam, options: TrainOptions) -> None:  # noqa: B027 (most parts can do whatever they are told)
         """`ValueError`, beginning with the name of the option, where `add` cannot do what the options say."""
@@ -57,7 +57,7 @@ class Part(abc.ABC):
 class EncoderLora(Part):
     """LoRA in the encoder."""
 
-    prefix = "blocks."
+    prefix = ("blocks.", "image_encoder.")
 
     def check(self, sam: Sam, options: TrainOptions) -> None:
         check_lora(sam.image_encoder, options.rank, options.start)
@@ -124,9 +124,7 @@ def load_adapter(sam: Sam, state: Mapping[str, torch.Tensor]) -> None:
         if own:
             part.load(sam, own)
     if left or not state:
-        raise ValueError(
-            f"holds no tensors of {', '.join(part.prefix for part in PARTS)}: {', '.join(sorted(left)[:3])}"
-        )
+        raise ValueError(f"holds tensors of no part ({', '.join(sorted(left)[:3])})" if left else "holds no tensors")
 
 
 def merge_adapter(sam: Sam) -> None:

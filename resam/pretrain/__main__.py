@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from segment_anything.modeling import Sam
 
+from resam.encoders import ARCHITECTURES
+from resam.encoders.family import describe_architecture
 from resam.model.bases import load_base
-from resam.model.sam import ARCHITECTURES, build_sam
+from resam.model.sam import build_sam
 from resam.pretrain.stages import HELD_OUT_SEED, NO_ROOM, Stage, make_pool, train_stage
 from resam.pretrain.step import evaluate
 from resam.training.outputs import write_bytes
@@ -92,7 +93,7 @@ def pretrain(
         + " --bf16" * bf16
         + " --init EARLIER" * (init is not None),
         "earlier": earlier,
-        "architecture": asdict(full),
+        "architecture": describe_architecture(full),
         "seed": seed,
         "minutes": round((time.time() - began) / 60, 1),
         "device": device,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from resam.encoders.family import describe_architecture
 from resam.model.bases import Base, load_base
 from resam.model.parts import load_adapter, merge_adapter
 from resam.training.outputs import write_bytes
@@ -73,7 +74,7 @@ def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Map
 
 def describe_base(base: Base) -> dict[str, Any]:
     """What an adapter's provenance says of its base."""
-    return {"name": base.name, "sha256": base.sha256, "architecture": asdict(base.architecture)}
+    return {"name": base.name, "sha256": base.sha256, "architecture": describe_architecture(base.architecture)}
 
 
 def apply_adapter(base: Base, adapter: Adapter, merge: bool = True) -> Base:

@@ -120,9 +120,7 @@ def example_sizes(
     return ObjectSizes(ground, classes, scenes)
 
 
-def _grouped(
-    examples: Sequence[Example], ground: Sequence[float], key: Callable[[Example], K]
-) -> dict[K, list[float]]:
+def _grouped(examples: Sequence[Example], ground: Sequence[float], key: Callable[[Example], K]) -> dict[K, list[float]]:
     groups: dict[K, list[float]] = {}
     for one in examples:
         if one.area > 0:

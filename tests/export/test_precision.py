@@ -24,22 +24,23 @@ from resam_export.int8 import quantise
 from resam_export.models import add_constant, constant, open_session, run_session, to_bytes
 from resam_export.onnx_export import export_graph
 from resam_export.precision import to_fp16
+from resam_export.prompted_tiles import PromptedTile, synthetic_tiles
 from resam_export.ranges import measure_ranges, too_large
 from resam_export.rounding import rounded
-from resam_export.samples import Sample, synthetic_samples
-from resam_export.verify import LIMITS, Verification, verify
+from resam_export.verify import Verification, verify
+from resam_runtime.engine.precisions import FP16, FP32, INT8, INT8_FP32
 from resam_runtime.tiles.tiling import Framing
 
 from .conftest import Traced
 
 
-def few(count: int = 3) -> list[Sample]:
+def few(count: int = 3) -> list[PromptedTile]:
     return list(islice(calibration(256, Framing(256)), count))
 
 
 @pytest.fixture(scope="module")
 def fp16(traced: Traced) -> dict[str, ir.Model]:
-    return set_precision(traced.models, "fp16", few())[0]
+    return set_precision(traced.models, FP16, few())[0]
 
 
 def proto_types(model: ir.Model) -> dict[str, int]:
@@ -74,7 +75,7 @@ def test_fp16_graphs_have_the_types_they_claim(fp16: dict[str, ir.Model], name: 
 
 
 def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, ir.Model]) -> None:
-    found = verify(traced.graphs, fp16, "fp16", synthetic_samples(256, 6))
+    found = verify(traced.graphs, fp16, FP16, synthetic_tiles(256, 6))
     assert found.misses == []
     masks = found.report["masks"]["rounded"]
     assert masks["iou"] >= 0.99
@@ -82,11 +83,11 @@ def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, 
 
 
 def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
-    models, made = set_precision(traced.models, "int8", few(6))
+    models, made = set_precision(traced.models, INT8, few(6))
     assert made["int8"]["encoder"]["products"] >= 6 * traced.base.architecture.encoder_depth
-    found = verify(traced.graphs, models, "int8", synthetic_samples(256, 10))
+    found = verify(traced.graphs, models, INT8, synthetic_tiles(256, 10))
     masks = found.report["masks"]["rounded"]
-    assert masks["iou"] >= LIMITS["int8"].iou
+    assert masks["iou"] >= INT8.tolerances.iou
     assert masks["miou_torch"] - masks["miou"] <= 0.01
     # Its decoder is no INT8, and has fp16's limit.
     decoder = models["decoder"].clone()
@@ -94,7 +95,7 @@ def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
     weight = constant(norm.inputs[1])
     assert weight is not None
     norm.replace_input_with(1, add_constant(decoder.graph, "scaled", weight * np.float32(1.05)))
-    (miss, *_) = verify(traced.graphs, {**models, "decoder": decoder}, "int8", []).misses
+    (miss, *_) = verify(traced.graphs, {**models, "decoder": decoder}, INT8, []).misses
     assert "graph decoder" in miss
     assert miss.endswith("limit 0.01")
 
@@ -102,17 +103,17 @@ def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
 @pytest.fixture(scope="module")
 def for_cpus(traced: Traced) -> dict[str, ir.Model]:
     encoder = export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
-    return set_precision({**traced.models, "encoder": encoder}, "int8-fp32", few(6))[0]
+    return set_precision({**traced.models, "encoder": encoder}, INT8_FP32, few(6))[0]
 
 
 def test_int8_with_the_rest_in_fp32_keeps_its_limits(traced: Traced, for_cpus: dict[str, ir.Model]) -> None:
     assert not any(TensorProto.FLOAT16 in proto_types(model).values() for model in for_cpus.values())
-    found = verify(traced.graphs, for_cpus, "int8-fp32", synthetic_samples(256, 10))
+    found = verify(traced.graphs, for_cpus, INT8_FP32, synthetic_tiles(256, 10))
     assert found.misses == []
     # What upscales the masks is in INT8 too, and nothing else of the decoder.
     errors = found.report["relative_error"]
     assert 1e-4 < errors["decoder.masks"]["stored"] < errors["decoder.masks"]["limit"] == 0.1
-    assert errors["decoder.scores"]["stored"] < LIMITS["fp32"].prompted
+    assert errors["decoder.scores"]["stored"] < FP32.tolerances.prompted
 
 
 @pytest.mark.parametrize("graph", ["encoder", "decoder", "loop"])
@@ -185,8 +186,8 @@ def large(traced: Traced) -> tuple[Traced, Any]:
 
 
 def test_activations_that_fp16_cannot_hold_become_islands(large: tuple[Traced, Any]) -> None:
-    it, samples = large
-    models, made = set_precision(it.models, "fp16", samples)
+    it, tiles = large
+    models, made = set_precision(it.models, FP16, tiles)
     assert any("blocks.5" in name for name in made["measured_islands"]["encoder"])
     found = _verify_large(it, models)
     assert found.misses == []
@@ -201,7 +202,7 @@ def test_without_those_islands_verification_refuses(large: tuple[Traced, Any]) -
 
 
 def _verify_large(it: Traced, models: dict[str, ir.Model]) -> Verification:
-    return verify(it.graphs, models, "fp16", synthetic_samples(256, 2))
+    return verify(it.graphs, models, FP16, synthetic_tiles(256, 2))
 
 
 def test_ranges_are_those_of_numpy() -> None:

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from resam.model.sam import ARCHITECTURES, build_sam
+from resam.encoders import ARCHITECTURES
+from resam.model.sam import build_sam
 from resam.pretrain.__main__ import load_pretrained, pretrain
 from resam.pretrain.batches import jittered_box, sample_points
 from resam.pretrain.muon import orthogonalise

@@ -25,9 +25,10 @@ from resam.cli import train
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
+from resam.encoders import ARCHITECTURES
 from resam.model.bases import Base, load_base
 from resam.model.lora import add_lora, lora_state
-from resam.model.sam import ARCHITECTURES, build_sam
+from resam.model.sam import build_sam
 from resam.training import trainer as trainer_module
 from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted, write_adapter
 from resam.training.devices import make_fabric

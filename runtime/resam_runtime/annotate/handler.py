@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from resam_runtime.annotate.images import PIECE, levels
 from resam_runtime.annotate.operations import Conflict, Refused
+from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.common.errors import ResamError
-from resam_runtime.points.values import no_constant
 
 if TYPE_CHECKING:
     from resam_runtime.annotate.server import AnnotateServer
@@ -202,8 +202,8 @@ class Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(length))
         self._body_left = False
         try:
-            body = json.loads(raw, parse_constant=no_constant)  # a points file with NaN would be read by nobody
-        except (ValueError, RecursionError):
+            body = parse_json(raw)
+        except Malformed:
             raise _Answer(HTTPStatus.BAD_REQUEST, "not JSON") from None
         if not isinstance(body, dict):
             raise _Answer(HTTPStatus.BAD_REQUEST, "expected a JSON object")

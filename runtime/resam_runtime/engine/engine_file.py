@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.common.errors import ResamError, one_line
 from resam_runtime.common.files import atomic_write, sha256_file
 from resam_runtime.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
@@ -186,9 +187,9 @@ def _read_manifest(path: Path, data: mmap.mmap, entries: Mapping[str, zipfile.Zi
     if zlib.crc32(text) != info.CRC:
         raise ResamError(f"{path}: {MANIFEST_NAME} is damaged (checksum); copy or export the engine again")
     try:
-        manifest = json.loads(text.decode(), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ResamError(f"{path}: {MANIFEST_NAME} is no JSON ({one_line(error)}); export the engine again") from None
+        manifest = parse_json(text)
+    except Malformed as error:
+        raise ResamError(f"{path}: {MANIFEST_NAME} is {error}; export the engine again") from None
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise ResamError(f"{path}: {MANIFEST_NAME} names no format version; not an engine file of resam")
@@ -213,14 +214,3 @@ def _check_digests(path: Path, manifest: Manifest, views: Mapping[str, memoryvie
             f"{path}: graph {name} is damaged (SHA-256 {found[name][:12]}.., the manifest says {spec.sha256[:12]}..); "
             "copy or export the engine again"
         )
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key appears twice")
-    return result

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from resam_runtime.common.checked import Malformed
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import has_rasterio
-from resam_runtime.points.parse import PIXELS, Entry, Parsed, parse_csv, parse_json
+from resam_runtime.points.parse import PIXELS, Entry, Parsed, parse_csv, parse_points
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
-from resam_runtime.points.values import Malformed
 from resam_runtime.scenes.georeference import Affine, map_to_pixel, near_scene, reproject_some
 
 _FAR = 1e30
@@ -73,7 +73,7 @@ class PointsFile:
         try:
             data = path.read_bytes()
             text = data.decode("utf-8-sig")
-            parsed = parse_csv(text) if path.suffix.lower() == ".csv" else parse_json(text)
+            parsed = parse_csv(text) if path.suffix.lower() == ".csv" else parse_points(text)
         except OSError as error:
             raise ResamError(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from resam_runtime.common.checked import Malformed, is_number, optional, parse_json, take
 from resam_runtime.points.values import (
-    Malformed,
     cell_number,
     instance_ids,
-    is_number,
-    no_constant,
-    no_duplicates,
     no_misspelt_label,
     no_shared_file,
     own_name,
     scene_name,
     take_id,
     take_label,
-    take_list,
-    take_object,
     take_point,
-    take_whole,
 )
 
 PIXELS = "pixels"
 """`Parsed.crs` of a file that holds pixel coordinates."""
+_LIST = optional(list, list)
 _SCENE = {"file", "filename", "image", "imagename"}
 _POINT = {"point", "coords", "coordinates", "x", "xy"}
 _POINTS = {"points", "point", "labels", "label", "instance", "instances", "annotations"}
@@ -90,23 +84,16 @@ def _table(rows: Any) -> Parsed:
         cells = {name: cell.strip() for name, cell in zip(header, row)}
         name = cells.get("instance", "")
         instance: str | int = name if name else f"line {rows.line_num}"
-        if whole := re.fullmatch(r"(-?[0-9]{1,18})(\.0+)?", name):  # spreadsheets write 1 as 1.0
+        if whole := re.fullmatch(r"(-?[0-9]{1,15})(\.0+)?", name):  # spreadsheets write 1 as 1.0
             instance = int(whole[1])
         point = take_point([cell_number(cells["x"]), cell_number(cells["y"])], where)
         groups.add(scene_name(cells.get("scene")), instance, point, take_label(cells.get("label") or 1, where))
     return Parsed(groups.entries, scenes=groups.scenes())
 
 
-def parse_json(text: str) -> Parsed:
+def parse_points(text: str) -> Parsed:
     """Our own points JSON, GeoJSON or COCO, told apart by their members."""
-    try:
-        data = json.loads(text, parse_constant=no_constant, object_pairs_hook=no_duplicates)
-    except Malformed:
-        raise
-    except RecursionError:
-        raise Malformed("not JSON: nested too deeply") from None
-    except ValueError as error:
-        raise Malformed(f"not JSON: {error}") from None
+    data = parse_json(text)
     if not isinstance(data, dict):
         raise Malformed(f"expected a JSON object, got {type(data).__name__}")
     if data.get("type") in ("FeatureCollection", "Feature"):
@@ -126,19 +113,19 @@ def _own(data: dict[str, Any]) -> Parsed:
     parsed = Parsed([])
     scenes: Iterable[tuple[str | None, Any]]
     if "scenes" in data:
-        scenes = [(scene_name(name), scene) for name, scene in take_object(data["scenes"], "scenes").items()]
+        scenes = [(scene_name(name), scene) for name, scene in take(data["scenes"], dict, "scenes").items()]
     else:
         scenes = [(scene_name(data.get("scene")), data)]
     for name, value in scenes:
         where = f"scene {name!r}" if name else "the file"
-        scene = take_object(value, where)
+        scene = take(value, dict, where)
         if "instances" not in scene and _POINTS & {member.lower() for member in scene}:
             raise Malformed(f"{where}: expected instances, a list of objects with points")
         if name is not None:
             parsed.scenes.append(name)
         if "width" in scene and "height" in scene:
-            parsed.sizes[name or ""] = (take_whole(scene["width"], where), take_whole(scene["height"], where))
-        instances = take_list(scene.get("instances"), f"{where}: instances")
+            parsed.sizes[name or ""] = (take(scene["width"], int, where), take(scene["height"], int, where))
+        instances = take(scene.get("instances"), _LIST, f"{where}: instances")
         for number, (instance, own) in enumerate(zip(instances, instance_ids(instances)), 1):
             if isinstance(instance, dict):
                 no_misspelt_label(instance, "labels", f"{where}, instance {number}", names=False)
@@ -149,13 +136,13 @@ def _own(data: dict[str, Any]) -> Parsed:
 
 
 def _instance(value: Any, scene: str | None, where: str, own: Any) -> Entry:
-    instance = take_object(value, where)
+    instance = take(value, dict, where)
     near = [member for member in instance if member.lower() in _POINT]
     if near and instance.get("points") is None:  # it would be an instance without points, which is left out
         raise Malformed(f"{where}: {near[0]!r} is not known, expected 'points', a list of [x, y]")
-    points = [take_point(point, where) for point in take_list(instance.get("points"), f"{where}: points")]
+    points = [take_point(point, where) for point in take(instance.get("points"), _LIST, f"{where}: points")]
     labels = instance.get("labels")
-    labels = [1] * len(points) if labels is None else [take_label(label, where) for label in take_list(labels, where)]
+    labels = [1] * len(points) if labels is None else [take_label(one, where) for one in take(labels, _LIST, where)]
     if len(labels) != len(points):
         raise Malformed(f"{where}: {len(points)} points but {len(labels)} labels")
     category = instance.get("category")
@@ -164,7 +151,7 @@ def _instance(value: Any, scene: str | None, where: str, own: Any) -> Entry:
         take_id(own, where),
         points,
         labels,
-        None if category is None else take_whole(category, where),
+        None if category is None else take(category, int, where),
     )
 
 
@@ -172,8 +159,8 @@ def _coco(data: dict[str, Any]) -> Parsed:
     """`annotations[]` with `points` (list) and `labels`, `point` (one) or `keypoints` (x, y, v; v > 0 counts)."""
     parsed = Parsed([])
     files: dict[str | int, str] = {}
-    for value in take_list(data.get("images"), "images"):
-        image = take_object(value, "images")
+    for value in take(data.get("images"), _LIST, "images"):
+        image = take(value, dict, "images")
         name = scene_name(image.get("file_name"))
         if name is None or "id" not in image:
             raise Malformed("an image of images[] has no id or file_name")
@@ -183,14 +170,14 @@ def _coco(data: dict[str, Any]) -> Parsed:
         files[own] = name
         parsed.scenes.append(name)
         if "width" in image and "height" in image:
-            parsed.sizes[name] = (take_whole(image["width"], name), take_whole(image["height"], name))
+            parsed.sizes[name] = (take(image["width"], int, name), take(image["height"], int, name))
     no_shared_file(files.items())
-    for value in take_list(data.get("categories"), "categories"):
-        category = take_object(value, "categories")
-        parsed.categories.append({**category, "id": take_whole(category.get("id"), "categories: id")})
+    for value in take(data.get("categories"), _LIST, "categories"):
+        category = take(value, dict, "categories")
+        parsed.categories.append({**category, "id": take(category.get("id"), int, "categories: id")})
     bare = 0
-    for value in take_list(data.get("annotations"), "annotations"):
-        annotation = take_object(value, "annotations")
+    for value in take(data.get("annotations"), _LIST, "annotations"):
+        annotation = take(value, dict, "annotations")
         where = f"annotation {annotation.get('id')!r}"
         if isinstance(annotation.get("image_id"), list | dict) or annotation.get("image_id") not in files:
             raise Malformed(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
@@ -201,7 +188,7 @@ def _coco(data: dict[str, Any]) -> Parsed:
         if points is not None:
             no_misspelt_label(annotation, "labels", where)
         if points is None and "keypoints" in annotation:
-            flat = take_list(annotation["keypoints"], f"{where}: keypoints")
+            flat = take(annotation["keypoints"], _LIST, f"{where}: keypoints")
             if len(flat) % 3:
                 raise Malformed(f"{where}: keypoints come in threes (x, y, v), got {len(flat)} numbers")
             triples = [flat[at : at + 3] for at in range(0, len(flat), 3)]
@@ -225,17 +212,17 @@ def _coco(data: dict[str, Any]) -> Parsed:
 
 def _geojson(data: dict[str, Any]) -> Parsed:
     """Point and MultiPoint features; properties instance, label and scene, all optional. Map coordinates."""
-    features = take_list(data["features"], "features") if "features" in data else [data]
+    features = take(data["features"], _LIST, "features") if "features" in data else [data]
     groups = _Groups()
     for number, value in enumerate(features, 1):
         where = f"feature {number}"
-        feature = take_object(value, where)
-        properties = take_object(feature.get("properties") or {}, f"{where}: properties")
-        geometry = take_object(feature.get("geometry") or {}, f"{where}: geometry")
+        feature = take(value, dict, where)
+        properties = take(feature.get("properties") or {}, dict, f"{where}: properties")
+        geometry = take(feature.get("geometry") or {}, dict, f"{where}: geometry")
         kind = geometry.get("type")
         if kind not in ("Point", "MultiPoint"):
             raise Malformed(f"{where}: expected a Point or MultiPoint, got {kind!r}")
-        coordinates = take_list(geometry.get("coordinates"), f"{where}: coordinates")
+        coordinates = take(geometry.get("coordinates"), _LIST, f"{where}: coordinates")
         no_misspelt_label(properties, "label", where)
         label = properties.get("label")
         label = 1 if label is None else take_label(label, where)  # QGIS writes an empty field as null
@@ -243,7 +230,7 @@ def _geojson(data: dict[str, Any]) -> Parsed:
         instance = f"feature {number}" if instance is None else take_id(instance, where)
         for point in [coordinates] if kind == "Point" else coordinates:
             # a third number is the height
-            point = take_list(point, f"{where}: coordinates")
+            point = take(point, _LIST, f"{where}: coordinates")
             groups.add(scene_name(properties.get("scene")), instance, take_point(point[:2], where), label)
     crs = _geojson_crs(data)
     return Parsed(groups.entries, crs=crs, scenes=groups.scenes())

@@ -31,7 +31,7 @@ class View:
     down: bool = False
 
 
-# In the order of what each adds to those before it: see docs/method.md.
+# In the order of what each adds to those before it: see docs/results.md.
 VIEWS = (
     View(),
     View(1.0, True, True),

@@ -7,14 +7,14 @@ named is used or an error is raised, and where none was named `describe` says wh
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from resam_runtime.common.errors import ResamError, one_line
+from resam_runtime.engine.backends.base import parse_device
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import GraphSpec
 
@@ -41,6 +41,10 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 class OnnxBackend:
     """An engine file's ONNX graphs in ONNX Runtime sessions. Runs from several threads go side by side."""
 
+    reads: ClassVar[str] = "onnx"
+    suffix: ClassVar[str] = ".resam"
+    devices: ClassVar[tuple[str, ...]] = tuple(_PROVIDERS)
+
     def __init__(self, sessions: Mapping[str, Any], device: tuple[str, int], description: str, ort: Any) -> None:
         """Use `OnnxBackend.load`."""
         self._sessions = dict(sessions)
@@ -57,7 +61,7 @@ class OnnxBackend:
         ONNX Runtime is missing, does not have or cannot start the device, or refuses a graph.
         """
         ort = _import_onnxruntime(engine.path)
-        kind, number = _parse_device(device)
+        kind, number = ("cpu", 0) if device is None else parse_device(engine.path, device, cls.devices)
         available = ort.get_available_providers()
         if threads is not None and threads < 1:
             raise ResamError(f"threads: expected at least 1, got {threads}")
@@ -203,15 +207,6 @@ def _check_tensors(path: Path, name: str, spec: GraphSpec, session: Any) -> None
 
 def _listing(tensors: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in tensors.items())
-
-
-def _parse_device(device: str | None) -> tuple[str, int]:
-    if device is None:
-        return "cpu", 0
-    match = re.fullmatch(r"(cpu|cuda|tensorrt-ep)(?::(\d{1,3}))?", device)
-    if match is None or (match[1] == "cpu" and match[2]):
-        raise ResamError(f"device {device!r}: expected cpu, cuda or tensorrt-ep for ONNX graphs (or cuda:1, ...)")
-    return match[1], int(match[2] or 0)
 
 
 def _import_onnxruntime(path: Path) -> Any:

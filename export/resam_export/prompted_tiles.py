@@ -21,6 +21,7 @@ from resam.data.prompts import draw_points
 from resam.data.spread import spread
 from resam.synthetic import KINDS, generate_scene
 from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.precisions import Precision
 from resam_runtime.scenes.scene import open_scene
 from resam_runtime.scenes.scene_files import STATE_FOLDER, find_scenes
 from resam_runtime.tiles.letterbox import scale_to_tile
@@ -34,7 +35,7 @@ Images = Any  # a folder or a file, or a sequence of files and (H, W, 3) uint8 R
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class PromptedTile:
     """A tile and its prompts.
 
     image: (1, S, S, 3) uint8 RGB. coords: (N, 1, 2) float32 tile pixels; labels: (N, 1) int32. truths: (N, S, S)
@@ -49,12 +50,12 @@ class Sample:
     source: str = SYNTHETIC
 
 
-def default_count(size: int, precision: str) -> int:
+def default_count(size: int, precision: Precision) -> int:
     """Synthetic tiles to verify on: some 400 instances where numbers are rounded, two tiles where they are large."""
-    return 2 if size > 512 else 4 if precision == "fp32" else 40
+    return 2 if size > 512 else precision.checked_on
 
 
-def synthetic_samples(size: int, count: int, seed: int = SEED, prompts: int = 24) -> Iterator[Sample]:
+def synthetic_tiles(size: int, count: int, seed: int = SEED, prompts: int = 24) -> Iterator[PromptedTile]:
     """`count` synthetic tiles of `size` px, the kinds in turn, a point on each of at most `prompts` instances."""
     for number in range(count):
         scene = generate_scene(seed + number, size, KINDS[number % len(KINDS)])
@@ -65,10 +66,10 @@ def synthetic_samples(size: int, count: int, seed: int = SEED, prompts: int = 24
             x, y, mask = scene.masks[index]
             truths[row, y : y + mask.shape[0], x : x + mask.shape[1]] = mask
             coords[row] = draw_points(truths[row], 1, 0, [seed, number, row])[0]
-        yield Sample(scene.image[None], coords, np.ones((len(chosen), 1), np.int32), truths)
+        yield PromptedTile(scene.image[None], coords, np.ones((len(chosen), 1), np.int32), truths)
 
 
-def image_samples(size: int, framing: Framing, images: Images, count: int, phase: float = 0.5) -> Iterator[Sample]:
+def image_tiles(size: int, framing: Framing, images: Images, count: int, phase: float = 0.5) -> Iterator[PromptedTile]:
     """At most `count` tiles of `size` px, evenly spread over the images, and over each image that gives several.
 
     phase: 0 to 1, where in its part of the images (or tiles) the chosen one lies: two phases choose different ones
@@ -85,7 +86,7 @@ def image_samples(size: int, framing: Framing, images: Images, count: int, phase
             # what an image cannot fill goes to those after it
             places = _places(len(tiles), -(-left // (len(chosen) - number)), (phase + number * GOLDEN) % 1)
             for place in places:
-                yield _sample(read(tiles[place]), tiles[place], size, name)
+                yield _tile(read(tiles[place]), tiles[place], size, name)
         left -= len(places)
 
 
@@ -95,13 +96,13 @@ def _places(count: int, most: int, phase: float) -> list[int]:
     return [int((part + phase) * count / parts) for part in range(parts)]
 
 
-def _sample(window: NDArray[np.uint8], tile: Tile, size: int, source: str) -> Sample:
+def _tile(window: NDArray[np.uint8], tile: Tile, size: int, source: str) -> PromptedTile:
     """The window of `tile` as the engine sees it, under a grid of points over what is not padding."""
     middles = (np.arange(SIDE) + 0.5) / SIDE
     extent = np.array(tile.extent(size)[::-1])  # width, height
     coords = (np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 1, 2) * extent).astype(np.float32)
     image = scale_to_tile(window, size, tile.scale)
-    return Sample(image[None], coords, np.ones((SIDE * SIDE, 1), np.int32), None, source)
+    return PromptedTile(image[None], coords, np.ones((SIDE * SIDE, 1), np.int32), None, source)
 
 
 def _listed(images: Images) -> list[tuple[str, Any]]:

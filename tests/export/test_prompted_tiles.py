@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from resam_export.engine import CALIBRATION_PHASE, CALIBRATION_TILES, VERIFICATION_PHASE, calibration, set_precision
-from resam_export.samples import Sample, image_samples
+from resam_export.prompted_tiles import PromptedTile, image_tiles
 from resam_runtime import Segmenter
 from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.precisions import INT8
 from resam_runtime.tiles.tiling import Framing
 
 from ..runtime.engines import write_engine
@@ -42,47 +43,47 @@ def engine_tiles(folder: Path, image: NDArray[np.uint8], framing: Framing) -> se
 def test_images_are_cut_as_the_engine_cuts_scenes(framing: Framing, tmp_path: Path) -> None:
     image = noise(330, 190)
     wanted = engine_tiles(tmp_path, image, framing)
-    found = list(image_samples(SIZE, framing, [image], 1000))
-    assert {sample.image.tobytes() for sample in found} == wanted
+    found = list(image_tiles(SIZE, framing, [image], 1000))
+    assert {tile.image.tobytes() for tile in found} == wanted
     assert len(found) == len(wanted)
 
 
 def test_points_lie_on_the_scene_and_not_on_its_padding() -> None:
-    (sample,) = image_samples(SIZE, Framing(320), [noise(320, 160)], 4)
-    assert sample.coords.shape == (16, 1, 2)
-    assert (sample.coords > 0).all()
-    assert (sample.coords < (SIZE / 2, SIZE)).all()
+    (tile,) = image_tiles(SIZE, Framing(320), [noise(320, 160)], 4)
+    assert tile.coords.shape == (16, 1, 2)
+    assert (tile.coords > 0).all()
+    assert (tile.coords < (SIZE / 2, SIZE)).all()
 
 
-def from_images(images: list[NDArray[np.uint8]], count: int, phase: float = 0.5) -> list[Sample]:
-    return list(image_samples(SIZE, Framing(SIZE), images, count, phase))
+def from_images(images: list[NDArray[np.uint8]], count: int, phase: float = 0.5) -> list[PromptedTile]:
+    return list(image_tiles(SIZE, Framing(SIZE), images, count, phase))
 
 
 def test_a_huge_scene_gives_sixteen_tiles_spread_over_it() -> None:
     rows = np.broadcast_to(np.arange(0, 256, 0.125).astype(np.uint8)[:, None, None], (2048, 2048, 3))
-    samples = list(calibration(SIZE, Framing(SIZE), [np.ascontiguousarray(rows)]))
-    assert len(samples) == CALIBRATION_TILES
-    assert len({sample.image.tobytes() for sample in samples}) == CALIBRATION_TILES
-    brightness = [float(sample.image.mean()) for sample in samples]
+    tiles = list(calibration(SIZE, Framing(SIZE), [np.ascontiguousarray(rows)]))
+    assert len(tiles) == CALIBRATION_TILES
+    assert len({tile.image.tobytes() for tile in tiles}) == CALIBRATION_TILES
+    brightness = [float(tile.image.mean()) for tile in tiles]
     assert min(brightness) < 32
     assert max(brightness) > 224
 
 
 def test_sixteen_tiles_are_spread_over_many_images() -> None:
-    samples = from_images([noise(80, 200, seed) for seed in range(100)], 16)
-    assert len({sample.source for sample in samples}) == 16
+    tiles = from_images([noise(80, 200, seed) for seed in range(100)], 16)
+    assert len({tile.source for tile in tiles}) == 16
 
 
 def test_tiles_that_a_small_image_does_not_have_come_from_the_next() -> None:
-    samples = from_images([noise(40, 40), noise(500, 500, 1), noise(500, 500, 2)], 9)
-    counts = {source: sum(s.source == source for s in samples) for source in dict.fromkeys(s.source for s in samples)}
+    tiles = from_images([noise(40, 40), noise(500, 500, 1), noise(500, 500, 2)], 9)
+    counts = {source: sum(s.source == source for s in tiles) for source in dict.fromkeys(s.source for s in tiles)}
     assert list(counts.values()) == [1, 4, 4]
 
 
 def test_calibration_and_verification_see_different_tiles() -> None:
     images = [noise(300, 300, seed) for seed in range(3)]
     one, other = (
-        {sample.image.tobytes() for sample in from_images(images, 9, phase)}
+        {tile.image.tobytes() for tile in from_images(images, 9, phase)}
         for phase in (CALIBRATION_PHASE, VERIFICATION_PHASE)
     )
     assert len(one) == len(other) == 9
@@ -93,11 +94,11 @@ def test_a_file_and_a_folder_are_read_tile_by_tile(tmp_path: Path) -> None:
     image = noise(90, 150)
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "a.png"), image[..., ::-1])
-    wanted = {sample.image.tobytes() for sample in from_images([image], 100)}
+    wanted = {tile.image.tobytes() for tile in from_images([image], 100)}
     for images in (tmp_path, tmp_path / "in" / "a.png", [tmp_path / "in" / "a.png"]):
-        samples = list(image_samples(SIZE, Framing(SIZE), images, 100))
-        assert {sample.image.tobytes() for sample in samples} == wanted
-        assert {sample.source for sample in samples} == {"in/a.png" if images == tmp_path else "a.png"}
+        tiles = list(image_tiles(SIZE, Framing(SIZE), images, 100))
+        assert {tile.image.tobytes() for tile in tiles} == wanted
+        assert {tile.source for tile in tiles} == {"in/a.png" if images == tmp_path else "a.png"}
 
 
 @pytest.mark.parametrize(
@@ -111,14 +112,14 @@ def test_a_file_and_a_folder_are_read_tile_by_tile(tmp_path: Path) -> None:
 )
 def test_what_is_no_image_is_refused(image: object, words: str) -> None:
     with pytest.raises(ResamError, match=words):
-        list(image_samples(SIZE, Framing(SIZE), [image], 4))
+        list(image_tiles(SIZE, Framing(SIZE), [image], 4))
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_the_report_says_what_was_calibrated_on(own: bool, traced: Traced) -> None:
     images = [noise(600, 256)] if own else None
-    samples = list(calibration(256, Framing(256), images))[:2]
-    _, made = set_precision(traced.models, "int8", samples)
+    tiles = list(calibration(256, Framing(256), images))[:2]
+    _, made = set_precision(traced.models, INT8, tiles)
     assert made["calibration"]["tiles"] == 2
     (source,) = made["calibration"]["images"]
     assert source.startswith("sha256:") if own else source == "synthetic"

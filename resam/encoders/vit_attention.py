@@ -6,7 +6,7 @@ head. Folded into queries and keys,
     q' = [q * scale, rel_h(q), rel_w(q)]        k' = [k, onehot(row), onehot(column)]
 
 the product q' k'^T is that same score, and `scaled_dot_product_attention` runs it without a bias tensor: the form for
-GPUs. On a CPU in float32 and bfloat16 `resam.model.chunked_attention` adds them instead.
+GPUs. On a CPU in float32 and bfloat16 `resam.encoders.chunked_attention` adds them instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import nn
 from torch.nn import functional as F
 
-from resam.model.chunked_attention import chunked_attention
-from resam.model.low_rank import project
+from resam.encoders.chunked_attention import chunked_attention
+from resam.encoders.low_rank import project
 
 
 class FoldedAttention(nn.Module):

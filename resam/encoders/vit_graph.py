@@ -1,4 +1,4 @@
-"""The encoder as it is exported: `resam.model.encoder.ImageEncoder` with everything constant worked out beforehand.
+"""SAM's ViT as it is exported: bytes in, embedding out, with everything constant worked out beforehand.
 
 Same numbers, fewer and better operations. Writing x for a block's normalised tokens:
 
@@ -14,7 +14,7 @@ Same numbers, fewer and better operations. Writing x for a block's normalised to
   cost less than a product three times as wide (ViT-B, two cores: 5.6 s an image against 6.3 s). The scores of the
   official sizes are made in four pieces: as fast, and a ViT-B's peak is 1.8 GB instead of 3.5.
 
-`resam_export.verify` compares it with `ImageEncoder` at every export.
+`resam_export.verify` compares it with the encoder of training at every export.
 """
 
 from __future__ import annotations
@@ -25,32 +25,31 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from resam.model.attention import FoldedAttention, one_hot_places, relative_tables
-from resam.model.encoder import ImageEncoder
+from resam.encoders.vit_attention import FoldedAttention, one_hot_places, relative_tables
 
 LARGEST_SCORES = 1 << 26  # elements of a score matrix of one image, all heads, that a CPU holds at once (256 MB)
 
 
-class EncoderGraph(nn.Module):
+class VitGraph(nn.Module):
     """(B, S, S, 3) uint8 -> embedding (B, C, G, G); LoRA must be merged.
 
-    fold: relative positions always as further channels of queries and keys (`resam.model.attention`), so that the
-    scores need no second pass: for GPUs, whose fused attention can then take them.
+    vit: with folded attention. mean, std: of the pixels, (1, 3, 1, 1). fold: relative positions always as further
+    channels of queries and keys (`resam.encoders.vit_attention`), so that the scores need no second pass: for GPUs,
+    whose fused attention can then take them.
     """
 
-    def __init__(self, encoder: ImageEncoder, fold: bool) -> None:
+    def __init__(self, vit: Any, mean: torch.Tensor, std: torch.Tensor, fold: bool) -> None:
         super().__init__()
-        vit = encoder.vit
         patch = vit.patch_embed.proj
         self.patch_size = int(patch.kernel_size[0])
         self.grid = int(vit.img_size) // self.patch_size
         dim = patch.out_channels
-        weight = patch.weight / encoder.pixel_std  # (C, 3, p, p)
+        weight = patch.weight / std  # (C, 3, p, p)
         weight = weight.permute(2, 3, 1, 0).reshape(-1, dim)
         self.patch_weight = _constant(weight)  # (p * p * 3, C)
         position = patch.bias if vit.pos_embed is None else vit.pos_embed.reshape(1, -1, dim) + patch.bias
         self.position = _constant(position)  # (1, G * G, C)
-        self.mean = _constant(encoder.pixel_mean.reshape(3).repeat(self.patch_size))  # a row of a patch
+        self.mean = _constant(mean.reshape(3).repeat(self.patch_size))  # a row of a patch
         self.blocks = nn.ModuleList(_BlockGraph(block, self.grid, fold) for block in vit.blocks)
         reduce, first_norm, smooth, second_norm = vit.neck
         self.reduce = _constant(reduce.weight.reshape(reduce.out_channels, -1).t())
