@@ -58,6 +58,12 @@ def box_corners(distances: torch.Tensor, cell: float) -> torch.Tensor:
     return torch.stack((x - left, y[:, None] - top, x + right, y[:, None] + bottom), dim=1)
 
 
+def prompter_of(sam: nn.Module) -> Prompter | None:
+    """The prompter of a SAM, which lives in it as the module `prompter`; None where it has none."""
+    head = getattr(sam, "prompter", None)
+    return head if isinstance(head, Prompter) else None
+
+
 def load_prompter(state: Mapping[str, torch.Tensor], image_size: int, grid: int) -> Prompter:
     """The prompter of a state dict; `ValueError` naming the tensor that is missing or does not fit."""
     try:

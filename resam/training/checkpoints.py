@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from resam.encoders.family import describe_architecture
 from resam.model.bases import Base, load_base
-from resam.model.parts import load_adapter, merge_adapter
+from resam.model.parts import PrompterHead, load_adapter, merge_adapter
 from resam.training.outputs import write_bytes
 from resam_runtime.common.errors import ResamError, system_error
 from resam_runtime.common.files import sha256_file
@@ -55,12 +55,12 @@ class Adapter:
 
     @classmethod
     def of(cls, path: Path, state: Mapping[str, torch.Tensor]) -> Adapter | None:
-        """The adapter file at `path` if there is one and it holds these very tensors."""
+        """The adapter file at `path` if there is one and it holds these very tensors, with or without a prompter."""
         try:
             found = cls.open(path)
         except ResamError:
             return None
-        if found.state.keys() != state.keys():
+        if {name for name in found.state if not name.startswith(PrompterHead.prefix)} != state.keys():
             return None
         return found if all(torch.equal(found.state[name], value.cpu()) for name, value in state.items()) else None
 

@@ -61,6 +61,18 @@ class TaughtPrompter:
         """What an adapter says of it; an engine's manifest the same, without the figures."""
         return {**asdict(PrompterSpec(tuple(self.classes))), **self.figures}
 
+    def lines(self) -> list[str]:
+        """What a person wants to know of it, a line a class."""
+        told = []
+        for one in self.classes:
+            nearest = min(one.table, key=lambda row: abs(row[0] - one.threshold))
+            rates = f"about {nearest[1]:.2f} of what it finds is right, {nearest[2]:.2f} of the clicks are found"
+            told.append(
+                f"prompter, {one.name}: score from {one.threshold:.2f}"
+                + (f"; on {one.clicks} clicks set aside {rates}" if one.clicks else "; no click of it was set aside")
+            )
+        return told
+
 
 def clicked_classes(samples: TrainingSet) -> list[Category]:
     """The categories that have a click, by number; one, "instance", where the clicks have none."""
