@@ -52,8 +52,8 @@ class Graph:
 def build_graphs(
     sam: Sam, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1, *, fold: bool = True
 ) -> Mapping[str, Graph]:
-    """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's contract has them. fold: see
-    `EncoderFamily.graph`.
+    """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
+    contract has them. fold: see `EncoderFamily.graph`.
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """

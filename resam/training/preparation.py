@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from lightning_fabric import Fabric
 
-from resam.data.prompts import point_seed
+from resam.data.prompts import class_number, point_seed
 from resam.data.taught import SoftMasks, load_masks, save_masks
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base
@@ -104,7 +104,7 @@ def known_cells(
         if key in samples.boxes:  # its own box says more than its class
             return None
         scene, prompt = key
-        area = sizes.area(scene, samples.prompts[scene][prompt].category)
+        area = sizes.area(scene, class_number(samples.prompts[scene][prompt]))
         return None if area is None else area * (scales[key] / cell) ** 2
 
     return cells
@@ -123,7 +123,7 @@ def _sizes(
     examples = []
     for scene, prompt in samples.boxes:
         area = float((consensus[scene, prompt].values > 127).sum()) * (cell / scales[scene, prompt]) ** 2
-        category = samples.prompts[scene][prompt].category
+        category = class_number(samples.prompts[scene][prompt])
         examples.append(Example(scene, category, area))
     return example_sizes(examples, samples.data, note, by_class=options.sizes == EXAMPLES)
 
@@ -136,7 +136,7 @@ def draw_examples(samples: TrainingSet, count: int, by_image: bool) -> dict[tupl
     groups: dict[int | None, list[tuple[int, int]]] = {}
     for scene, prompts in enumerate(samples.prompts):
         for number, prompt in enumerate(prompts):
-            groups.setdefault(scene if by_image else prompt.category, []).append((scene, number))
+            groups.setdefault(scene if by_image else class_number(prompt), []).append((scene, number))
     boxes = {}
     for name, members in groups.items():
         rng = np.random.default_rng(point_seed(samples.data.digest, str(name), count))

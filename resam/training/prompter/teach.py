@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -74,13 +75,30 @@ class TaughtPrompter:
         return told
 
 
-def clicked_classes(samples: TrainingSet) -> list[Category]:
-    """The categories that have a click, by number; one, "instance", where the clicks have none."""
-    names = samples.data.categories
-    numbers = sorted({prompt.category for own in samples.prompts for prompt in own if prompt.category is not None})
-    if not numbers:
-        return [Category(1, "instance")]
-    return [Category(number, str(names.get(number, number))) for number in numbers]
+class ClickedClasses:
+    """The classes of a set's clicks, in the order of the heat maps; one, "instance", where the clicks say none."""
+
+    def __init__(self, samples: TrainingSet) -> None:
+        given = {one.category for own in samples.prompts for one in own if one.category is not None}
+        known = {one.id for one in given if one.id is not None}
+        names = {one.id: one.name or samples.data.categories.get(one.id) for one in given if one.id is not None}
+        numbered = [Category(number, str(names[number] or number)) for number in sorted(known)]
+        free = itertools.filterfalse(known.__contains__, itertools.count(1))
+        others = sorted({one.name for one in given if one.id is None and one.name is not None})
+        others = [name for name in others if name not in {one.name for one in numbered}]
+        self.categories = [*numbered, *(Category(next(free), name) for name in others)] or [Category(1, "instance")]
+        self._place = {one.id: place for place, one in enumerate(self.categories)}
+        self._named = {one.name: place for place, one in enumerate(self.categories)}
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def place(self, prompt: Prompt) -> int:
+        """The heat map of a prompt's class; of one that says none the first."""
+        category = prompt.category
+        if category is None:
+            return 0
+        return self._named[category.name] if category.id is None else self._place[category.id]
 
 
 def teach_prompter(
@@ -99,7 +117,7 @@ def teach_prompter(
     each. Raises `ResamError` for an image that cannot be read, and a disk that is full.
     """
     scenes, architecture = samples.data.scenes, samples.architecture
-    size, classes = architecture.image_size, clicked_classes(samples)
+    size, classes = architecture.image_size, ClickedClasses(samples)
     chosen = _aside(samples)
     taught = [number for number in range(len(scenes)) if number not in set(chosen)]
     if options.clicked >= 1 or not any(samples.prompts[number] for number in taught):
@@ -125,17 +143,19 @@ def teach_prompter(
         for file in files:
             file.unlink(missing_ok=True)
     choices = choose_thresholds(clicked, len(classes), options.clicked)
-    found = [FoundClass(*one, choice.threshold, choice.clicks, choice.table) for one, choice in zip(classes, choices)]
+    found = [
+        FoundClass(one.id or 0, one.name or "", choice.threshold, choice.clicks, choice.table)
+        for one, choice in zip(classes.categories, choices)
+    ]
     figures = {"scenes": len(used), "scenes_aside": len(chosen), "steps": options.prompter_steps, **losses}
     return TaughtPrompter(head.eval(), found, figures)
 
 
 def make_examples(
-    known: Embeddings, loop: RefineRequery, samples: TrainingSet, classes: Sequence[Category], fabric: Fabric
+    known: Embeddings, loop: RefineRequery, samples: TrainingSet, classes: ClickedClasses, fabric: Fabric
 ) -> dict[int, list[Example]]:
     """The examples of each scene whose tiles are encoded, by the scene's number."""
     size = samples.architecture.image_size
-    number_of = {one.id: number for number, one in enumerate(classes)}
     rows = {(seen.scene, seen.tile): row for row, seen in enumerate(known.windows)}
     examples: dict[int, list[Example]] = {seen.scene: [] for seen in known.windows}
     for number, sample in enumerate(samples.samples):
@@ -157,8 +177,7 @@ def make_examples(
             if given is not None:
                 crop, other = scene_crop(given[place] - 0.5, sample.tile, given_mirror, size), crop
             weight = 1.0 if samples.supervised else mask_iou(*crop, *other)
-            category = classes[0].id if prompt.category is None else prompt.category
-            examples[sample.scene].append(Example(_click(prompt), number_of[category], *crop, weight))
+            examples[sample.scene].append(Example(_click(prompt), classes.place(prompt), *crop, weight))
     return examples
 
 
@@ -252,7 +271,7 @@ def _clicked(
     head: Prompter,
     unseen: Embeddings,
     samples: TrainingSet,
-    classes: Sequence[Category],
+    classes: ClickedClasses,
     fabric: Fabric,
 ) -> Clicked:
     """What the head finds in scene `number`, as the engine would before the loop, and the scene's clicks."""
@@ -262,9 +281,8 @@ def _clicked(
     scores, boxes, numbers = (np.concatenate(parts) for parts in zip(*found))
     order = np.argsort(-scores, kind="stable")
     order = order[distinct(boxes[order], MAX_OVERLAP)]
-    number_of = {one.id: place for place, one in enumerate(classes)}
     prompts = samples.prompts[number]
-    wanted = [number_of[classes[0].id if prompt.category is None else prompt.category] for prompt in prompts]
+    wanted = [classes.place(prompt) for prompt in prompts]
     clicks = np.array([_click(prompt) for prompt in prompts], np.float32).reshape(-1, 2)
     return Clicked(scores[order], boxes[order], numbers[order], clicks, np.array(wanted, np.intp))
 
