@@ -47,21 +47,34 @@ Exit codes:
 
 @click.command("resam-run", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
+@click.option(
+    "--engine",
+    "-e",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Engine file (.resam or .plan), or tiny: a small one that comes with resam.",
+)
 @output_folder("out", "Output folder.")
 @click.option(
     "--points",
     "-p",
     type=click.Path(path_type=Path),
     help=f"One points file for all scenes: {words(kind.name for kind in POINT_KINDS)}. "
-    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene.",
+    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene; else points.json in "
+    "the folder, where resam-annotate leaves it.",
 )
 @click.option("--boxes", is_flag=True, help="Take the bbox of COCO annotations as box prompts.")
-@click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
+@click.option(
+    "--automatic",
+    is_flag=True,
+    help="Find instances of no class, by a grid of points, in scenes that have no points: for engines without a "
+    "prompter. An engine with one finds its classes there by itself.",
+)
 @click.option(
     "--min-score",
     type=Finite(0, 1),
-    help="Least score of an instance that --automatic finds: lower finds more, and errs more.  [default: 0.6]",
+    help="Least score of an instance that is found without points: lower finds more, and errs more.  "
+    "[default: the engine's own of each class; 0.6 with --automatic]",
 )
 @click.option(
     "--format",
@@ -141,7 +154,8 @@ def run(
     watch: Path | None,
     poll: float,
 ) -> None:
-    """Segment the instances that points mark in IMAGES (files and folders) with an engine file.
+    """Segment the instances that points mark in IMAGES (files and folders) with an engine file, or, without points,
+    those that the engine was taught to find.
 
     Writes instances.json (COCO), per scene NAME.geojson, NAME.png (overlay) and NAME.labels.tif or .png, and
     summary.json. Every file is whole or absent.
@@ -152,8 +166,6 @@ def run(
         raise click.UsageError("give IMAGES or --watch DIR, not both")
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    if min_score is not None and not automatic:
-        raise click.UsageError("--min-score is about what --automatic finds; add --automatic")
     given = click.get_current_context().get_parameter_source
     for writer in WRITERS.values():
         for name in writer.options:
@@ -189,13 +201,17 @@ def run(
         strict=strict,
         boxes=boxes,
     )
-    proposals = None if min_score is None else AutomaticOptions(min_score=min_score)
+    grid = None
+    if automatic:
+        grid = AutomaticOptions() if min_score is None else AutomaticOptions(min_score=min_score)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"
     with _signals() as (stop, received):
         try:
             opened = EngineFile.open(engine)
+            if min_score is not None and not automatic and opened.manifest.prompter is None:
+                raise ResamError(f"--min-score: {engine} has no prompter and finds nothing by itself; add --automatic")
             prepared = None if watch is not None else Run.prepare(opened, images, out, points, options)
-            segmenter = Segmenter(opened, device, threads, automatic=proposals, views=options.views)
+            segmenter = Segmenter(opened, device, threads, automatic=grid, min_score=min_score, views=options.views)
             click.echo(printable(segmenter.describe()))
             sys.stdout.flush()
             with TerminalProgress(each_scene=watch is not None) as progress:

@@ -456,6 +456,18 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
     assert "instance 2: 3 points, the engine takes 2 per instance" in result.stderr
 
 
+def test_a_folders_own_points_file_is_taken_and_said(engine: Path, images: Path, tmp_path: Path) -> None:
+    """resam-annotate images/, then resam-run images/: nothing is to be named twice."""
+    for beside in images.glob("*.points.*"):
+        beside.unlink()
+    points = {"scenes": {"s0.png": {"instances": [{"id": 7, "points": [[40, 40]]}]}}}
+    (images / "points.json").write_text(json.dumps(points))
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
+    assert f"points from {images / 'points.json'}" in result.stderr
+    document = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert [annotation["instance"] for annotation in document["annotations"]] == [7]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -477,10 +489,6 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (
             ["{bare}/b.png", "{bare}/c.png", "--engine", "{engine}", "--automatic"],
             "b.png: No such file or directory (and 1",
-        ),
-        (
-            ["{annotated}", "--engine", "{engine}"],
-            "no points; there is {annotated}/points.json: give --points {annotated}",
         ),
         (["{annotated}/a.png", "--engine", "{engine}"], "no points; there is {annotated}/points.json: give --points"),
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),

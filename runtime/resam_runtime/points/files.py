@@ -22,6 +22,8 @@ from resam_runtime.scenes.georeference import Coordinates, reproject_some
 from resam_runtime.scenes.scene_info import SceneInfo
 
 _FAR = 1e30
+_MAPS = frozenset({".shp", ".gpkg", ".kml", ".gml", ".fgb", ".gdb", ".dbf", ".shx"})
+"""Files of points that other programs keep."""
 
 
 def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
@@ -65,6 +67,10 @@ class PointsFile:
 
         Raises ResamError, one line with file and cause, for anything malformed."""
         path = Path(path)
+        if path.suffix.lower() in _MAPS:
+            raise ResamError(
+                f"{path}: no points file; export its points as GeoJSON (ogr2ogr points.geojson {path.name})"
+            )
         try:
             data = path.read_bytes()
             text = data.decode("utf-8-sig")
