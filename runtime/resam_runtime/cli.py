@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from resam_runtime.common.commands import HELP, second_signal_ends, version
+from resam_runtime.common.commands import HELP, output_folder, second_signal_ends, version
 from resam_runtime.common.errors import ResamError, command_errors, counted, printable, words
 from resam_runtime.common.option_types import Bands, Bytes, Finite, Words
 from resam_runtime.points import POINT_KINDS, SUFFIXES
@@ -47,17 +47,23 @@ Exit codes:
 
 @click.command("resam-run", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
 @click.option(
-    "--out", "-o", default=Path("out"), show_default=True, type=click.Path(path_type=Path), help="Output folder."
+    "--engine",
+    "-e",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Engine file (.resam or .plan), or tiny: a small one that comes with resam.",
 )
+@output_folder("out", "Output folder.")
 @click.option(
     "--points",
     "-p",
     type=click.Path(path_type=Path),
     help=f"One points file for all scenes: {words(kind.name for kind in POINT_KINDS)}. "
-    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene.",
+    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene; else points.json in "
+    "the folder, where resam-annotate leaves it.",
 )
+@click.option("--boxes", is_flag=True, help="Take the bbox of COCO annotations as box prompts.")
 @click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
 @click.option(
     "--min-score",
@@ -130,6 +136,7 @@ def run(
     engine: Path,
     out: Path,
     points: Path | None,
+    boxes: bool,
     automatic: bool,
     min_score: float | None,
     formats: tuple[str, ...],
@@ -195,6 +202,7 @@ def run(
         min_score=min_score,
         views=views,
         strict=strict,
+        boxes=boxes,
     )
     proposals = None if min_score is None else AutomaticOptions(min_score=min_score)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"

@@ -236,6 +236,35 @@ def test_automatic_finds_nothing_where_there_is_no_data(engine: Path, tmp_path: 
     assert tiles == [tile for tile in model.tiles(300, 90) if tile.x + tile.width > 140]
 
 
+def test_boxes_are_prompts_and_come_back_from_the_output(engine: Path, images: Path, tmp_path: Path) -> None:
+    instances = {
+        "s0.png": [{"id": 1, "box": [20, 20, 39, 35]}],
+        "s1.png": [{"id": 7, "box": [50, 30, 70, 45], "points": [[60, 40]]}],
+    }
+    points = tmp_path / "p.json"
+    points.write_text(json.dumps({"scenes": {name: {"instances": value} for name, value in instances.items()}}))
+    arguments = ["--engine", engine, images, "--format", "coco", "--points"]
+    assert resam_run(*arguments, points, "-o", tmp_path / "one").code == 0
+    first, second = instances_of(tmp_path / "one")["annotations"]
+    assert (first["points"], first["labels"], first["box_prompt"]) == ([], [], [20, 20, 39, 35])
+    assert (second["points"], second["labels"], second["box_prompt"]) == ([[60, 40]], [1], [50, 30, 70, 45])
+    # the engine of the tests fills a box as far as it is bright
+    left, top, width, height = first["bbox"]
+    assert 20 <= left <= left + width - 1 <= 39
+    assert 20 <= top <= top + height - 1 <= 35
+
+    again = tmp_path / "one/instances.json"
+    assert resam_run(*arguments, again, "-o", tmp_path / "two").code == 0
+    assert instances_of(tmp_path / "two")["annotations"] == [first, second]
+    assert resam_run(*arguments, again, "--boxes", "-o", tmp_path / "three").code == 0
+    for item in instances_of(tmp_path / "three")["annotations"]:
+        before = next(one for one in (first, second) if one["instance"] == item["instance"])
+        x, y, width, height = before["bbox"]
+        assert item["box_prompt"] == [x, y, x + width - 1, y + height - 1]
+    other = resam_run(*arguments, again, "-o", tmp_path / "three", "--resume")
+    assert (other.code, "--boxes" in other.stderr) == (2, True)
+
+
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -427,6 +456,18 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
     assert "instance 2: 3 points, the engine takes 2 per instance" in result.stderr
 
 
+def test_a_folders_own_points_file_is_taken_and_said(engine: Path, images: Path, tmp_path: Path) -> None:
+    """resam-annotate images/, then resam-run images/: nothing is to be named twice."""
+    for beside in images.glob("*.points.*"):
+        beside.unlink()
+    points = {"scenes": {"s0.png": {"instances": [{"id": 7, "points": [[40, 40]]}]}}}
+    (images / "points.json").write_text(json.dumps(points))
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
+    assert f"points from {images / 'points.json'}" in result.stderr
+    document = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert [annotation["instance"] for annotation in document["annotations"]] == [7]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -448,10 +489,6 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (
             ["{bare}/b.png", "{bare}/c.png", "--engine", "{engine}", "--automatic"],
             "b.png: No such file or directory (and 1",
-        ),
-        (
-            ["{annotated}", "--engine", "{engine}"],
-            "no points; there is {annotated}/points.json: give --points {annotated}",
         ),
         (["{annotated}/a.png", "--engine", "{engine}"], "no points; there is {annotated}/points.json: give --points"),
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),

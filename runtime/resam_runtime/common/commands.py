@@ -1,4 +1,4 @@
-"""What every command has: -h beside --help, and --version; and how one ends that hangs."""
+"""What commands share: -h beside --help, --version, how -o is spelled, and how one ends that hangs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -42,3 +43,21 @@ def second_signal_ends(received: Sequence[int], grace: float = 10.0) -> Iterator
         yield
     finally:
         over.set()
+
+
+def output_folder(default: str, text: str) -> Callable[[Command], Command]:
+    """Decorate a command with -o/--output, a folder. `--out`, its spelling in version 0.1, is understood until 0.3."""
+    path = click.Path(path_type=Path)
+    names = ("-o", "--output", "--out", "out")
+    return click.option(*names, cls=_Output, type=path, default=Path(default), show_default=True, help=text)
+
+
+class _Output(click.Option):
+    """An option whose last spelling is not shown."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        spellings, self.opts = self.opts, self.opts[:-1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = spellings

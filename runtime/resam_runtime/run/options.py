@@ -20,6 +20,7 @@ class RunOptions(OutputOptions):
     min_score: float | None = None  # of automatic instances; None: as AutomaticOptions has it
     views: int = 1
     strict: bool = False
+    boxes: bool = False
 
     def request(self) -> dict[str, Any]:
         """Those that decide what a scene's outputs hold, as plain data; a resumed run must have the same."""
@@ -32,5 +33,6 @@ class RunOptions(OutputOptions):
             "--automatic": self.automatic,
             "--min-score": self.min_score,
             "--views": self.views,
+            **({"--boxes": True} if self.boxes else {}),
         }
         return request if self.alpha else request | {"--no-alpha": True}  # runs of old had no such option

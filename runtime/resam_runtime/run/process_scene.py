@@ -276,7 +276,7 @@ class SceneJob:
         return replace(
             record,
             scene=self._info,
-            points=sum(len(instance.points) for instance in self._instances),
+            points=sum(len(instance.points) for instance in shown),
             annotations=annotations,
             by_place=self._found.by_place,
             skipped=[*self._found.skipped, *empty],
