@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from resam_runtime.common.commands import HELP, output_folder, version
-from resam_runtime.common.errors import ResamError, command_errors, printable, words
+from resam_runtime.common.commands import HELP, output_folder, second_signal_ends, version
+from resam_runtime.common.errors import ResamError, command_errors, counted, printable, words
 from resam_runtime.common.option_types import Bands, Bytes, Finite, Words
 from resam_runtime.points import POINT_KINDS, SUFFIXES
 from resam_runtime.run.options import RunOptions
@@ -41,7 +41,7 @@ Exit codes:
        every instance skipped, or every scene failed
   3    the output could not be written any more (full disk); what is done is kept, --resume goes on
   130  stopped by Ctrl-C (SIGINT), 143 by SIGTERM: scenes in hand were finished, --resume goes on;
-       a second signal stops at the next tile
+       a second signal stops at the next tile, or after 10 s wherever it is
 """
 
 
@@ -97,6 +97,12 @@ Exit codes:
 )
 @click.option("--bands", type=Bands(), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray.")
 @click.option(
+    "--alpha/--no-alpha",
+    default=True,
+    show_default=True,
+    help="Whether a band that calls itself alpha says where there is no data; of some files it is infrared.",
+)
+@click.option(
     "--crs",
     type=click.Choice(["wgs84", "source"]),
     default="wgs84",
@@ -146,6 +152,7 @@ def run(
     exclusive: bool,
     views: int,
     bands: tuple[int, ...] | None,
+    alpha: bool,
     crs: Any,
     simplify: float,
     budget: int | None,
@@ -195,6 +202,7 @@ def run(
         formats=frozenset(formats),
         exclusive=exclusive,
         bands=bands,
+        alpha=alpha,
         automatic=automatic,
         min_score=min_score,
         views=views,
@@ -252,17 +260,18 @@ def run(
 
 
 def _closing_line(report: RunReport) -> str:
-    parts = [f"{report.instances} instances in {report.scenes - report.failed} scenes"]
+    parts = [f"{counted(report.instances, 'instance')} in {counted(report.scenes - report.failed, 'scene')}"]
     if report.failed:
-        parts.append(f"{report.failed} scene{'s' * (report.failed != 1)} failed")
+        parts.append(f"{counted(report.failed, 'scene')} failed")
     if report.without_points:
-        parts.append(f"{report.without_points} scenes without points")
+        parts.append(f"{counted(report.without_points, 'scene')} without points")
     if report.skipped:
-        parts.append(f"{report.skipped} instances skipped")
+        parts.append(f"{counted(report.skipped, 'instance')} skipped")
     if report.nowhere:
-        parts.append(f"{report.nowhere} instances of the points file lie in no scene that is done")
+        lie = "lies" if report.nowhere == 1 else "lie"
+        parts.append(f"{counted(report.nowhere, 'instance')} of the points file {lie} in no scene that is done")
     if report.left_out:
-        parts.append(f"{report.left_out} instances left out by --budget")
+        parts.append(f"{counted(report.left_out, 'instance')} left out by --budget")
     if not report.complete:
         parts.append("stopped early, use --resume")
     return f"{', '.join(parts)}; {report.seconds:.1f} s; see {report.out}"
@@ -279,7 +288,8 @@ def _signals() -> Iterator[tuple[StopRequest, list[int]]]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop, received
+        with second_signal_ends(received):
+            yield stop, received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -194,7 +194,8 @@ class SceneJob:
         with contextlib.ExitStack() as open_files:
             with self.timed("read"):
                 self._source = self._points.signature(self.file)
-                scene = open_files.enter_context(open_scene(self.file.path, self._options.bands, name=self.file.name))
+                scene = open_scene(self.file.path, self._options.bands, self.file.name, self._options.alpha)
+                open_files.enter_context(scene)
                 open_files.callback(self._take_notes, scene)
                 plan = self._plan(scene)
             for tile, indices, where in plan:
