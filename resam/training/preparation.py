@@ -61,6 +61,7 @@ def prepared_set(
         path = None if cache is None else cache / f"consensus-{_identity(base, samples, options)}.npz"
         masks = load_masks(path) if path and path.is_file() else consensus_masks(base, samples, options, fabric)
         if path is not None and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_masks(path, masks)
         teach(samples, masks, options, Silent())
     return samples

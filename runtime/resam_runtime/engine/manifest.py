@@ -15,7 +15,7 @@ from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE, Framing
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 GRAPHS = ("encoder", "decoder", "loop")
-REQUERIES = ("box", "box+points")
+REQUERIES = ("none", "box", "box+points")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 # What every engine's graphs are called with; more tensors may exist, these must.
