@@ -113,9 +113,6 @@ class TrainOptions:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
         if self.requery == "none" and self.teach_requery:
             raise ResamError("option requery: 'none' has nothing to teach; leave out teach_requery")
-        if (self.sizes or self.soft) and not self.needs_consensus:
-            which = "sizes" if self.sizes else "soft"
-            raise ResamError(f"option {which}: is about the consensus; set pseudo to 'consensus'")
         if self.needs_consensus and (self.resample_points or self.calibrate_negatives):
             which = "resample_points" if self.resample_points else "calibrate_negatives"
             raise ResamError(f"option pseudo: 'consensus' is made once, before training; leave out {which}")

@@ -79,8 +79,8 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
     note = (
         f"Trained on {train['instances']} instances in {train['scenes']} scenes, tested on {where}. Mean ± standard "
         "deviation over the seeds; in brackets the difference to the base with the same Requery and scale; where that "
-        "was not measured, with the same Requery at its own scale, else to the first row; of one seed with the interval of "
-        "95 %, paired by instance, resampled by image. mIoU: mean over instances; "
+        "was not measured, with the same Requery at its own scale, else to the first row; of one seed with its interval "
+        "(95 %, paired by instance, resampled by image). mIoU: mean over instances; "
         "over images: mean of the images' means. Labelled: instances with a pseudo-label in the last epoch."
     )
     trained = [row for row in found["rows"] if row["trained"] and row["name"] in cells]
@@ -98,7 +98,7 @@ def _text(values: Sequence[float], reference: float | None) -> str:
 
 
 def _interval(cell: Mapping[str, Any], base: Mapping[str, Any], stage: str) -> str:
-    """Of one seed's difference to the base, paired by instance and resampled by image; nothing where it is not known."""
+    """Of one seed's difference to the base, paired by instance, resampled by image; nothing where it is not known."""
     rows, others = (found.get("instances_measured") or [] for found in (cell, base))
     if not rows or [row[0] for row in rows] != [row[0] for row in others]:
         return ""

@@ -35,8 +35,8 @@ def load(
     """Scenes of a split (`FOLDER/SPLIT.json`) that have instances, at most `limit` of them, evenly chosen.
 
     points: for which numbers of points per instance prompts are drawn: once per instance and number, seeded by data set
-    and instance; negatives: with as many negative points outside the true mask, as the paper's protocol has it; else all
-    are positive. Raises `ResamError` for a data set that cannot be read or has no instances.
+    and instance. negatives: with as many negative points outside the true mask, the paper's protocol; else all are
+    positive. Raises `ResamError` for a data set that cannot be read or has no instances.
     """
     from resam.data.coco import CocoData
     from resam.data.prompts import PointOptions, scene_prompts
