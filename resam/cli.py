@@ -159,7 +159,8 @@ def train(
         from resam.training.devices import launch, make_fabric, on_main
         from resam.training.options import read_options
         from resam.training.progress import Live, print_result
-        from resam.training.run import check_free, check_start, run
+        from resam.training.run import check_start, run
+        from resam.training.run_folder import check_free
         from resam.training.sources import Sources
 
     if resume is not None:

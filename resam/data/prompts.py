@@ -112,7 +112,8 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int, skip_boxes: boo
                 instead = "; --keypoints takes the points" if instance.annotation.get("keypoints") else ""
                 raise ResamError(f"{data.path}: {error}{instead}") from None
             if mask.any():
-                prompts.append(Prompt(*draw_points(mask, options.points, options.negatives, seed), instance.id))
+                drawn_points = draw_points(mask, options.points, options.negatives, seed)
+                prompts.append(Prompt(*drawn_points, instance.id, instance.category))
         drawn.append(prompts)
     return drawn
 

@@ -1,6 +1,6 @@
 """Files of a run that hold tensors: the adapter, which is its result, and checkpoints, from which it goes on.
 
-Both are written whole or not at all. An adapter is a safetensors file of LoRA tensors (`resam.model.lora`), with its
+Both are written whole or not at all. An adapter is a safetensors file of the tensors of `resam.model.parts`, with its
 provenance as JSON in the metadata under `resam`: base (name, SHA-256, architecture), data, options, metrics, version.
 """
 
@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from resam.encoders.family import describe_architecture
 from resam.model.bases import Base, load_base
-from resam.model.lora import load_lora, merge_lora
+from resam.model.parts import load_adapter, merge_adapter
 from resam.training.outputs import write_bytes
 from resam_runtime.common.errors import ResamError, system_error
 from resam_runtime.common.files import sha256_file
@@ -29,7 +29,7 @@ KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one i
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA tensors, where they come from, and the SHA-256 of their file."""
+    """Its tensors, where they come from, and the SHA-256 of their file."""
 
     state: dict[str, torch.Tensor]
     provenance: dict[str, Any]
@@ -78,7 +78,7 @@ def describe_base(base: Base) -> dict[str, Any]:
 
 
 def apply_adapter(base: Base, adapter: Adapter, merge: bool = True) -> Base:
-    """The base with an adapter in its encoder, in place; `merge`: as plain weights, as export wants them.
+    """The base with an adapter in it, in place; `merge`: as plain weights, as export wants them.
 
     Raises `ResamError` where the adapter was trained on another base.
     """
@@ -90,11 +90,11 @@ def apply_adapter(base: Base, adapter: Adapter, merge: bool = True) -> Base:
             f"({base.sha256[:12]}...); give that base with --base"
         )
     try:
-        load_lora(base.sam.image_encoder, adapter.state)
+        load_adapter(base.sam, adapter.state)
     except ValueError as error:
         raise ResamError(f"the adapter does not fit base {base.name!r}: {error}") from None
     if merge:
-        merge_lora(base.sam.image_encoder)
+        merge_adapter(base.sam)
     return base
 
 

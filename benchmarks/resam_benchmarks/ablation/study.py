@@ -162,14 +162,14 @@ def _measure(
     """
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
-    from resam.training.run import framed_training_set
+    from resam.training.preparation import prepared_set
     from resam.training.run_data import RunData
     from resam.training.trainer import Trainer
 
     base, key = load_base(options.base), (split.name, row.name)
     if key not in prepared:
         began = time.perf_counter()
-        samples = framed_training_set(options, base, RunData(split.train), fabric)
+        samples = prepared_set(options, base, RunData(split.train), fabric)
         prepared[key] = _Prepared(samples, time.perf_counter() - began)
     began = time.perf_counter() - prepared[key].seconds
     samples = prepared[key].samples.seeded(options.seed)
