@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from resam.encoders.efficientvit import EfficientVit
 from resam.encoders.family import Architecture, EncoderFamily
+from resam.encoders.tiny_vit import TinyVit
 from resam.encoders.vit import Vit
 
-ENCODERS: dict[str, EncoderFamily] = {family.name: family for family in (Vit(),)}
+ENCODERS: dict[str, EncoderFamily] = {family.name: family for family in (Vit(), TinyVit(), EfficientVit())}
 ARCHITECTURES: dict[str, Architecture] = {
     name: architecture for family in ENCODERS.values() for name, architecture in family.known.items()
 }

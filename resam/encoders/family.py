@@ -74,6 +74,7 @@ class EncoderFamily(abc.ABC):
     files: ClassVar[tuple[str, ...]] = ()
     pixel_mean: ClassVar[tuple[float, float, float]] = PIXEL_MEAN
     pixel_std: ClassVar[tuple[float, float, float]] = PIXEL_STD
+    decoder_norm_eps: ClassVar[float] = 1e-5  # of the layer norms of SAM's mask decoder
     ignored: ClassVar[frozenset[str]] = frozenset()  # keys of published checkpoints that nothing reads
 
     @abc.abstractmethod

@@ -23,9 +23,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from resam.encoders.convolutions import LastNorm, constant
 from resam.encoders.vit_attention import FoldedAttention, one_hot_places, relative_tables
+from resam.encoders.windows import Windows
 
 LARGEST_SCORES = 1 << 26  # elements of a score matrix of one image, all heads, that a CPU holds at once (256 MB)
 
@@ -46,14 +47,14 @@ class VitGraph(nn.Module):
         dim = patch.out_channels
         weight = patch.weight / std  # (C, 3, p, p)
         weight = weight.permute(2, 3, 1, 0).reshape(-1, dim)
-        self.patch_weight = _constant(weight)  # (p * p * 3, C)
+        self.patch_weight = constant(weight)  # (p * p * 3, C)
         position = patch.bias if vit.pos_embed is None else vit.pos_embed.reshape(1, -1, dim) + patch.bias
-        self.position = _constant(position)  # (1, G * G, C)
-        self.mean = _constant(mean.reshape(3).repeat(self.patch_size))  # a row of a patch
+        self.position = constant(position)  # (1, G * G, C)
+        self.mean = constant(mean.reshape(3).repeat(self.patch_size))  # a row of a patch
         self.blocks = nn.ModuleList(_BlockGraph(block, self.grid, fold) for block in vit.blocks)
         reduce, first_norm, smooth, second_norm = vit.neck
-        self.reduce = _constant(reduce.weight.reshape(reduce.out_channels, -1).t())
-        self.norms = nn.ModuleList(_LastNorm(norm.weight, norm.bias, norm.eps) for norm in (first_norm, second_norm))
+        self.reduce = constant(reduce.weight.reshape(reduce.out_channels, -1).t())
+        self.norms = nn.ModuleList(LastNorm(norm.weight, norm.bias, norm.eps) for norm in (first_norm, second_norm))
         self.smooth = smooth
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -87,33 +88,32 @@ class _AttentionGraph(nn.Module):
 
     def __init__(self, attention: FoldedAttention, window: int, grid: int, fold: bool) -> None:
         super().__init__()
-        self.heads, self.grid = attention.num_heads, grid
-        self.side = window or grid
-        self.windows = -(-grid // self.side)
+        self.heads, self.side = attention.num_heads, window or grid
+        self.windows = Windows(grid, self.side)
         dim = attention.proj.in_features
         scale = float(attention.scale)
         q, k, v = attention.qkv.weight.reshape(3, dim, dim).unbind(0)
         q_bias, _, v_bias = attention.qkv.bias.reshape(3, dim).unbind(0)
-        self.query, self.query_bias = _constant(q.t() * scale), _constant(q_bias * scale)
-        self.key, self.value = _constant(k.t()), _constant(v.t())
-        self.out = _constant(attention.proj.weight.t())
-        self.out_bias = _constant(attention.proj.bias + attention.proj.weight @ v_bias)
+        self.query, self.query_bias = constant(q.t() * scale), constant(q_bias * scale)
+        self.key, self.value = constant(k.t()), constant(v.t())
+        self.out = constant(attention.proj.weight.t())
+        self.out_bias = constant(attention.proj.bias + attention.proj.weight @ v_bias)
         self.use_rel_pos = attention.use_rel_pos
         self.fold = fold or window > 0  # within windows the fold is next to nothing
         scores = self.heads * self.side**4
         self.pieces = next(n for n in range(1, self.side + 1) if self.side % n == 0 and scores <= n * LARGEST_SCORES)
         if self.use_rel_pos:
             rows, columns = relative_tables(attention, self.side, self.side)  # (side, side, d)
-            self.rows = _constant(rows.transpose(1, 2) / scale)
-            self.columns = _constant(columns.transpose(1, 2) / scale)
+            self.rows = constant(rows.transpose(1, 2) / scale)
+            self.columns = constant(columns.transpose(1, 2) / scale)
             if self.fold:
-                self.places = _constant(one_hot_places(self.side, self.side, q)[None, None])  # (1, 1, side^2, 2 side)
+                self.places = constant(one_hot_places(self.side, self.side, q)[None, None])  # (1, 1, side^2, 2 side)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         side, heads = self.side, self.heads
-        q = self._split(x @ self.query + self.query_bias)  # (B * windows^2, h, side, side, d)
-        k = self._split(x @ self.key).flatten(2, 3)
-        v = self._split(x @ self.value).flatten(2, 3)
+        q = self.windows.split(x @ self.query + self.query_bias, heads)  # (B * windows^2, h, side, side, d)
+        k = self.windows.split(x @ self.key, heads).flatten(2, 3)
+        v = self.windows.split(x @ self.value, heads).flatten(2, 3)
         query, tokens = q.flatten(2, 3), side * side
         if not self.use_rel_pos:
             scores = query @ k.transpose(2, 3)
@@ -138,40 +138,4 @@ class _AttentionGraph(nn.Module):
         return torch.cat(attended, dim=2)
 
     def _project(self, x: torch.Tensor) -> torch.Tensor:
-        return self._join(x) @ self.out + self.out_bias
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, G * G, C) -> (B * windows^2, heads, side, side, d), windows filled up with zeros."""
-        count, side, heads, channels = self.windows, self.side, self.heads, x.shape[2] // self.heads
-        if count == 1 and side == self.grid:
-            return x.reshape(-1, side, side, heads, channels).permute(0, 3, 1, 2, 4)
-        x = x.reshape(-1, self.grid, self.grid, heads * channels)
-        extra = count * side - self.grid
-        if extra:
-            x = F.pad(x, (0, 0, 0, extra, 0, extra))
-        x = x.reshape(-1, count, side, count, side, heads, channels).permute(0, 1, 3, 5, 2, 4, 6)
-        return x.reshape(-1, heads, side, side, channels)
-
-    def _join(self, x: torch.Tensor) -> torch.Tensor:
-        """(B * windows^2, heads, side^2, d) -> tokens (B, G * G, C): the inverse of `_split`."""
-        count, side, heads, channels = self.windows, self.side, self.heads, x.shape[3]
-        if count == 1 and side == self.grid:
-            return x.transpose(1, 2).reshape(-1, side * side, heads * channels)
-        x = x.reshape(-1, count, count, heads, side, side, channels).permute(0, 1, 4, 2, 5, 3, 6)
-        x = x.reshape(-1, count * side, count * side, heads * channels)
-        return x[:, : self.grid, : self.grid].reshape(-1, self.grid * self.grid, heads * channels)
-
-
-class _LastNorm(nn.Module):
-    """SAM's LayerNorm2d as a layer norm over the last axis."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = weight, bias, eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
-
-
-def _constant(x: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(x.detach().contiguous().clone(), requires_grad=False)
+        return self.windows.join(x) @ self.out + self.out_bias

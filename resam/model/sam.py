@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
 
 from resam.encoders import ENCODERS, Architecture
 
@@ -10,7 +11,7 @@ from resam.encoders import ENCODERS, Architecture
 def build_sam(architecture: Architecture) -> Sam:
     """A `Sam` with fresh random weights, in evaluation mode (as segment-anything's `build_sam.py` does it)."""
     a, family = architecture, ENCODERS[architecture.family]
-    return Sam(
+    sam = Sam(
         image_encoder=family.build(a),
         prompt_encoder=PromptEncoder(
             embed_dim=a.embedding_dim,
@@ -29,4 +30,8 @@ def build_sam(architecture: Architecture) -> Sam:
         ),
         pixel_mean=list(family.pixel_mean),
         pixel_std=list(family.pixel_std),
-    ).eval()
+    )
+    for part in sam.mask_decoder.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.eps = family.decoder_norm_eps
+    return sam.eval()

@@ -264,7 +264,7 @@ def write_engine(
 
 def whole(instance: Instance) -> np.ndarray:
     """The mask in its scene, as an independent check of crop and origin."""
-    mask = np.zeros(instance.scene_size, bool)
+    mask = np.zeros(instance.scene_hw, bool)
     x, y = instance.origin
     height, width = instance.mask.shape
     mask[y : y + height, x : x + width] = instance.mask

@@ -50,7 +50,9 @@ def load(
     if limit is not None and limit < len(chosen):
         chosen = [chosen[i] for i in spread(len(chosen), limit)]
     part = CocoData(data.path, data.digest, tuple(data.scenes[number] for number in chosen), data.categories)
-    drawn = {number: scene_prompts(part, PointOptions(number, number if negatives else 0)) for number in points}
+    skipped: dict[str, None] = {}
+    options = {number: PointOptions(number, number if negatives else 0) for number in points}
+    drawn = {number: scene_prompts(part, how, note=skipped.setdefault) for number, how in options.items()}
     scenes, kept = [], []
     for place, scene in enumerate(part.scenes):
         scene.check()  # a file that cannot be read is better found now than in the middle of a measurement
@@ -71,6 +73,7 @@ def load(
             "split": split if folder.is_dir() else None,
             "points": list(points),
             "negatives": negatives,
+            "notes": list(skipped),
         },
     )
 

@@ -14,6 +14,7 @@ from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE, Framing
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+DIGEST_KEY = "resam.digest"
 GRAPHS = ("encoder", "decoder", "loop")
 REQUERIES = ("none", "box", "box+points")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
@@ -31,10 +32,11 @@ _GRAPH_OUTPUTS = {
 Name = Annotated[str, text()]
 Digest = Annotated[str, text("[0-9a-f]{64}", "the 64 hex digits of a SHA-256")]
 Limit = Annotated[int, whole(1, 1 << 20)] | None  # None: none
+Shape = tuple[int | str, ...]
 _DIMENSIONS = list_of(kind(Annotated[int, whole(1, (1 << 31) - 1)] | Annotated[str, text(".{1,64}")]), most=8)
 
 
-def _shape(value: Any) -> tuple[int | str, ...]:
+def _take_shape(value: Any) -> Shape:
     return tuple(_DIMENSIONS(value))
 
 
@@ -44,13 +46,13 @@ class TensorSpec:
 
     name: Name
     dtype: Annotated[str, choice(*DTYPES)]
-    shape: Annotated[tuple[int | str, ...], _shape]
+    shape: Annotated[Shape, _take_shape]
 
 
 _TENSORS = list_of(kind(TensorSpec), most=64)
 
 
-def _tensors(value: Any) -> tuple[TensorSpec, ...]:
+def _take_tensors(value: Any) -> tuple[TensorSpec, ...]:
     specs = tuple(_TENSORS(value))
     if len({spec.name for spec in specs}) != len(specs):
         raise Malformed("a name appears twice")
@@ -63,8 +65,8 @@ class GraphSpec:
 
     file: Annotated[str, text(rf"(?!{MANIFEST_NAME}$)[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}", "a plain file name")]
     sha256: Digest
-    inputs: Annotated[tuple[TensorSpec, ...], _tensors]
-    outputs: Annotated[tuple[TensorSpec, ...], _tensors]
+    inputs: Annotated[tuple[TensorSpec, ...], _take_tensors]
+    outputs: Annotated[tuple[TensorSpec, ...], _take_tensors]
 
 
 @dataclass(frozen=True)
@@ -86,24 +88,26 @@ class Manifest:
     longer side is at most this becomes one tile; scale: tile pixels for each pixel of a larger scene;
     max_points: most instances in one call (None: no limit); max_points_per_instance: most points of one instance;
     max_batch: most tiles in one encoder call; refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds
-    of Refine and Requery.
+    of Refine and Requery. digest: what all graphs of one export carry, so that no graph of another stands in for one
+    (`DIGEST_KEY` in an ONNX graph's metadata; None: they carry none).
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
     """
 
-    backend: Annotated[str, text()]
+    backend: Name
     precision: Annotated[str, choice(*PRECISIONS)]
     image_size: Annotated[int, whole(16, 16384)]
     patch_size: Annotated[int, whole(1, 256)]
     mask_size: Annotated[int, whole(4, 16384)]
     embedding_dim: Annotated[int, whole(1, 65536)]
     fit_within: Annotated[int, whole(1, 1 << 20)]
-    scale: Annotated[float, number(MIN_SCALE, MAX_SCALE)] = 1.0
+    scale: Annotated[float, number(MIN_SCALE, MAX_SCALE)]
     max_points: Limit = None
     max_points_per_instance: Limit = None
     max_batch: Limit = None
     refine_threshold: Annotated[float, number(0, 1, ends=False)]
     requery: Annotated[str, choice(*REQUERIES)]
     rounds: Annotated[int, whole(1, 1000)]
+    digest: Digest | None = None
     graphs: Mapping[str, GraphSpec]
     base: Mapping[str, Any]
     adapter: Mapping[str, Any] | None = None
@@ -146,10 +150,39 @@ class Manifest:
                 ("inputs", spec.inputs, _GRAPH_INPUTS[name]),
                 ("outputs", spec.outputs, _GRAPH_OUTPUTS[name]),
             ):
-                if missing := set(needed).difference(tensor.name for tensor in tensors):
-                    raise Malformed(f"lacks {', '.join(sorted(missing))}", f"graphs.{name}.{side}")
+                shapes = {tensor.name: tensor.shape for tensor in tensors}
+                if missing := [tensor for tensor in needed if tensor not in shapes]:
+                    raise Malformed(f"lacks {', '.join(missing)}", f"graphs.{name}.{side}")
+                for tensor in needed:
+                    wanted = self._shape(tensor)
+                    if not _fits(shapes[tensor], wanted):
+                        problem = f"expected the shape {_written(wanted)}, got {_written(shapes[tensor])}"
+                        raise Malformed(problem, f"graphs.{name}.{side}.{tensor}")
         if len({spec.file for spec in self.graphs.values()}) != len(self.graphs):
             raise Malformed("two graphs name the same file", "graphs")
         take(self.base.get("name"), text(), "base.name")
-        if (self.tensorrt is None) == (self.backend == "tensorrt"):
-            raise Malformed("expected for the tensorrt backend and for no other", "tensorrt")
+
+    def _shape(self, tensor: str) -> Shape:
+        """The shape of one of the tensors that every engine has, as the sizes above make it."""
+        s, m, c, g = self.image_size, self.mask_size, self.embedding_dim, self.mask_size // 4
+        shapes: dict[str, Shape] = {
+            "image": ("B", s, s, 3),
+            "embedding": ("B", c, g, g),
+            "point_coords": ("N", "P", 2),
+            "point_labels": ("N", "P"),
+            "masks": ("N", m, m),
+            "scores": ("N",),
+            "boxes": ("N", 4),
+            "coarse_masks": ("N", m, m),
+            "coarse_scores": ("N",),
+        }
+        return shapes[tensor]
+
+
+def _fits(shape: Shape, wanted: Shape) -> bool:
+    """Whether a shape has the sizes that are wanted; a name stands for any."""
+    return len(shape) == len(wanted) and all(isinstance(w, str) or s == w for s, w in zip(shape, wanted))
+
+
+def _written(shape: Shape) -> str:
+    return f"({', '.join(map(str, shape))})"

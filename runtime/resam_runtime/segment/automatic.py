@@ -5,7 +5,7 @@ through the loop as if a person had drawn them. After SAM's automatic mask gener
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -17,8 +17,10 @@ from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.crops import BoolMask, Origin, crop_overlap, meeting_pairs
 from resam_runtime.masks.instance import Instance
 from resam_runtime.masks.upsample import grid_boxes
+from resam_runtime.segment.encoded_tile import EncodedTile
 from resam_runtime.tiles.letterbox import tile_to_scene
-from resam_runtime.tiles.tiling import Tile, assign_points
+from resam_runtime.tiles.prompt_batch import POSITIVE, PromptBatch
+from resam_runtime.tiles.tiling import Tile, assign_points, most_central
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,35 @@ class _Candidate:
     point: NDArray[np.float32]
 
 
-def grid_points(tiles: Sequence[Tile], number: int, tile_size: int, points_per_side: int) -> NDArray[np.float32]:
-    """The grid points (K, 2) in tile pixels that tile `number` proposes from: those it owns among all tiles.
+def grid_points(
+    tiles: Sequence[Tile], tile_size: int, points_per_side: int
+) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+    """Each tile of a scene with the grid points (K, 2), in tile pixels, that it proposes from: those it owns.
 
-    Where tiles overlap the most central one proposes, so that a scene's grid is dense once, not up to four times.
+    Where tiles overlap the most central one proposes, so that a scene's grid is dense once, not up to four times. Tiles
+    are a grid themselves, so ownership is settled once for its columns and once for its rows.
     """
-    tile = tiles[number]
     spacing = tile_size / points_per_side
-    axes = []
-    for length in (tile.width * tile.scale, tile.height * tile.scale):
-        count = max(1, round(length / spacing))
-        axes.append((np.arange(count) + 0.5) * (length / count) - 0.5)
-    points = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2).astype(np.float32)
-    return points[assign_points(tiles, tile_to_scene(points, tile.scale, tile.origin)) == number]
+    columns = _owned({(tile.x, tile.width) for tile in tiles}, tiles[0].scale, spacing)
+    rows = _owned({(tile.y, tile.height) for tile in tiles}, tiles[0].scale, spacing)
+    for tile in tiles:
+        own = np.meshgrid(columns[tile.x, tile.width], rows[tile.y, tile.height])
+        yield tile, np.stack(own, -1).reshape(-1, 2)
+
+
+def _owned(
+    spans: Collection[tuple[int, int]], scale: float, spacing: float
+) -> dict[tuple[int, int], NDArray[np.float32]]:
+    """Span of a tile's side (start, length in scene pixels) -> the grid's coordinates along it, in tile pixels, that
+    lie more centrally in it than in any other."""
+    ordered = sorted(spans)
+    owned = {}
+    for number, (start, length) in enumerate(ordered):
+        count = max(1, round(length * scale / spacing))
+        places = ((np.arange(count) + 0.5) * (length * scale / count) - 0.5).astype(np.float32)
+        in_scene = tile_to_scene(places, scale, start).astype(np.float64)
+        owned[start, length] = places[most_central(ordered, in_scene) == number]
+    return owned
 
 
 def on_data(points: NDArray[np.float32], tile: Tile, valid: BoolMask) -> NDArray[np.bool_]:
@@ -128,6 +146,33 @@ def propose(
     order = sorted(range(len(candidates)), key=lambda i: -candidates[i].value)
     kept = unique([(c.mask, c.origin) for c in candidates], order, options.max_overlap)
     return np.array([candidates[i].point for i in kept], np.float32).reshape(-1, 2)
+
+
+def find_on_tile(
+    encoded: EncodedTile,
+    tile: Tile,
+    grid: NDArray[np.float32],
+    scene_hw: tuple[int, int],
+    options: AutomaticOptions,
+    valid: BoolMask | None = None,
+    keep_logits: bool = False,
+) -> list[Instance]:
+    """What a tile's grid points (K, 2) find on it, through the loop; see `Segmenter.propose_tile`."""
+
+    def decode(coords: NDArray[np.float32]) -> DecodedMasks:
+        masks, scores, _ = encoded.decode("decoder", coords[:, None], _positive(len(coords)))
+        return DecodedMasks(masks, scores)
+
+    if valid is not None:
+        grid = grid[on_data(grid, tile, valid)]
+    points = propose(decode, grid, tile, encoded.manifest, options, encoded.max_points)
+    if not len(points):
+        return []
+    in_scene = tile_to_scene(points, tile.scale, tile.origin)
+    prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
+    found = encoded.instances("loop", tile, prompts, np.arange(len(points)), scene_hw, keep_logits)
+    found = [dataclasses.replace(one, found_by="grid") for one in found]
+    return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
 
 
 def merge_proposals(instances: Sequence[Instance], tiles: Sequence[Tile], options: AutomaticOptions) -> list[Instance]:
@@ -205,3 +250,7 @@ def _is_cut(instance: Instance, tile: Tile, scene: tuple[int, int]) -> bool:
         or (x1 >= right - 1 and right < scene[0])
         or (y1 >= bottom - 1 and bottom < scene[1])
     )
+
+
+def _positive(count: int) -> NDArray[np.int32]:
+    return np.full((count, 1), POSITIVE, np.int32)

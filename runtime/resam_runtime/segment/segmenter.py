@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -15,21 +16,12 @@ from resam_runtime.engine.backends import Backend, load_backend
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.instance import Instance, in_order
-from resam_runtime.segment.automatic import (
-    AutomaticOptions,
-    DecodedMasks,
-    grid_points,
-    lies_on_data,
-    merge_proposals,
-    on_data,
-    propose,
-)
-from resam_runtime.segment.embedding import Embedding
+from resam_runtime.segment.automatic import AutomaticOptions, find_on_tile, grid_points, merge_proposals
 from resam_runtime.segment.encoded_tile import EncodedTile, Image
 from resam_runtime.tiles.averaged_views import VIEWS
-from resam_runtime.tiles.letterbox import scale_to_tile, tile_to_scene
+from resam_runtime.tiles.letterbox import scale_to_tile
 from resam_runtime.tiles.placement import compact, owners
-from resam_runtime.tiles.prompt_batch import PADDING, POSITIVE, PromptBatch, prompt_batch
+from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch, prompt_batch
 from resam_runtime.tiles.tiling import DEFAULT_OVERLAP, Tile, plan_tiles
 
 DEFAULT_MAX_POINTS = 32
@@ -50,8 +42,8 @@ class Segmenter:
     small images: a mask ends at its edge, and points beyond are not used.
 
     The parts of a call are public, for pipelines that read and write while this computes:
-    `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `tiles` -> `prepare_tile`
-    and `propose_tile` -> `merge_proposals`. `backend` is what runs the graphs.
+    `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `plan_automatic` ->
+    `prepare_tile` and `propose_tile` -> `merge_proposals`. `backend` is what runs the graphs.
     """
 
     def __init__(
@@ -149,7 +141,13 @@ class Segmenter:
             return []
         tiles = self.tiles(width, height)
         owner = owners(tiles, prompts)
-        return [(tiles[i], np.flatnonzero(owner == i)) for i in np.unique(owner)]
+        order = np.argsort(owner, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)
+        return [(tiles[owner[part[0]]], part) for part in parts]
+
+    def plan_automatic(self, width: int, height: int) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """All tiles of a scene without points, each with the grid points (K, 2), in tile pixels, that it owns."""
+        return grid_points(self.tiles(width, height), self.manifest.image_size, self.automatic.points_per_side)
 
     def prepare_tile(self, window: Image, tile: Tile) -> Image:
         """The window's pixels (tile.height, tile.width, 3) uint8, as the engine sees them: (S, S, 3)."""
@@ -171,66 +169,93 @@ class Segmenter:
         tile: Tile,
         prompts: PromptBatch,
         indices: Sequence[int] | NDArray[np.intp],
-        scene_size: tuple[int, int],
+        scene_hw: tuple[int, int],
         *,
         keep_logits: bool = False,
     ) -> list[Instance]:
         """Encode one prepared tile (S, S, 3) and run Refine and Requery for the prompts `indices` on it.
 
-        prompts: those of the whole scene, in scene pixels; scene_size: (H, W) of the scene. Returns their instances in
+        prompts: those of the whole scene, in scene pixels; scene_hw: (H, W) of the scene. Returns their instances in
         the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
         `make_exclusive` compares.
         """
         encoded = self.encode_tile(tile_image)
-        return encoded.instances("loop", tile, prompts, indices, scene_size, keep_logits)
+        return encoded.instances("loop", tile, prompts, indices, scene_hw, keep_logits)
 
     def propose_tile(
         self,
         tile_image: Image,
         tile: Tile,
-        scene_size: tuple[int, int],
+        grid: NDArray[np.float32],
+        scene_hw: tuple[int, int],
         *,
         valid: NDArray[np.bool_] | None = None,
         keep_logits: bool = False,
     ) -> list[Instance]:
         """Find instances on one prepared tile (S, S, 3) without points: a grid of points, filtered, through the loop.
 
+        tile, grid: as `plan_automatic` gives them, the grid's points (K, 2) in tile pixels. scene_hw: (H, W).
         valid: which of the window's pixels have data, (tile.height, tile.width) bool, None: all; no instance is looked
         for, nor kept, where there are none. Follow with `merge_proposals` once all tiles are done: neighbours see the
         same instances.
         """
         encoded = self.encode_tile(tile_image)
+        return find_on_tile(encoded, tile, grid, scene_hw, self.automatic, valid, keep_logits)
 
-        def decode(coords: NDArray[np.float32]) -> DecodedMasks:
-            masks, scores, _ = encoded.decode("decoder", coords[:, None], _positive(len(coords)))
-            return DecodedMasks(masks, scores)
-
-        tiles = self.tiles(scene_size[1], scene_size[0])
-        size = self.manifest.image_size
-        grid = grid_points(tiles, tiles.index(tile), size, self.automatic.points_per_side)
-        if valid is not None:
-            grid = grid[on_data(grid, tile, valid)]
-        points = propose(decode, grid, tile, self.manifest, self.automatic, self._max_points)
-        if not len(points):
-            return []
-        in_scene = tile_to_scene(points, tile.scale, tile.origin)
-        prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
-        everyone = np.arange(len(points))
-        found = encoded.instances("loop", tile, prompts, everyone, scene_size, keep_logits)
-        return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
-
-    def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
+    def merge_proposals(self, instances: Sequence[Instance], scene_hw: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
-        return merge_proposals(instances, self.tiles(scene_size[1], scene_size[0]), self.automatic)
+        return merge_proposals(instances, self.tiles(scene_hw[1], scene_hw[0]), self.automatic)
 
     def _find(self, image: Image, exclusive: bool) -> list[Instance]:
         height, width = image.shape[:2]
         proposals: list[Instance] = []
-        for tile in self.tiles(width, height):
+        for tile, grid in self.plan_automatic(width, height):
             tile_image = self.prepare_tile(tile.cut(image), tile)
-            proposals += self.propose_tile(tile_image, tile, (height, width), keep_logits=exclusive)
+            proposals += self.propose_tile(tile_image, tile, grid, (height, width), keep_logits=exclusive)
         merged = self.merge_proposals(proposals, (height, width))
         return in_order(merged, exclusive)
+
+
+class Embedding:
+    """One encoded image: answers many prompts without encoding again. Made by `Segmenter.embed`.
+
+    May be prompted from several threads. Its memory is freed with the last reference to it.
+    """
+
+    def __init__(self, segmenter: Segmenter, image: Image) -> None:
+        self.height, self.width = image.shape[:2]
+        self._segmenter = segmenter
+        self._image = image
+        self._lock = threading.Lock()
+        self._encoded: dict[Tile, EncodedTile] = {}
+        tiles = segmenter.tiles(self.width, self.height)
+        if len(tiles) == 1:
+            self._encoding(tiles[0])
+
+    def prompt(
+        self, points: Any = None, labels: Any = None, boxes: Any = None, refine: bool = True, exclusive: bool = False
+    ) -> list[Instance]:
+        """Segment the instances that points, boxes or both mark.
+
+        points and labels as in `Segmenter.__call__`; boxes: (N, 4) x0, y0, x1, y1 in pixels, outer pixels
+        included. refine=False answers with the coarse mask: one pass of the decoder, no Refine and Requery.
+        Returns one `Instance` per prompt, in order. Raises `ResamError` as `Segmenter.__call__` does.
+        """
+        segmenter, scene_hw = self._segmenter, (self.height, self.width)
+        prompts = segmenter.prompts(points, labels, boxes, self.width, self.height)
+        graph = "loop" if refine else "decoder"
+        found: list[Instance] = []
+        for tile, indices in segmenter.plan(prompts, self.width, self.height):
+            encoded = self._encoding(tile)
+            found += encoded.instances(graph, tile, prompts, indices, scene_hw, exclusive)
+        return in_order(found, exclusive)
+
+    def _encoding(self, tile: Tile) -> EncodedTile:
+        with self._lock:
+            if tile not in self._encoded:
+                tile_image = self._segmenter.prepare_tile(tile.cut(self._image), tile)
+                self._encoded[tile] = self._segmenter.encode_tile(tile_image)
+            return self._encoded[tile]
 
 
 def _check_image(image: Any) -> tuple[int, int]:
@@ -250,7 +275,3 @@ def _whole(name: str, value: Any, most: int | None = None) -> int:
         limits = f"1 to {most}" if most else "at least 1"
         raise ResamError(f"{name}: expected a whole number, {limits}, got {value!r}")
     return number
-
-
-def _positive(count: int) -> NDArray[np.int32]:
-    return np.full((count, 1), POSITIVE, np.int32)

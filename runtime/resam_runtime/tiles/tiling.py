@@ -38,7 +38,7 @@ class Tile:
         shifted = np.asarray(coords) - np.array(self.origin) + 0.5
         return np.asarray(((shifted >= 0) & (shifted <= (self.width, self.height))).all(-1))
 
-    def extent(self, size: int) -> tuple[int, int]:
+    def filled_hw(self, size: int) -> tuple[int, int]:
         """Height and width, in pixels of a tile of `size` pixels a side, of the window once scaled: not padding."""
         height, width = (min(size, max(1, round(side * self.scale))) for side in (self.height, self.width))
         return height, width
@@ -98,10 +98,10 @@ def assign_points(tiles: Sequence[Tile], centroids: ArrayLike) -> NDArray[np.int
     grid = np.array([[places[x, y] for x, _ in columns] for y, _ in rows], np.intp)
     # The distance to the nearest cut is the lesser of that along x and that along y, so each axis can be settled alone:
     # no table of points x tiles, which would grow with the square of a scene's size.
-    return grid[_most_central(rows, points[:, 1]), _most_central(columns, points[:, 0])]
+    return grid[most_central(rows, points[:, 1]), most_central(columns, points[:, 0])]
 
 
-def _most_central(spans: Sequence[tuple[int, int]], values: NDArray[np.float64]) -> NDArray[np.intp]:
+def most_central(spans: Sequence[tuple[int, int]], values: NDArray[np.float64]) -> NDArray[np.intp]:
     """For each coordinate (N,) the index of the span (start, length) whose cut ends are farthest from it: (N,)."""
     starts = np.array([start for start, _ in spans], np.float64)
     ends = starts + [length for _, length in spans]

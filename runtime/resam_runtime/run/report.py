@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resam_runtime.run.records import Record
+from resam_runtime.writers import Record
 
 
 class Observer:
