@@ -29,7 +29,8 @@ class BenchOptions:
 
     data: a COCO data set; None: latency alone, on the synthetic scene with `prompts` prompts. points: numbers of points
     per instance; negatives: as many negative ones beside them. limit: scenes at most. random: an architecture to
-    measure with random weights in place of engines, in each `precision` (of `resam_runtime.engine.precisions.PRECISIONS`).
+    measure with random weights in place of engines, in each `precision` (a name of
+    `resam_runtime.engine.precisions.PRECISIONS`).
     views: above 1, every engine a second time, with masks averaged over so many views. base_weights, adapter: where
     the baselines' weights lie, if not in the package. repeats: of every scene; None: 3, and 10 of the synthetic scene,
     which has no other scenes beside it to tell the noise from. automatic: scenes for the automatic mode. threads: of

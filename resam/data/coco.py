@@ -18,7 +18,6 @@ from resam_runtime.common.errors import ResamError
 from resam_runtime.masks.rle import decode_segmentation
 from resam_runtime.points import PointsFile, Prompt, shared_names
 from resam_runtime.points.values import no_shared_file, own_name, scene_name, take_id
-from resam_runtime.scenes.georeference import metres_per_pixel
 from resam_runtime.scenes.scene import Scene, open_scene
 from resam_runtime.scenes.scene_files import STATE_FOLDER, SceneFile, find_scenes
 from resam_runtime.scenes.scene_info import SceneInfo
@@ -91,9 +90,8 @@ class CocoScene:
     def metres_per_pixel(self) -> float | None:
         """Side of a pixel on the ground; None where the image does not say. Raises `ResamError` as `read`."""
         with self._open() as scene:
-            if scene.crs is None or scene.transform is None:
-                return None
-            return metres_per_pixel(scene.crs, scene.transform, self.width, self.height)
+            place = scene.georeference
+            return None if place is None else place.metres_per_pixel((self.width, self.height))
 
     def check(self) -> None:
         """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,

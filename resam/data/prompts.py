@@ -121,6 +121,14 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int, skip_boxes: boo
     return drawn
 
 
+def _with_points(prompt: Prompt) -> Prompt:
+    """A box without points is what the student is asked with: its corners are the points."""
+    if len(prompt.coords):
+        return prompt
+    coords, labels = prompt.tokens
+    return replace(prompt, coords=coords, labels=labels)
+
+
 def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
     points = PointsFile.open(path)
     points.check_named(len(data.scenes))
@@ -137,10 +145,7 @@ def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
         kept = []
         for prompt in found:
             fit, unfit = check_prompts([prompt], scene.width, scene.height)
-            # a box without points is what the student is asked with, too
-            kept += [
-                one if len(one.coords) else replace(one, **dict(zip(("coords", "labels"), one.tokens))) for one in fit
-            ]
+            kept += [_with_points(one) for one in fit]
             for _, reason in unfit:
                 line = f"{scene.name}: instance {prompt.id}: {reason}"
                 # a point that has no pixel is a mistake in the file, or a file of other scenes

@@ -79,8 +79,8 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
     note = (
         f"Trained on {train['instances']} instances in {train['scenes']} scenes, tested on {where}. Mean ± standard "
         "deviation over the seeds; in brackets the difference to the base with the same Requery and scale; where that "
-        "was not measured, with the same Requery at its own scale, else to the first row; of one seed with its interval "
-        "(95 %, paired by instance, resampled by image). mIoU: mean over instances; "
+        "was not measured, with the same Requery at its own scale, else to the first row; of one seed with an "
+        "interval (95 %, paired by instance, resampled by image). mIoU: mean over instances; "
         "over images: mean of the images' means. Labelled: instances with a pseudo-label in the last epoch."
     )
     trained = [row for row in found["rows"] if row["trained"] and row["name"] in cells]
