@@ -125,6 +125,14 @@ def _category(data: CocoData, instance: CocoInstance) -> Category | None:
     return None if number is None else Category(number, data.categories.get(number))
 
 
+def _with_points(prompt: Prompt) -> Prompt:
+    """A box without points is what the student is asked with: its corners are the points."""
+    if len(prompt.coords):
+        return prompt
+    coords, labels = prompt.tokens
+    return replace(prompt, coords=coords, labels=labels)
+
+
 def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
     points = PointsFile.open(path)
     points.check_named(len(data.scenes))
