@@ -87,6 +87,12 @@ class CocoScene:
                 info = replace(info, georeference=scene.info.georeference)
         return file.prompts(info, file.match(info.name, shared, self.full_path) or "")
 
+    def metres_per_pixel(self) -> float | None:
+        """Side of a pixel on the ground; None where the image does not say. Raises `ResamError` as `read`."""
+        with self._open() as scene:
+            place = scene.info.georeference
+            return None if place is None else place.metres_per_pixel(scene.info.size_wh)
+
     def check(self) -> None:
         """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,
         of which only the header is looked at."""

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resam.data.coco import CocoData
+from resam.data.coco import CocoData, CocoInstance
 from resam_runtime.common.errors import ResamError, counted
+from resam_runtime.masks.instance import Category
 from resam_runtime.points import PointsFile, Prompt, check_prompts, shared_names
 from resam_runtime.points.prompts import inside_image
 
@@ -112,9 +113,16 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int, skip_boxes: boo
                 instead = "; --keypoints takes the points" if instance.annotation.get("keypoints") else ""
                 raise ResamError(f"{data.path}: {error}{instead}") from None
             if mask.any():
-                prompts.append(Prompt(*draw_points(mask, options.points, options.negatives, seed), instance.id))
+                drawn_points = draw_points(mask, options.points, options.negatives, seed)
+                prompts.append(Prompt(*drawn_points, instance.id, _category(data, instance)))
         drawn.append(prompts)
     return drawn
+
+
+def _category(data: CocoData, instance: CocoInstance) -> Category | None:
+    """The class of an instance, with its name."""
+    number = instance.category
+    return None if number is None else Category(number, data.categories.get(number))
 
 
 def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
@@ -133,7 +141,7 @@ def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
         kept = []
         for prompt in found:
             fit, unfit = check_prompts([prompt], scene.width, scene.height)
-            kept += fit
+            kept += [_with_points(one) for one in fit]
             for _, reason in unfit:
                 line = f"{scene.name}: instance {prompt.id}: {reason}"
                 # a point that has no pixel is a mistake in the file, or a file of other scenes

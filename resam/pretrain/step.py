@@ -17,7 +17,8 @@ from resam.model.refine_requery import refine_logit, tight_boxes
 from resam.pretrain.batches import Batch, jittered_box, sample_points
 from resam.pretrain.placed import PlacedSam
 from resam.pretrain.procedural import ProceduralImage
-from resam.training.losses import dice_loss, overlap
+from resam.training.losses.dice import dice_loss
+from resam.training.losses.score import overlap
 
 
 def mask_loss(logits: torch.Tensor, target: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from resam_runtime.run.pipeline import process_scenes
 from resam_runtime.run.records import Mode, RunFolder
 from resam_runtime.run.report import Observer, RunReport
 from resam_runtime.run.run import Run
-from resam_runtime.run.scene_prompts import PointsSource
+from resam_runtime.run.scene_prompts import PointsSource, searched
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.scenes.scene_files import SceneFile, check_apart, output_stems, walk_scenes
 from resam_runtime.segment.segmenter import Segmenter
@@ -124,14 +124,15 @@ def watch_folder(
         raise ResamError(f"{folder}: not a folder that can be watched")
     check_apart([folder], out)
     options, observer = options or RunOptions(), observer or Observer()
-    file = None if points is None else PointsFile.open(points)
+    file = None if points is None else PointsFile.open(points, options.boxes)
     if file is not None and file.names_no_scene:
         raise ResamError(f"{file.path}: points do not say which scene they belong to; add the scene's file name")
-    run = Run(engine, (), out, PointsSource(file), replace(options, strict=False))
+    run = Run(engine, (), out, PointsSource(file, boxes=options.boxes), replace(options, strict=False))
     begin = time.monotonic()
     with run.take_folder(mode) as taken:
         records = {record.name: record.stem for record in taken.records()}
-        watch = FolderWatch(folder, out, file is None, records, wait=not options.automatic)
+        wait = not searched(engine.manifest, run.points, options.automatic)
+        watch = FolderWatch(folder, out, file is None, records, wait=wait)
         names = sorted(records)
         report, due, unwritten = None, -math.inf, True
         told: list[str] = []

@@ -13,6 +13,7 @@ from resam_runtime.points.prompts import Skipped
 from resam_runtime.scenes.georeference import Georeference
 from resam_runtime.scenes.scene_files import STATE_FOLDER
 from resam_runtime.scenes.scene_info import SceneInfo
+from resam_runtime.tiles.prompt_batch import BOX_TOP_LEFT
 
 FORMAT = 1
 RUN_STAGES = ("read", "prepare", "inference", "write")
@@ -81,10 +82,12 @@ def annotation(instance: Instance) -> Annotation:
     """A COCO annotation without its `id` and `image_id`, which only the whole run can give.
 
     bbox = [x, y, width, height] in px; `instance` is what the points file calls it, `index` its place among the prompts
-    of the scene that could be decoded, `points` and `labels` its prompt: the file can be given to `--points` as it is.
-    `category_id` may be None here: the writer knows which numbers are free.
+    of the scene that could be decoded, `points`, `labels` and, of one that had a box, `box_prompt` (x0, y0, x1, y1) its
+    prompt, `found_by` what gave it: the file can be given to `--points` as it is. `category_id` may be None here: the
+    writer knows which numbers are free.
     """
     x0, y0, x1, y1 = (int(value) for value in instance.box)
+    points = instance.labels < BOX_TOP_LEFT
     return {
         "category_id": None if instance.category is None else instance.category.id,
         "instance": instance.called,
@@ -95,8 +98,10 @@ def annotation(instance: Instance) -> Annotation:
         "score": round(float(instance.score), 5),
         "coarse_score": round(float(instance.coarse_score), 5),
         # the shortest numbers that are these float32 again: the next run's prompts are the same, to the last bit
-        "points": [[float(str(x)), float(str(y))] for x, y in instance.points],
-        "labels": [int(label) for label in instance.labels],
+        "points": [[float(str(x)), float(str(y))] for x, y in instance.points[points]],
+        "labels": [int(label) for label in instance.labels[points]],
+        **({} if points.all() else {"box_prompt": [float(str(v)) for v in instance.points[~points].reshape(-1)]}),
+        "found_by": instance.found_by,
         "segmentation": instance.rle,
     }
 
