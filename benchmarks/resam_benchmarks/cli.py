@@ -15,7 +15,7 @@ from resam_benchmarks.baselines.table import BASELINES
 from resam_benchmarks.baselines.weights import PACKAGES
 from resam_benchmarks.report.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
 from resam_benchmarks.report.document import check_folder
-from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.commands import HELP, output_folder, version
 from resam_runtime.common.errors import ResamError, command_errors
 from resam_runtime.common.extras import check_installed, needs_extra
 from resam_runtime.engine.precisions import FP32, PRECISIONS
@@ -82,7 +82,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Scenes to run "
               "without points.")  # fmt: skip
 @click.option("--tolerance", default=2.0, show_default=True, callback=not_negative, help="Of the boundary F-score, px.")
-@click.option("-o", "--out", type=_PATH, default=Path("bench"), show_default=True, help="Folder of the results.")
+@output_folder("bench", "Folder of the results.")
 @_shared
 @version
 @command_errors
@@ -141,7 +141,7 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
 @click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
 @click.option("--points", default=1, show_default=True, type=click.IntRange(1), help="Points per instance.")
 @click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
-@click.option("-o", "--out", type=_PATH, default=Path("robustness"), show_default=True, help="Folder of the results.")
+@output_folder("robustness", "Folder of the results.")
 @_shared
 @version
 @command_errors
@@ -176,7 +176,7 @@ def robustness(
     type=click.Choice(["fp32", "bf16"]),
     help="Of the reference's step [default: that of --precision].",
 )
-@click.option("-o", "--out", type=_PATH, default=Path("bench-train"), show_default=True, help="Folder of the results.")
+@output_folder("bench-train", "Folder of the results.")
 @_shared
 @version
 @command_errors
@@ -215,7 +215,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
               "resam-train.")  # fmt: skip
 @click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train that no row "
               "decides, for all rows.")  # fmt: skip
-@click.option("-o", "--out", type=_PATH, default=Path("ablation"), show_default=True, help="Folder of the results.")
+@output_folder("ablation", "Folder of the results.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @version
 @command_errors

@@ -71,7 +71,7 @@ def build_graphs(
     )
     masks = (TensorSpec("masks", "float32", ("N", mask, mask)), TensorSpec("scores", "float32", ("N",)))
     coarse = (TensorSpec("coarse_masks", "float32", ("N", mask, mask)), TensorSpec("coarse_scores", "float32", ("N",)))
-    graphs = (
+    graphs = [
         Graph(
             "encoder",
             encoder.graph(fold).eval(),
@@ -81,7 +81,7 @@ def build_graphs(
         ),
         Graph("decoder", decoder, decoder, prompts, masks),
         Graph("loop", loop, loop, prompts, (*masks, TensorSpec("boxes", "float32", ("N", 4)), *coarse)),
-    )
+    ]
     head = prompter_of(sam)
     if head is not None:
         classes, side = head.classes, 2 * grid
@@ -90,5 +90,5 @@ def build_graphs(
             TensorSpec("boxes", "float32", ("B", 4, side, side)),
         )
         embedding = TensorSpec("embedding", "float32", ("B", channels, grid, grid))
-        graphs = (*graphs, Graph("prompter", head.eval(), head, (embedding,), maps))
+        graphs.append(Graph("prompter", head.eval(), head, (embedding,), maps))
     return {graph.name: graph for graph in graphs}

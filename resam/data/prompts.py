@@ -145,6 +145,9 @@ def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
             found = [prompt for prompt in found if prompt.id in annotated]
         kept = []
         for prompt in found:
+            if not len(prompt.coords) and prompt.box is not None:
+                skipped.append(f"{scene.name}: instance {prompt.id}: a box without points; training learns from points")
+                continue
             fit, unfit = check_prompts([prompt], scene.width, scene.height)
             kept += fit
             for _, reason in unfit:

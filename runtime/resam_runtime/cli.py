@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from resam_runtime.common.commands import HELP, version
-from resam_runtime.common.errors import ResamError, command_errors, printable, words
+from resam_runtime.common.commands import HELP, output_folder, second_signal_ends, version
+from resam_runtime.common.errors import ResamError, command_errors, counted, printable, words
 from resam_runtime.common.option_types import Bands, Bytes, Finite, Words
 from resam_runtime.points import POINT_KINDS, SUFFIXES
 from resam_runtime.run.options import RunOptions
@@ -41,23 +41,29 @@ Exit codes:
        every instance skipped, or every scene failed
   3    the output could not be written any more (full disk); what is done is kept, --resume goes on
   130  stopped by Ctrl-C (SIGINT), 143 by SIGTERM: scenes in hand were finished, --resume goes on;
-       a second signal stops at the next tile
+       a second signal stops at the next tile, or after 10 s wherever it is
 """
 
 
 @click.command("resam-run", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
 @click.option(
-    "--out", "-o", default=Path("out"), show_default=True, type=click.Path(path_type=Path), help="Output folder."
+    "--engine",
+    "-e",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Engine file (.resam or .plan), or tiny: a small one that comes with resam.",
 )
+@output_folder("out", "Output folder.")
 @click.option(
     "--points",
     "-p",
     type=click.Path(path_type=Path),
     help=f"One points file for all scenes: {words(kind.name for kind in POINT_KINDS)}. "
-    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene.",
+    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene; else points.json in "
+    "the folder, where resam-annotate leaves it.",
 )
+@click.option("--boxes", is_flag=True, help="Take the bbox of COCO annotations as box prompts.")
 @click.option(
     "--automatic",
     is_flag=True,
@@ -90,6 +96,12 @@ Exit codes:
     help="Views of each tile to average masks over, 1 to 7, mirrored and rescaled: more are slower and better.",
 )
 @click.option("--bands", type=Bands(), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray.")
+@click.option(
+    "--alpha/--no-alpha",
+    default=True,
+    show_default=True,
+    help="Whether a band that calls itself alpha says where there is no data; of some files it is infrared.",
+)
 @click.option(
     "--crs",
     type=click.Choice(["wgs84", "source"]),
@@ -130,6 +142,7 @@ def run(
     engine: Path,
     out: Path,
     points: Path | None,
+    boxes: bool,
     automatic: bool,
     min_score: float | None,
     formats: tuple[str, ...],
@@ -139,6 +152,7 @@ def run(
     exclusive: bool,
     views: int,
     bands: tuple[int, ...] | None,
+    alpha: bool,
     crs: Any,
     simplify: float,
     budget: int | None,
@@ -188,10 +202,12 @@ def run(
         formats=frozenset(formats),
         exclusive=exclusive,
         bands=bands,
+        alpha=alpha,
         automatic=automatic,
         min_score=min_score,
         views=views,
         strict=strict,
+        boxes=boxes,
     )
     grid = None
     if automatic:
@@ -244,17 +260,18 @@ def run(
 
 
 def _closing_line(report: RunReport) -> str:
-    parts = [f"{report.instances} instances in {report.scenes - report.failed} scenes"]
+    parts = [f"{counted(report.instances, 'instance')} in {counted(report.scenes - report.failed, 'scene')}"]
     if report.failed:
-        parts.append(f"{report.failed} scene{'s' * (report.failed != 1)} failed")
+        parts.append(f"{counted(report.failed, 'scene')} failed")
     if report.without_points:
-        parts.append(f"{report.without_points} scenes without points")
+        parts.append(f"{counted(report.without_points, 'scene')} without points")
     if report.skipped:
-        parts.append(f"{report.skipped} instances skipped")
+        parts.append(f"{counted(report.skipped, 'instance')} skipped")
     if report.nowhere:
-        parts.append(f"{report.nowhere} instances of the points file lie in no scene that is done")
+        lie = "lies" if report.nowhere == 1 else "lie"
+        parts.append(f"{counted(report.nowhere, 'instance')} of the points file {lie} in no scene that is done")
     if report.left_out:
-        parts.append(f"{report.left_out} instances left out by --budget")
+        parts.append(f"{counted(report.left_out, 'instance')} left out by --budget")
     if not report.complete:
         parts.append("stopped early, use --resume")
     return f"{', '.join(parts)}; {report.seconds:.1f} s; see {report.out}"
@@ -271,7 +288,8 @@ def _signals() -> Iterator[tuple[StopRequest, list[int]]]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop, received
+        with second_signal_ends(received):
+            yield stop, received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -209,15 +209,14 @@ def test_onnx_runtimes_integer_products_are_numpys() -> None:
     x = rng.standard_normal((50, 64)).astype(np.float32)
     model = quantise(_products(first, second), [{"x": x}], sensitive=1.0).model
     (codes,) = int8_weights(model)  # the second one: the first's factor is the graph's input
-    values = {node.op_type: node for node in model.graph if node.op_type.endswith("QuantizeLinear")}
-    scale = float(constant(values["QuantizeLinear"].inputs[1]))  # type: ignore[arg-type]
-    steps = next(
-        constant(node.inputs[1])
-        for node in model.graph
-        if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer()
-    )  # type: ignore[union-attr]
-    activations = np.clip(np.rint((x @ first) / np.float32(scale)), -128, 127).astype(np.int32)
-    wanted = (activations @ codes.astype(np.int32)).astype(np.float64) * scale * steps
+    there = next(node for node in model.graph if node.op_type == "QuantizeLinear")
+    back = next(node for node in model.graph if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.INT8
+                and node.inputs[0].is_initializer())  # fmt: skip
+    scale, steps = constant(there.inputs[1]), constant(back.inputs[1])
+    assert scale is not None
+    assert steps is not None
+    activations = np.clip(np.rint((x @ first) / scale), -128, 127).astype(np.int32)
+    wanted = (activations @ codes.astype(np.int32)).astype(np.float64) * (scale * steps)
     found = run_session(open_session(model), {"x": x})["y"]
     # one code of an activation that lies on an edge may differ; a sum that wrapped or saturated is off by thousands
     assert np.quantile(np.abs(found - wanted), 0.9) < 1e-5 * np.abs(wanted).max()

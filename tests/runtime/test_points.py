@@ -262,7 +262,7 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
         ("p.json", {"scenes": {"b.png": {"Instances": [{"points": [[21, 21]]}]}}}, r"'b\.png': expected instances"),
         ("p.json", {"instances": [{"point": [21, 21]}]}, "instance 1: 'point' is not known, expected 'points', a list"),
         ("p.json", {"instances": [{"id": 1, "x": 2, "y": 3}]}, "instance 1: 'x' is not known, expected 'points'"),
-        ("p.geojson", collection({"type": "Feature", "geometry": {"type": "Polygon"}}), "expected a Point"),
+        ("p.geojson", collection({"type": "Feature", "geometry": {"type": "LineString"}}), "expected a Point"),
         ("p.geojson", collection(crs=3), "crs member names no"),
     ],
 )
@@ -430,3 +430,116 @@ def test_prompts_outside_the_image_are_left_out_with_a_reason() -> None:
     kept, skipped = check_prompts([*good, *(one for one, _ in bad)], 100, 80)
     assert kept == good
     assert [one.reason for one in skipped] == [reason for _, reason in bad]
+
+
+# --- boxes -------------------------------------------------------------------------------------------------------
+
+
+def square(west: float, north: float, east: float, south: float) -> list[list[list[float]]]:
+    return [[[west, north], [east, north], [east, south], [west, south], [west, north]]]
+
+
+def on_map(kind: str, coordinates: Any) -> dict[str, Any]:
+    """A feature whose coordinates are those of pixel edges, two metres each."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value[0], list):
+            return [placed(one) for one in value]
+        return [500000 + 2 * value[0], 5000000 - 2 * value[1]]
+
+    return collection(shape({"type": kind, "coordinates": placed(coordinates)}), crs=crs(UTM))
+
+
+def shape(geometry: dict[str, Any], **properties: Any) -> dict[str, Any]:
+    return {"type": "Feature", "properties": properties, "geometry": geometry}
+
+
+def coco_boxes(*boxes: Any) -> dict[str, Any]:
+    annotations = [{"id": number, "image_id": 5, "bbox": box} for number, box in enumerate(boxes, 1)]
+    return {"images": [{"id": 5, "file_name": "a.tif"}], "annotations": annotations}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("p.json", {"instances": [{"box": [10, 20, 29, 39]}]}),
+        ("p.csv", "scene,x0,y0,x1,y1\na.tif,10,20,29,39\n"),
+        ("p.csv", "scene,x,y,x0,y0,x1,y1\na.tif,,,10,20,29,39\n"),
+        ("p.json", coco_boxes([10, 20, 20, 20])),
+        ("p.geojson", on_map("Polygon", square(10, 20, 30, 40))),
+        ("p.geojson", on_map("MultiPolygon", [square(10, 20, 12, 40), square(28, 30, 30, 32)])),
+    ],
+)
+def test_every_kind_may_hold_boxes(tmp_path: Path, name: str, data: Any) -> None:
+    pytest.importorskip("rasterio")
+    [prompt] = PointsFile.open(save(tmp_path / name, data), boxes=True).prompts(info("a.tif", transform=TRANSFORM))
+    assert prompt.box is not None
+    np.testing.assert_allclose(prompt.box, [10, 20, 29, 39], atol=1e-3)
+    coords, labels = prompt.tokens
+    assert (len(prompt.coords), labels.tolist(), prompt.found_by) == (0, [2, 3], "box")
+    np.testing.assert_allclose(coords, [[10, 20], [29, 39]], atol=1e-3)
+    assert check_prompts([prompt], 100, 80) == ([prompt], [])
+
+
+def test_a_box_and_points_are_one_prompt(tmp_path: Path) -> None:
+    table = "instance,x,y,label,x0,y0,x1,y1\n1,12,13,1,10,11,20,21\n1,2,3,0,,,,\n2,5,6,1,,,,\n"
+    first, second = read_points(save(tmp_path / "p.csv", table))
+    assert first.tokens[0].tolist() == [[12, 13], [2, 3], [10, 11], [20, 21]]
+    assert first.tokens[1].tolist() == [1, 0, 2, 3]
+    assert (second.box, second.found_by, second.tokens[1].tolist()) == (None, "points", [1])
+
+
+def test_boxes_are_cut_to_the_scene_and_left_out_beyond_it(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "p.json", coco_boxes([-3.5, -2, 20, 10], [90, 70, 50, 50], [200, 10, 5, 5], [7, 7, 0.25, 0.5])
+    )
+    prompts = PointsFile.open(path, boxes=True).prompts(info("a.tif"))
+    assert [prompt.box.tolist() for prompt in prompts if prompt.box is not None] == [
+        [0, 0, 15.5, 7],
+        [90, 70, 99, 79],
+        [200, 10, 204, 14],
+        [6.625, 6.75, 6.625, 6.75],
+    ]
+    kept, [(number, reason)] = check_prompts(prompts, 100, 80)
+    assert [prompt.id for prompt in kept] == [1, 2, 4]
+    assert (number, reason) == (3, "box corner 200, 10 lies outside the image of 100 x 80 px")
+
+
+def test_a_box_on_the_map_belongs_to_the_scene_that_holds_its_middle(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    for west, found in ((80, 1), (95, 0)):  # the scene ends at 100
+        file = PointsFile.open(save(tmp_path / "p.geojson", on_map("Polygon", square(west, 10, west + 30, 20))))
+        prompts = file.prompts(info("a.tif", transform=TRANSFORM))
+        assert len(prompts) == found
+        assert all(prompt.by_place for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "cause"),
+    [
+        (
+            "p.json",
+            {"instances": [{"box": [5, 2, 4, 3]}]},
+            r"box: expected a box \[x0, y0, x1, y1\], got \[5, 2, 4, 3\]",
+        ),
+        ("p.json", {"instances": [{"box": [1, 2, 3]}]}, "box: expected a box"),
+        ("p.json", {"instances": [{"box": "all"}]}, "box: expected a list"),
+        ("p.csv", "x0,y0,x1,y1\n1,2,3,\n", "line 2"),
+        ("p.csv", "x0,y0,x1,y1\n,,,\n1,2,3,4\n,,,9\n", "line 4"),
+        ("p.csv", "x0,y0,x1\n1,2,3\n", "expected the header scene,instance,x,y,label or x0,y0,x1,y1"),
+        ("p.json", coco_boxes([1, 2, 0, 4]), r"bbox: expected \[x, y, width, height\]"),
+        ("p.json", coco_boxes(None), "hold no points, point or keypoints; resam-run --boxes"),
+        ("p.geojson", collection(shape({"type": "Polygon"}, label=0)), "label 0"),
+        ("p.geojson", collection(shape({"type": "Polygon", "coordinates": [[[1, "x"]]]})), "expected a point"),
+    ],
+)
+def test_boxes_that_are_none_are_told(tmp_path: Path, name: str, data: Any, cause: str) -> None:
+    with pytest.raises(ResamError, match=cause):
+        PointsFile.open(save(tmp_path / name, data), boxes=True)
+
+
+def test_coco_boxes_are_no_prompts_unless_asked_for(tmp_path: Path) -> None:
+    data = coco_boxes([1, 2, 3, 4])
+    data["annotations"][0]["points"] = [[2, 3]]
+    [prompt] = read_points(save(tmp_path / "p.json", data), info("a.tif"))
+    assert prompt.box is None

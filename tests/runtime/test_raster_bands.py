@@ -145,6 +145,6 @@ def test_a_scene_located_by_rational_polynomials_alone_is_told(tmp_path: Path) -
     path = write(tmp_path / "a.tif", mosaic(3, "uint8")[:3], rpcs=rpcs)
     with open_scene(path) as scene:
         assert scene.notes == (
-            "located by rational polynomials (RPC) only: treated as not georeferenced; orthorectify it first",
+            "located by rational polynomials only (RPC): treated as not georeferenced; orthorectify it first",
         )
         assert scene.info.georeference is None

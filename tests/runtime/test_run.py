@@ -198,7 +198,7 @@ def test_a_budget_that_holds_no_instance_loses_nothing_else(engine: Path, tmp_pa
     assert result.code == 0, result.stderr
     assert (out / "instances.json").stat().st_size <= 250
     assert instances_of(out)["annotations"] == []
-    assert "0 instances in 1 scenes, 32 instances left out by --budget" in result.stdout
+    assert "0 instances in 1 scene, 32 instances left out by --budget" in result.stdout
     assert summary_of(out)["notes"] == ["--budget 250: none of 32 instances fits into instances.json"]
 
 
@@ -241,6 +241,35 @@ def test_automatic_finds_nothing_where_there_is_no_data(engine: Path, tmp_path: 
     job = SceneJob(find_scenes([path], tmp_path / "x")[0], model, PointsSource(), RunOptions(automatic=True))
     tiles = [prepared.tile for prepared in job.read()]
     assert tiles == [tile for tile in model.tiles(300, 90) if tile.x + tile.width > 140]
+
+
+def test_boxes_are_prompts_and_come_back_from_the_output(engine: Path, images: Path, tmp_path: Path) -> None:
+    instances = {
+        "s0.png": [{"id": 1, "box": [20, 20, 39, 35]}],
+        "s1.png": [{"id": 7, "box": [50, 30, 70, 45], "points": [[60, 40]]}],
+    }
+    points = tmp_path / "p.json"
+    points.write_text(json.dumps({"scenes": {name: {"instances": value} for name, value in instances.items()}}))
+    arguments = ["--engine", engine, images, "--format", "coco", "--points"]
+    assert resam_run(*arguments, points, "-o", tmp_path / "one").code == 0
+    first, second = instances_of(tmp_path / "one")["annotations"]
+    assert (first["points"], first["labels"], first["box_prompt"]) == ([], [], [20, 20, 39, 35])
+    assert (second["points"], second["labels"], second["box_prompt"]) == ([[60, 40]], [1], [50, 30, 70, 45])
+    # the engine of the tests fills a box as far as it is bright
+    left, top, width, height = first["bbox"]
+    assert 20 <= left <= left + width - 1 <= 39
+    assert 20 <= top <= top + height - 1 <= 35
+
+    again = tmp_path / "one/instances.json"
+    assert resam_run(*arguments, again, "-o", tmp_path / "two").code == 0
+    assert instances_of(tmp_path / "two")["annotations"] == [first, second]
+    assert resam_run(*arguments, again, "--boxes", "-o", tmp_path / "three").code == 0
+    for item in instances_of(tmp_path / "three")["annotations"]:
+        before = next(one for one in (first, second) if one["instance"] == item["instance"])
+        x, y, width, height = before["bbox"]
+        assert item["box_prompt"] == [x, y, x + width - 1, y + height - 1]
+    other = resam_run(*arguments, again, "-o", tmp_path / "three", "--resume")
+    assert (other.code, "--boxes" in other.stderr) == (2, True)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -354,7 +383,7 @@ def test_scenes_in_which_nothing_is_found_are_no_failure(engine: Path, tmp_path:
     (tmp_path / "p.csv").write_text("scene,x,y,label\nb.png,3,3,0\n")
     arguments = ["--engine", engine, tmp_path / "images", "-o", tmp_path / "out", "--points", tmp_path / "p.csv"]
     result = resam_run(*arguments, "--automatic")
-    assert (result.code, "0 instances in 2 scenes, 1 instances skipped" in result.stdout) == (0, True)
+    assert (result.code, "0 instances in 2 scenes, 1 instance skipped" in result.stdout) == (0, True)
 
 
 def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path, tmp_path: Path) -> None:
@@ -362,7 +391,7 @@ def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path
     (images / "s1.points.json").unlink()
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
     assert result.code == 0
-    assert "4 instances in 3 scenes, 1 scenes without points; " in result.stdout, "s0.png has a file: nothing is there"
+    assert "4 instances in 3 scenes, 1 scene without points; " in result.stdout, "s0.png has a file: nothing is there"
     assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [0, 0, 4]
     assert json.loads((tmp_path / "out/s0.geojson").read_text())["features"] == []
 
@@ -376,7 +405,7 @@ def test_scenes_without_points_are_counted_in_what_was_done_before(engine: Path,
         record["notes"].append("no points of interest")  # what tells them is not how a note begins
         path.write_text(json.dumps(record))
     result = resam_run("--engine", engine, images, "-o", out, "--resume")
-    assert "8 instances in 3 scenes, 1 scenes without points; " in result.stdout
+    assert "8 instances in 3 scenes, 1 scene without points; " in result.stdout
     told = ["note: s0.png", "note: s1.png", "note: s2.png"]
     assert [line.split(": no points of interest")[0] for line in result.stderr.splitlines()] == told
     assert summary_of(out)["scenes"][1]["notes"][0] == "no points file beside it"
@@ -434,6 +463,18 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
     assert "instance 2: 3 points, the engine takes 2 per instance" in result.stderr
 
 
+def test_a_folders_own_points_file_is_taken_and_said(engine: Path, images: Path, tmp_path: Path) -> None:
+    """resam-annotate images/, then resam-run images/: nothing is to be named twice."""
+    for beside in images.glob("*.points.*"):
+        beside.unlink()
+    points = {"scenes": {"s0.png": {"instances": [{"id": 7, "points": [[40, 40]]}]}}}
+    (images / "points.json").write_text(json.dumps(points))
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
+    assert f"points from {images / 'points.json'}" in result.stderr
+    document = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert [annotation["instance"] for annotation in document["annotations"]] == [7]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -455,10 +496,6 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
         (
             ["{bare}/b.png", "{bare}/c.png", "--engine", "{engine}", "--automatic"],
             "b.png: No such file or directory (and 1",
-        ),
-        (
-            ["{annotated}", "--engine", "{engine}"],
-            "no points; there is {annotated}/points.json: give --points {annotated}",
         ),
         (["{annotated}/a.png", "--engine", "{engine}"], "no points; there is {annotated}/points.json: give --points"),
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
@@ -667,7 +704,7 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
         "and that the scenes are georeferenced\n"
     )
     automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
-    assert (automatic.code, "1 instances of the points file lie in no scene" in automatic.stdout) == (0, True)
+    assert (automatic.code, "1 instance of the points file lies in no scene" in automatic.stdout) == (0, True)
 
 
 def test_points_outside_their_tile_are_told(engine: Path, tmp_path: Path) -> None:
@@ -686,7 +723,7 @@ def test_a_picture_among_georeferenced_scenes_has_no_map_points(engine: Path, tm
     arguments = ["--engine", engine, tmp_path / "images", "--points", path]
     result = resam_run(*arguments, "-o", tmp_path / "out")
     assert (result.code, result.stderr) == (0, "")
-    assert "1 instances in 2 scenes, 1 scenes without points" in result.stdout
+    assert "1 instance in 2 scenes, 1 scene without points" in result.stdout
     assert summary_of(tmp_path / "out")["scenes"][1]["notes"] == [
         "no points for it in p.geojson: it has no place on the map"
     ]

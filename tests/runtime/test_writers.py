@@ -21,6 +21,7 @@ from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.writers import WRITERS, OutputOptions, Record, RunInfo, RunWriter, SceneResult, SceneWriter
 from resam_runtime.writers.coco import smallest_budget
 from resam_runtime.writers.geojson import feature_collection
+from resam_runtime.writers.labels import LabelsWriter
 from resam_runtime.writers.overlay import draw_overlay, nice_length
 from resam_runtime.writers.record import annotation
 
@@ -477,13 +478,14 @@ def test_ground_size_of_a_pixel() -> None:
 @pytest.mark.parametrize("name", ["EPSG:3857", "ESRI:102100", "EPSG:3395", "+proj=merc +lat_ts=0 +datum=WGS84"])
 def test_a_metre_of_mercator_is_half_a_metre_of_ground_at_60_degrees(name: str) -> None:
     warp = pytest.importorskip("rasterio.warp")
+    if name.startswith("+"):
+        name = pytest.importorskip("rasterio.crs").CRS.from_string(name).to_wkt()
     (x,), (y,) = warp.transform("OGC:CRS84", name, [15], [60])
     assert Georeference((1.0, 0.0, x, 0.0, -1.0, y), name).metres_per_pixel((100, 100)) == pytest.approx(0.5, rel=5e-3)
 
 
 def test_the_ground_of_another_planet_has_the_size_that_its_map_says() -> None:
-    pytest.importorskip("rasterio")
-    mars = "+proj=eqc +R=3396190 +units=m"
+    mars = pytest.importorskip("rasterio.crs").CRS.from_string("+proj=eqc +R=3396190 +units=m").to_wkt()
     assert Georeference((2.0, 0.0, 1000.0, 0.0, -2.0, 1000.0), mars).metres_per_pixel((100, 100)) == pytest.approx(2)
 
 
@@ -492,3 +494,30 @@ def test_pixels_and_map_coordinates_are_inverse() -> None:
     points = np.array([[0, 0], [17.25, 3.5], [-4, 99]])
     np.testing.assert_allclose(rotated.to_pixel(rotated.to_map(points)), points, atol=1e-9)
     np.testing.assert_allclose(PLACE.to_map([[0, 0]]), [[500001, 4999999]])
+
+
+def test_an_instance_beyond_the_globe_is_left_out_and_told_and_the_others_are_kept() -> None:
+    disc = "+proj=geos +h=35786023 +a=6378137 +b=6356752.3 +units=m"  # a whole side of the Earth, and space around it
+    crs = pytest.importorskip("rasterio.crs").CRS.from_string(disc).to_wkt()
+    place = Georeference((1e5, 0, -6e6, 0, -1e5, 4.5e6), crs)
+    off, on = np.zeros((90, 120), bool), np.zeros((90, 120), bool)
+    off[5:10, :8] = on[40:50, 60:70] = True
+    result = SceneResult(SceneInfo("a.tif", 120, 90, place, True), [instance(0, off), instance(1, on)])
+    notes: list[str] = []
+    [feature] = feature_collection(result, notes=notes)["features"]
+    assert feature["properties"]["instance"] == 2
+    assert notes == ["geojson: 1 instance left out, beyond the globe in part: 1; --crs source keeps them"]
+    assert len(feature_collection(result, "source", notes=notes)["features"]) == 2
+    assert len(notes) == 1
+
+
+def test_an_instance_without_a_pixel_of_its_own_in_the_labels_is_told(tmp_path: Path) -> None:
+    small, large = np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
+    small[10:20, 10:20], large[5:30, 5:30] = True, True
+    result = SceneResult(SceneInfo("a.png", WIDTH, HEIGHT), [instance(0, small, 0.5), instance(1, large, 0.9)])
+    writer = LabelsWriter()
+    for name in ("a.labels.png", "a.labels.tif"):
+        notes = writer.write(tmp_path / name, result, OutputOptions())
+        assert notes == ["labels: 1 instance wholly under better ones, without a pixel there: 1"]
+    better = SceneResult(result.scene, [instance(0, small, 0.95), instance(1, large, 0.9)])
+    assert writer.write(tmp_path / "b.labels.png", better, OutputOptions()) == ()

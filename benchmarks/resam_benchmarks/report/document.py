@@ -119,9 +119,9 @@ def check_folder(folder: Path) -> None:
     measuring, not after."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise ResamError(f"{there}: is a file; results need a folder, choose another --out")
+        raise ResamError(f"{there}: is a file; results need a folder, choose another --output")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ResamError(f"{there}: cannot be written to; choose another --out")
+        raise ResamError(f"{there}: cannot be written to; choose another --output")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -18,12 +18,12 @@ import numpy as np
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import sha256_file
+from resam_runtime.common.gpu import GPU, find_gpu
 from resam_runtime.engine.backends.onnx import OnnxBackend
 from resam_runtime.engine.backends.tensorrt import TensorRTBackend
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 from resam_runtime.engine.manifest import GraphSpec, Manifest, TensorRTTarget
 
-from .device import GPU, find_gpu
 from .log import BuildLog, trt_logger
 from .phases import Phases, trt_monitor
 from .profiles import TILES, Limits, profile_shapes

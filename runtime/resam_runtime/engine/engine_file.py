@@ -24,6 +24,7 @@ from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.common.errors import ResamError, one_line
 from resam_runtime.common.files import NotRegular, atomic_write, open_regular, sha256_file
 from resam_runtime.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
+from resam_runtime.engine.shipped import engine_path
 
 MANIFEST_LIMIT = 4 << 20  # bytes; real manifests have a few kilobytes
 _ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same graphs give the same file, byte for byte
@@ -44,14 +45,14 @@ class EngineFile:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], verify: bool = True) -> EngineFile:
-        """Open and check an engine file.
+        """Open and check an engine file: a path, or the name of a shipped one ("tiny").
 
         `verify=False` skips the graphs' digests (about a second per gigabyte) and nothing else. Raises
         `ResamError` with one line when the file is missing, truncated, no ZIP, of another format version,
         damaged, or when a graph is missing, exchanged with another, compressed, or not the one the manifest
         describes.
         """
-        path = Path(path)
+        path = engine_path(path)
         source = _Source(path)
         listed = _entries(path, source)
         manifest = Manifest.from_json(_read_manifest(path, source, listed), str(path))

@@ -22,6 +22,8 @@ from resam_runtime.scenes.georeference import Coordinates, reproject_some
 from resam_runtime.scenes.scene_info import SceneInfo
 
 _FAR = 1e30
+_MAPS = frozenset({".shp", ".gpkg", ".kml", ".gml", ".fgb", ".gdb", ".dbf", ".shx"})
+"""Files of points that other programs keep."""
 
 
 def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
@@ -60,13 +62,19 @@ class PointsFile:
         self._names = {*self.scenes, *(name for name in self._entries if name is not None)}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> PointsFile:
-        """Read and check a whole file. Raises ResamError, one line with file and cause, for anything malformed."""
+    def open(cls, path: str | os.PathLike[str], boxes: bool = False) -> PointsFile:
+        """Read and check a whole file. boxes: take the `bbox` of COCO annotations as box prompts.
+
+        Raises ResamError, one line with file and cause, for anything malformed."""
         path = Path(path)
+        if path.suffix.lower() in _MAPS:
+            raise ResamError(
+                f"{path}: no points file; export its points as GeoJSON (ogr2ogr points.geojson {path.name})"
+            )
         try:
             data = path.read_bytes()
             text = data.decode("utf-8-sig")
-            parsed = parse_points(text, path)
+            parsed = parse_points(text, path, boxes)
         except OSError as error:
             raise ResamError(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
@@ -140,25 +148,31 @@ class PointsFile:
         unnamed = self._entries.get(None, [])
         if scene is None and not unnamed and len(self._entries) == 1:
             named = next(iter(self._entries.values()))
-        prompts = [_prompt(entry, coords) for entry, coords in self._pixels(named, scene)]
-        for entry, coords in self._pixels(unnamed, scene):
+        prompts = [
+            _prompt(entry, coords, _box(outline, scene)) for entry, coords, outline in self._pixels(named, scene)
+        ]
+        for entry, coords, outline in self._pixels(unnamed, scene):
+            box = _box(outline, scene)
             if self.on_map and scene is not None:
-                inside = inside_image(coords, scene.width, scene.height)
+                inside = inside_image(coords, *scene.size_wh)
                 positive = np.asarray(entry.labels, bool)
                 # Negative points alone lie somewhere too: `check_prompts` says what the instance lacks.
-                if not inside[positive if positive.any() else ~positive].any():
+                here = inside[positive if positive.any() else ~positive].any()
+                if box is not None and not here:
+                    here = inside_image(outline.min(0) / 2 + outline.max(0) / 2, *scene.size_wh).any()
+                if not here:
                     continue
                 # A negative point of a neighbour says nothing here. A positive one stays: `check_prompts` says why such
                 # an instance gets no mask, as it does for the other kinds of file.
                 use = inside | positive
                 entry = replace(entry, labels=[v for v, i in zip(entry.labels, use) if i])
                 coords = coords[use]
-            prompts.append(_prompt(entry, coords, by_place=self.on_map))
+            prompts.append(_prompt(entry, coords, box, by_place=self.on_map))
         return prompts
 
-    def _pixels(self, entries: list[Entry], scene: SceneInfo | None) -> list[tuple[Entry, Coordinates]]:
-        """Each entry with its points in pixels of the scene."""
-        flat = np.array([point for entry in entries for point in entry.coords], np.float64).reshape(-1, 2)
+    def _pixels(self, entries: list[Entry], scene: SceneInfo | None) -> list[tuple[Entry, Coordinates, Coordinates]]:
+        """Each entry with its points, and the outline of its box, in pixels of the scene."""
+        flat = np.array([point for one in entries for point in (*one.coords, *one.outline)], np.float64).reshape(-1, 2)
         if self.on_map and len(flat):
             place = None if scene is None else scene.georeference
             if scene is None or place is None:
@@ -172,8 +186,9 @@ class PointsFile:
                 flat = place.to_pixel(flat)
             except ResamError as error:
                 raise ResamError(f"{self.path}: {error}") from None
-        ends = np.cumsum([len(entry.coords) for entry in entries])
-        return [(entry, flat[end - len(entry.coords) : end]) for entry, end in zip(entries, ends)]
+        cuts = np.cumsum([count for one in entries for count in (len(one.coords), len(one.outline))])
+        parts = np.split(flat, cuts)
+        return list(zip(entries, parts[:-1:2], parts[1::2]))
 
 
 def shared_names(paths: Iterable[str]) -> frozenset[str]:
@@ -196,7 +211,24 @@ def path_ends(path: str) -> Iterator[str]:
         yield path
 
 
-def _prompt(entry: Entry, coords: Coordinates, by_place: bool = False) -> Prompt:
+def _box(outline: Coordinates, scene: SceneInfo | None) -> Coordinates | None:
+    """The outer pixels (4,) of a box whose edges are the bounds of an outline (K, 2), as far as the scene reaches: a
+    detector's box may leave it a little. None where there is no outline."""
+    if not len(outline):
+        return None
+    low, high = outline.min(0) + 0.5, outline.max(0) - 0.5
+    low, high = (
+        np.minimum(low, (low + high) / 2),
+        np.maximum(high, (low + high) / 2),
+    )  # of less than a pixel: its middle
+    if scene is not None and (high >= -0.5).all() and (low < np.array(scene.size_wh) - 0.5).all():
+        last = np.array(scene.size_wh) - 1
+        low, high = np.clip(low, 0, last), np.clip(high, 0, last)
+    return np.concatenate([low, high])
+
+
+def _prompt(entry: Entry, coords: Coordinates, box: Coordinates | None, by_place: bool = False) -> Prompt:
     # A number that float32 cannot hold lies outside every scene, and still does when it is cut.
-    cut = np.clip(coords, -_FAR, _FAR).astype(np.float32)
-    return Prompt(cut, np.asarray(entry.labels, np.int32), entry.id, entry.category, by_place)
+    cut, corners = (None if one is None else np.clip(one, -_FAR, _FAR).astype(np.float32) for one in (coords, box))
+    assert cut is not None
+    return Prompt(cut, np.asarray(entry.labels, np.int32), entry.id, entry.category, by_place, corners)

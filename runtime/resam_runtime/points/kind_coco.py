@@ -1,4 +1,7 @@
-"""COCO: `annotations` with `points` (a list) and `labels`, `point` (one) or `keypoints` (x, y, v; v > 0 counts)."""
+"""COCO: `annotations` with `points` (a list) and `labels`, `point` (one) or `keypoints` (x, y, v; v > 0 counts).
+
+On request their `bbox` is a box prompt. `box_prompt` is that of an earlier run, as `resam-run` writes it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from resam_runtime.points.entry import LIST, Parsed, PointKind, take_instance
 from resam_runtime.points.values import no_misspelt_label, no_shared_file, own_name, scene_name, take_id
 
 
-def _parse(data: dict[str, Any]) -> Parsed:
+def _parse(data: dict[str, Any], boxes: bool) -> Parsed:
     parsed = Parsed()
     files: dict[str | int, str] = {}
     for value in take(data.get("images"), LIST, "images"):
@@ -51,12 +54,14 @@ def _parse(data: dict[str, Any]) -> Parsed:
             points = [triple[:2] for triple, counts in zip(triples, seen) if counts]
             if isinstance(labels, list) and len(labels) == len(seen):  # one for each keypoint, seen or not
                 labels = [label for label, counts in zip(labels, seen) if counts]
-        bare += points is None
         called = own_name(annotation)
         called = annotation.get("id") if called is None else called
         called = len(parsed.entries) + 1 if called is None else called
-        given = {"points": points or [], "labels": labels}
+        given = {"points": points or [], "labels": labels, "box": annotation.get("box_prompt")}
         entry = take_instance(given, files[annotation["image_id"]], where, called)
+        if boxes and annotation.get("bbox") is not None:
+            entry.outline = _bbox(annotation["bbox"], f"{where}: bbox")
+        bare += points is None and not entry.outline
         if (number := annotation.get("category_id")) is not None:
             number = take(number, int, where)
             entry.category = Category(number, names.get(number))
@@ -64,9 +69,18 @@ def _parse(data: dict[str, Any]) -> Parsed:
     if parsed.entries and bare == len(parsed.entries):
         raise Malformed(
             "a COCO file whose annotations hold no points, point or keypoints; "
-            "resam-annotate or resam-train draw points from masks"
+            "resam-run --boxes takes their bbox, resam-annotate or resam-train draw points from masks"
         )
     return parsed
+
+
+def _bbox(value: Any, where: str) -> list[tuple[float, float]]:
+    """The `Entry.outline` of [x, y, width, height], which count from the edge of the first pixel."""
+    box = take(value, list[float], where)
+    if len(box) != 4 or box[2] <= 0 or box[3] <= 0:
+        raise Malformed(f"{where}: expected [x, y, width, height], got {' '.join(str(value)[:60].split())}")
+    x, y, width, height = box
+    return [(x - 0.5, y - 0.5), (x + width - 0.5, y + height - 0.5)]
 
 
 COCO = PointKind("COCO", "", _parse, "COCO (annotations)", lambda data: "annotations" in data or "images" in data)

@@ -1,4 +1,7 @@
-"""CSV with the header `scene,instance,x,y,label`; scene, instance (each row its own) and label (1) may be absent."""
+"""CSV with the header `scene,instance,x,y,label`; scene, instance (each row its own) and label (1) may be absent.
+
+A row may also, or instead, have a box: `x0,y0,x1,y1`, outer pixels included.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import re
 from typing import Any
 
 from resam_runtime.common.checked import Malformed
-from resam_runtime.points.entry import Groups, Parsed, PointKind
+from resam_runtime.points.entry import Groups, Parsed, PointKind, take_box
 from resam_runtime.points.values import cell_number, no_misspelt_label, scene_name, take_label, take_point
 
+_BOX = ("x0", "y0", "x1", "y1")
 _SCENE = {"file", "filename", "image", "imagename"}
 
 
-def _parse(text: str) -> Parsed:
+def _parse(text: str, boxes: bool) -> Parsed:
     rows = csv.reader(io.StringIO(text, newline=None))
     try:
         return _table(rows)
@@ -30,8 +34,9 @@ def _table(rows: Any) -> Parsed:
     misspelt = [name for name in header if name.replace("_", "") in _SCENE]
     if misspelt and "scene" not in header:  # the points of all images would go to whichever scene is run
         raise Malformed(f"the header: {misspelt[0]!r} is not known, expected 'scene'")
-    if not {"x", "y"} <= set(header) or len(set(header)) != len(header):
-        raise Malformed(f"expected the header scene,instance,x,y,label, got {','.join(header)[:80]!r}")
+    pointed, boxed = {"x", "y"} <= set(header), set(_BOX) <= set(header)
+    if not (pointed or boxed) or len(set(header)) != len(header):
+        raise Malformed(f"expected the header scene,instance,x,y,label or x0,y0,x1,y1, got {','.join(header)[:80]!r}")
     groups = Groups()
     for row in rows:
         if not any(cell.strip() for cell in row):
@@ -44,8 +49,14 @@ def _table(rows: Any) -> Parsed:
         instance: str | int = name if name else f"line {rows.line_num}"
         if whole := re.fullmatch(r"(-?[0-9]{1,15})(\.0+)?", name):  # spreadsheets write 1 as 1.0
             instance = int(whole[1])
-        point = take_point([cell_number(cells["x"]), cell_number(cells["y"])], where)
-        groups.add(scene_name(cells.get("scene")), instance, point, take_label(cells.get("label") or 1, where))
+        scene, has_box = scene_name(cells.get("scene")), boxed and any(cells[name] for name in _BOX)
+        if has_box:
+            groups.entry(scene, instance).outline += take_box([cell_number(cells[name]) for name in _BOX], where)
+        if pointed and (cells["x"] or cells["y"] or not has_box):
+            point = take_point([cell_number(cells["x"]), cell_number(cells["y"])], where)
+            groups.add(scene, instance, point, take_label(cells.get("label") or 1, where))
+        elif not has_box:
+            raise Malformed(f"{where}: has no box")
     return groups.parsed()
 
 

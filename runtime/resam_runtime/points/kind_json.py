@@ -11,7 +11,7 @@ from resam_runtime.points.entry import LIST, POINTS_MEMBERS, Parsed, PointKind, 
 from resam_runtime.points.values import instance_ids, no_misspelt_label, scene_name
 
 
-def _parse(data: dict[str, Any]) -> Parsed:
+def _parse(data: dict[str, Any], boxes: bool) -> Parsed:
     if data.get("format", "resam-points") != "resam-points":
         raise Malformed(f"expected format 'resam-points', got {data['format']!r}")
     if data.get("version", 1) != 1:

@@ -18,20 +18,21 @@ SUFFIXES = tuple(kind.suffix for kind in POINT_KINDS if kind.suffix)
 """Of a points file beside a scene, behind NAME."""
 
 
-def parse_points(text: str, path: Path) -> Parsed:
-    """The text of a points file, of whichever kind: told by its suffix, or by the members of its JSON object.
+def parse_points(text: str, path: Path, boxes: bool = False) -> Parsed:
+    """The text of a points file, of whichever kind: told by its suffix, or by the members of its JSON object. boxes:
+    see `PointKind.parse`.
 
     Raises Malformed, in a few words and without the file's name.
     """
     suffix = path.suffix.lower()
     for kind in POINT_KINDS:
         if kind.holds is None and kind.suffix.endswith(suffix) and suffix:
-            return kind.parse(text)
+            return kind.parse(text, boxes)
     data = parse_json(text)
     if not isinstance(data, dict):
         raise Malformed(f"expected a JSON object, got {type(data).__name__}")
     for kind in reversed(POINT_KINDS):
         if kind.holds is not None and kind.holds(data):
-            return kind.parse(data)
+            return kind.parse(data, boxes)
     *others, last = [kind.members for kind in POINT_KINDS if kind.members]
     raise Malformed(f"neither {', '.join(others)} nor {last}")

@@ -194,7 +194,9 @@ class SceneJob:
         with contextlib.ExitStack() as open_files:
             with self.timed("read"):
                 self._source = self._points.signature(self.file)
-                scene = open_files.enter_context(open_scene(self.file.path, self._options.bands, name=self.file.name))
+                scene = open_scene(self.file.path, self._options.bands, self.file.name, self._options.alpha)
+                open_files.enter_context(scene)
+                open_files.callback(self._take_notes, scene)
                 plan = self._plan(scene)
             for tile, indices, where in plan:
                 if self.failure is not None:
@@ -207,6 +209,9 @@ class SceneJob:
                     image = segmenter.prepare_tile(window, tile)
                 yield PreparedTile(self, tile, image, indices, where, valid)
 
+    def _take_notes(self, scene: Scene) -> None:
+        self._notes[:0] = scene.notes
+
     def _plan(self, scene: Scene) -> Iterator[tuple[Tile, npt.NDArray[np.intp] | None, npt.NDArray[np.float32] | None]]:
         """What is to be done on which tile: some prompts, or a search."""
         segmenter, info, options = self._segmenter, scene.info, self._options
@@ -215,7 +220,6 @@ class SceneJob:
                 f"{scene.path}: {info.width} x {info.height} px are more than COCO's RLE can count; cut it into parts"
             )
         self._info = info
-        self._notes += scene.notes
         limit = segmenter.manifest.max_points_per_instance
         search = searched(segmenter.manifest, self._points, options.automatic)
         self._found = self._points.prompts(self.file, info, limit, search)
@@ -261,7 +265,7 @@ class SceneJob:
                 raise ResamError(f"{self.file.path}: the engine gave scores that are not finite; check its precision")
             result = SceneResult(self._info, shown, self._overview)
             for writer, name in zip(scene_writers(self._options.formats), names):
-                writer.write(out / name, result, self._options)
+                self._notes += writer.write(out / name, result, self._options)
         except Exception as error:
             if isinstance(error, OSError) and error.errno not in _OF_ONE_PATH:
                 raise
@@ -273,7 +277,7 @@ class SceneJob:
         return replace(
             record,
             scene=self._info,
-            points=sum(len(instance.points) for instance in self._instances),
+            points=sum(len(instance.points) for instance in shown),
             annotations=annotations,
             by_place=self._found.by_place,
             skipped=[*self._found.skipped, *empty],

@@ -68,13 +68,15 @@ class Run:
         check_exist(scenes)
         check_outputs(scenes, out, options.formats)
         shared = shared_names(scene.full_path for scene in scenes)
-        file = None if points is None else PointsFile.open(points)
         notes: list[str] = []
+        beside = points is None and any(_has_points(scene) for scene in scenes)
+        if points is None and not beside:
+            points = _annotated(inputs)
+            notes = [] if points is None else [f"points from {points}, which resam-annotate leaves there"]
+        file = None if points is None else PointsFile.open(points, options.boxes)
         if file is not None:
-            notes = _check_points(file, scenes, shared, options)
-        elif not searched(engine.manifest, PointsSource(), options.automatic) and not any(
-            _has_points(scene) for scene in scenes
-        ):
+            notes += _check_points(file, scenes, shared, options)
+        elif not beside and not searched(engine.manifest, PointsSource(), options.automatic):
             others = f" and {len(scenes) - 1} more" if len(scenes) > 1 else ""
             for near in (place / "points.json" for given in inputs for place in (Path(given), Path(given).parent)):
                 if os.path.isfile(near):  # where resam-annotate writes
@@ -84,7 +86,7 @@ class Run:
                 "beside the scenes, or let --automatic find instances; an engine that was taught with "
                 "resam-train --prompter finds its classes by itself"
             )
-        return cls(engine, scenes, out, PointsSource(file, shared), options, notes)
+        return cls(engine, scenes, out, PointsSource(file, shared, options.boxes), options, notes)
 
     @property
     def engine_digest(self) -> str:
@@ -258,6 +260,12 @@ def _check_points(
 
 def _shorten(notes: Sequence[str], most: int = 100) -> list[str]:
     return list(notes) if len(notes) <= most else [*notes[:most], f"and {len(notes) - most} more"]
+
+
+def _annotated(inputs: Sequence[str | Path]) -> Path | None:
+    """The points file that `resam-annotate` leaves in the one folder that a run was given; None without it."""
+    file = Path(inputs[0]) / "points.json" if len(inputs) == 1 else None
+    return file if file is not None and os.path.isfile(file) else None
 
 
 def _has_points(scene: SceneFile) -> bool:

@@ -40,19 +40,22 @@ def searched(manifest: Manifest, points: PointsSource, automatic: bool) -> bool:
 class PointsSource:
     """Where the prompts of scenes come from: one file for all, or a file beside each.
 
-    shared: names that several scenes of the run end in, see `shared_names`.
+    shared: names that several scenes of the run end in, see `shared_names`. boxes: as for `PointsFile.open`.
     """
 
-    def __init__(self, file: PointsFile | None = None, shared: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, file: PointsFile | None = None, shared: frozenset[str] = frozenset(), boxes: bool = False
+    ) -> None:
         self.file = file
         self.shared = shared
+        self._boxes = boxes
 
     def find(self, scene: SceneFile) -> PointsFile | None:
         """The points file for a scene, None if it has none. Raises ResamError."""
         if self.file is not None:
             return self.file
         path = find_points(scene.path)
-        return None if path is None else PointsFile.open(path)
+        return None if path is None else PointsFile.open(path, self._boxes)
 
     def prompts(self, file: SceneFile, scene: SceneInfo, limit: int | None, search: bool) -> ScenePrompts:
         """The prompts of a scene. limit: points that the engine takes for each instance. search: see `searched`. Raises

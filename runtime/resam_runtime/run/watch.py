@@ -124,10 +124,10 @@ def watch_folder(
         raise ResamError(f"{folder}: not a folder that can be watched")
     check_apart([folder], out)
     options, observer = options or RunOptions(), observer or Observer()
-    file = None if points is None else PointsFile.open(points)
+    file = None if points is None else PointsFile.open(points, options.boxes)
     if file is not None and file.names_no_scene:
         raise ResamError(f"{file.path}: points do not say which scene they belong to; add the scene's file name")
-    run = Run(engine, (), out, PointsSource(file), replace(options, strict=False))
+    run = Run(engine, (), out, PointsSource(file, boxes=options.boxes), replace(options, strict=False))
     begin = time.monotonic()
     with run.take_folder(mode) as taken:
         records = {record.name: record.stem for record in taken.records()}

@@ -76,12 +76,12 @@ def open_image(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> O
     if header.orientation != 1:  # of all kinds OpenCV turns TIFF alone, maps too
         data = without_orientation(data)
     georeference: Georeference | None = None
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     if header.georeferenced or georeferenced_beside(path):
         if has_rasterio():
             georeference, notes = read_georeference(path)
         else:
-            notes = ("georeference not read: pip install 'resam[geo]'",)
+            notes = ["georeference not read: pip install 'resam[geo]'"]
     try:
         # UNCHANGED keeps depth and bands, and ignores EXIF orientation
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import tempfile
-import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +26,9 @@ from resam_runtime.common.errors import ResamError, one_line
 from resam_runtime.common.files import open_regular
 from resam_runtime.scenes.georeference import world_files
 from resam_runtime.scenes.headers import file_header
+from resam_runtime.scenes.quiet_gdal import quiet_gdal
 from resam_runtime.scenes.vrt import rewritten_vrt
 
-CACHE_BYTES = 64 << 20
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _IMAGINE = b"EHFA_HEADER_TAG"
 _JPEG_2000 = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID")
@@ -50,12 +47,6 @@ _DRIVERS: dict[bytes, tuple[str, ...]] = {
     b"<VRTDataset": ("VRT",),
 }
 """First bytes of a file -> the drivers that may open it, of which one is there."""
-_SAFE = {
-    "GDAL_CACHEMAX": CACHE_BYTES,
-    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
-    "GDAL_VRT_ENABLE_PYTHON": "NO",
-    "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
-}
 _LINKED = {
     "{name}.ovr": _TIFF,
     "{name}.msk": _TIFF,
@@ -71,7 +62,6 @@ _HEADERS = ("{stem}.hdr", "{name}.hdr")  # of ENVI's rasters, which are bare pix
 _TEXT_LIMIT = 16 << 20
 _DEEPEST = 8  # VRT in VRT
 _BLOCK_LIMIT = 800_000_000  # bytes
-_local = threading.local()
 
 
 @dataclass(eq=False)
@@ -88,41 +78,6 @@ class GdalFile:
             self.dataset.close()
         if self.view is not None:
             self.view.cleanup()
-
-
-@contextlib.contextmanager
-def quiet_gdal(messages: list[str] | None = None, **options: Any) -> Iterator[None]:
-    """Around every call into GDAL: what it says is added to `messages` (None: dropped), once each."""
-    import rasterio
-    from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
-
-    for name in ("rasterio._env", "rasterio._err"):
-        logger = logging.getLogger(name)
-        if _collect not in logger.filters:
-            logger.addFilter(_collect)
-    for kind in (NotGeoreferencedWarning, NodataShadowWarning):  # a fine scene both, and what alpha means is our matter
-        warnings.filterwarnings("ignore", category=kind)  # for good: catch_warnings is not for threads
-    before = getattr(_local, "messages", None)
-    _local.messages = [] if messages is None else messages
-    try:
-        with rasterio.Env(**_SAFE, **options):
-            yield
-    finally:
-        _local.messages = before
-
-
-def _collect(record: logging.LogRecord) -> bool:
-    messages: list[str] | None = getattr(_local, "messages", None)
-    if messages is None:  # someone else's use of rasterio
-        return True
-    if record.levelno >= logging.WARNING:
-        text = " ".join(record.getMessage().split())
-        text = text.partition(" in ")[2] if text.startswith("CPLE_") else text
-        text = text[:200]
-        if not any(known.endswith(text) for known in messages):
-            # the same is said with the file's name and without
-            messages[:] = [*(known for known in messages if not text.endswith(known)), text]
-    return False
 
 
 def open_dataset(path: Path) -> GdalFile:

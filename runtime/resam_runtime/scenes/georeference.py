@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import read_regular
+from resam_runtime.scenes.quiet_gdal import quiet_gdal
 
 Affine = tuple[float, float, float, float, float, float]
 Coordinates = npt.NDArray[np.float64]
@@ -111,7 +113,7 @@ def georeference_of(dataset: Any) -> tuple[Georeference | None, tuple[str, ...]]
         return None, ("georeferenced by ground control points only: treated as not georeferenced; warp it first",)
     if dataset.rpcs and not placed:
         return None, (
-            "located by rational polynomials (RPC) only: treated as not georeferenced; orthorectify it first",
+            "located by rational polynomials only (RPC): treated as not georeferenced; orthorectify it first",
         )
     return None, ("has a geotransform but no CRS: treated as not georeferenced",) if placed else ()
 
@@ -134,7 +136,6 @@ def reproject_some(points: npt.ArrayLike, source: str, target: str) -> Coordinat
     if source == target or not len(points):
         return points
     try:
-        import rasterio
         from rasterio.errors import CRSError
         from rasterio.warp import transform
     except ImportError:
@@ -155,7 +156,7 @@ def reproject_some(points: npt.ArrayLike, source: str, target: str) -> Coordinat
             return np.concatenate([move(some[:middle]), move(some[middle:])])
         return np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], axis=1)
 
-    with rasterio.Env():  # without it GDAL prints its errors too
+    with quiet_gdal():
         moved = move(points)
     moved[~np.isfinite(moved).all(axis=1)] = np.nan
     return moved
@@ -171,13 +172,25 @@ def _ground_distance(degrees: Coordinates) -> float:
     return math.hypot(along, up) * _EQUATOR_RADIUS
 
 
+_NAMED_CRS = re.compile(r"[A-Za-z]\w{0,15}:[\w.+]{1,40}|urn:(x-)?ogc:def:crs[\w:.,+-]{0,200}|WGS84|NAD27|NAD83", re.I)
+_WRITTEN_CRS = re.compile(r"\s*(\{|[A-Za-z_]{5,20}\s*[\[(])")
+_CRS_ADDRESS = re.compile(r"https?://www\.opengis\.net/def/crs/(\w+)/[\w.]+/(\w+)/?", re.I)
+_GRID_FILE = re.compile(r"""(?i)grids=[^"'\s]*[/\\:]|parameterfile\s*[\[(]\s*"[^"]*[/\\:]""")
+
+
 def _crs(text: str) -> Any:
-    import rasterio
+    """A CRS by its name (EPSG:n, a URN), WKT or PROJJSON. GDAL would take much else for one: an address that it asks, a
+    file that it reads."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
+    if address := _CRS_ADDRESS.fullmatch(text):  # a name that only looks like an address
+        text = f"{address[1]}:{address[2]}"
+    known = _NAMED_CRS.fullmatch(text) or (_WRITTEN_CRS.match(text) and not _GRID_FILE.search(text))
     try:
-        with rasterio.Env():  # without it GDAL prints its errors too
-            return CRS.from_user_input(text)
+        if known:
+            with quiet_gdal():
+                return CRS.from_user_input(text)
     except CRSError:
-        raise ResamError(f"unknown coordinate reference system {text[:80]!r}") from None
+        pass
+    raise ResamError(f"unknown coordinate reference system {text[:80]!r}")

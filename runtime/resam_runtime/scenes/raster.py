@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from resam_runtime.common.errors import ResamError
-from resam_runtime.scenes.gdal import GdalFile, cause, open_dataset, quiet_gdal
+from resam_runtime.scenes.gdal import GdalFile, cause, open_dataset
 from resam_runtime.scenes.georeference import Georeference, georeference_of
 from resam_runtime.scenes.headers import file_header
+from resam_runtime.scenes.quiet_gdal import quiet_gdal
 from resam_runtime.scenes.source import Array, OpenedFile, choose_bands
 
 _LOOK, _LOOKS = 64, 4  # px, and windows along a side, of what is looked at of an alpha band
@@ -126,15 +127,16 @@ def _looks(length: int) -> list[tuple[int, int]]:
     return [(0, length)] if length <= _LOOK * _LOOKS else _spread(length, _LOOK * _LOOKS, _LOOK)
 
 
-def read_georeference(path: Path) -> tuple[Georeference | None, tuple[str, ...]]:
+def read_georeference(path: Path) -> tuple[Georeference | None, list[str]]:
     """That of an image whose pixels OpenCV decodes: where it lies makes no difference to them."""
     try:
         file = open_dataset(path)
     except ResamError as error:
-        return None, (f"georeference not read ({str(error).removeprefix(f'{path}: ')})",)
+        return None, [f"georeference not read ({str(error).removeprefix(f'{path}: ')})"]
     try:
-        with quiet_gdal():
-            return georeference_of(file.dataset)
+        with quiet_gdal(file.notes):
+            georeference, notes = georeference_of(file.dataset)
+        return georeference, [*file.notes, *notes]
     finally:
         file.close()
 
@@ -170,7 +172,7 @@ def open_raster(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> 
             georeference, notes = georeference_of(dataset)
         source.note_measured_alpha()
         file.notes += notes
-        return OpenedFile(source, georeference, tuple(file.notes), file_header(path))
+        return OpenedFile(source, georeference, file.notes, file_header(path))
     except BaseException:
         file.close()
         raise

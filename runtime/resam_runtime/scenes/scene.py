@@ -48,19 +48,19 @@ _NO_DATA = (-9999.0, -99999.0, -32767.0, -32768.0, float(np.finfo(np.float32).mi
 class Scene:
     """One open image. Not thread-safe: open, read and close it in one thread.
 
-    info: its name, size and place on the map; also as `name`, `width`, `height`. notes: what a user should know, one
-    line each.
+    info: its name, size and place on the map; also as `name`, `width`, `height`.
     """
 
-    def __init__(self, source: PixelSource, info: SceneInfo, path: Path, notes: Sequence[str] = ()) -> None:
+    def __init__(self, source: PixelSource, info: SceneInfo, path: Path, notes: list[str]) -> None:
         self.path, self.info = path, info
         self.name, self.width, self.height = info.name, info.width, info.height
-        self.notes = tuple(notes)
-        self._source = source
-        self._limits = None
-        if source.dtype != np.uint8:
-            self._limits, more = self._percentiles()
-            self.notes += more
+        self._source, self._notes = source, notes
+        self._limits = None if source.dtype == np.uint8 else self._percentiles()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know, one line each; more may come as the scene is read."""
+        return tuple(self._notes)
 
     def read(self, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         """Window (height, width, 3) uint8 RGB whose first pixel is (x, y).
@@ -97,7 +97,7 @@ class Scene:
         factor = min(1.0, longest / max(self.width, self.height))
         return max(1, round(self.height * factor)), max(1, round(self.width * factor))
 
-    def _percentiles(self) -> tuple[list[tuple[float, float]], tuple[str, ...]]:
+    def _percentiles(self) -> list[tuple[float, float]]:
         # single pixels: in means of several the speckle is gone that the limits are to hold
         pixels, valid = self._source.sample(_SAMPLE)
         limits, note = [], ""
@@ -107,7 +107,8 @@ class Scene:
             low, high = np.percentile(values, _STRETCH) if len(values) else (0.0, 1.0)
             limits.append((float(low), float(high)))
             note = note or _unsaid_no_data(values)
-        return limits, (note,) if note else ()
+        self._notes += [note] if note else []
+        return limits
 
     def _render(self, pixels: Array, valid: Array | None) -> tuple[npt.NDArray[np.uint8], Array | None]:
         if pixels.dtype.kind == "f":
@@ -182,7 +183,7 @@ def _open_pixels(path: Path, bands: Sequence[int] | None, alpha: bool) -> Opened
     if header is None:
         return opened
     if header.pages > 1:
-        opened = replace(opened, notes=(*opened.notes, f"holds {header.pages} pages; only the first is read"))
+        opened.notes.append(f"holds {header.pages} pages; only the first is read")
     # a map's pixels are placed, and drawn, as they are stored
     if header.orientation != 1 and not (header.georeferenced or georeferenced_beside(path)):
         opened = replace(opened, source=UprightSource(opened.source, header.orientation))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,12 +37,12 @@ class PixelSource(Protocol):
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """Pixels and what else the file, or one beside it, says: where it lies, notes, and its header where it is of a kind
-    that `headers` reads."""
+    """Pixels and what else the file, or one beside it, says: where it lies, notes (more may come as it is read), and
+    its header where it is of a kind that `headers` reads."""
 
     source: PixelSource
     georeference: Georeference | None = None
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
     header: ImageHeader | None = None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.backends import Backend
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.instance import Instance
@@ -96,11 +97,16 @@ class EncodedTile:
     def _run(self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
         """The decoder's scores are its coarse scores."""
         inputs = {"embedding": embedding, "point_coords": coords, "point_labels": labels}
-        if graph == "decoder":
-            masks, scores = self._backend.run(graph, inputs, ["masks", "scores"])
-            return masks, scores, scores
-        masks, scores, coarse_scores = self._backend.run(graph, inputs, ["masks", "scores", "coarse_scores"])
-        return masks, scores, coarse_scores
+        names = ["masks", "scores"] if graph == "decoder" else ["masks", "scores", "coarse_scores"]
+        outputs = self._backend.run(graph, inputs, names)
+        for name, values in zip(names, outputs):
+            # a mask of NaN would be an empty one; the extremes, since they take no memory and NaN is both
+            if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+                raise ResamError(
+                    f"graph {graph}: gave {name} that are not finite (NaN or infinity); "
+                    "export the engine again, or in a higher precision"
+                )
+        return outputs[0], outputs[1], outputs[-1]
 
     def _seen_in(self, window: Window) -> Any:
         """The embedding of a window."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class OverlayWriter(SceneWriter):
     suffixes = (".png",)
     needs_overview = True
 
-    def write(self, path: Path, result: SceneResult, options: OutputOptions) -> None:
+    def write(self, path: Path, result: SceneResult, options: OutputOptions) -> Sequence[str]:
         import cv2
 
         done, data = cv2.imencode(".png", draw_overlay(result)[..., ::-1])
@@ -43,6 +44,7 @@ class OverlayWriter(SceneWriter):
             raise ResamError(f"{result.scene.name}: its overlay cannot be encoded as PNG")
         with atomic_write(path) as temporary:
             temporary.write_bytes(data.tobytes())
+        return ()
 
 
 def draw_overlay(result: SceneResult) -> Picture:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from resam_runtime.common.checked import Malformed, take, whole
+from resam_runtime.common.checked import Malformed, kind, list_of, shown, take, text, whole
 from resam_runtime.masks.instance import Instance
 from resam_runtime.points.prompts import Skipped
 from resam_runtime.scenes.georeference import Georeference
+from resam_runtime.scenes.scene_files import STATE_FOLDER
 from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.tiles.prompt_batch import BOX_TOP_LEFT
 
@@ -67,9 +69,9 @@ class Record:
     @classmethod
     def from_json(cls, data: Any) -> Record:
         """The record that `to_json` gave. Raises Malformed for anything else."""
-        members = take(data, _ALWAYS)
+        members = _ALWAYS(data)
         done = members["status"] == "done"
-        members = take(members, _DONE if done else _FAILED)
+        members = (_DONE if done else _FAILED)(members)
         skipped = [Skipped(one["instance"], one["reason"]) for one in members.get("skipped", ())]
         scene = SceneInfo(members["name"], *_place(members)) if done else None
         names = [one.name for one in fields(cls) if one.name in members and one.name not in ("scene", "skipped")]
@@ -80,13 +82,12 @@ def annotation(instance: Instance) -> Annotation:
     """A COCO annotation without its `id` and `image_id`, which only the whole run can give.
 
     bbox = [x, y, width, height] in px; `instance` is what the points file calls it, `index` its place among the prompts
-    of the scene that could be decoded, `points`, `labels` and `box` (x0, y0, x1, y1) its prompt, found_by what gave it:
-    the file can be given to `--points` as it is.
-    `category_id` may be None here: the writer knows which numbers are free.
+    of the scene that could be decoded, `points`, `labels` and, of one that had a box, `box_prompt` (x0, y0, x1, y1) its
+    prompt, `found_by` what gave it: the file can be given to `--points` as it is. `category_id` may be None here: the
+    writer knows which numbers are free.
     """
     x0, y0, x1, y1 = (int(value) for value in instance.box)
-    marks = instance.labels < BOX_TOP_LEFT
-    box = instance.points[~marks].ravel()
+    points = instance.labels < BOX_TOP_LEFT
     return {
         "category_id": None if instance.category is None else instance.category.id,
         "instance": instance.called,
@@ -97,52 +98,66 @@ def annotation(instance: Instance) -> Annotation:
         "score": round(float(instance.score), 5),
         "coarse_score": round(float(instance.coarse_score), 5),
         # the shortest numbers that are these float32 again: the next run's prompts are the same, to the last bit
-        "points": [[float(str(x)), float(str(y))] for x, y in instance.points[marks]],
-        "labels": [int(label) for label in instance.labels[marks]],
-        **({"box": [float(str(side)) for side in box]} if len(box) else {}),
+        "points": [[float(str(x)), float(str(y))] for x, y in instance.points[points]],
+        "labels": [int(label) for label in instance.labels[points]],
+        **({} if points.all() else {"box_prompt": [float(str(v)) for v in instance.points[~points].reshape(-1)]}),
         "found_by": instance.found_by,
         "segmentation": instance.rle,
     }
 
 
-_MEMBERS = {"category_id", "instance", "index", "bbox", "area", "score", "points", "labels", "segmentation"}
-
-
-def _annotation(value: Any) -> Annotation:
-    if not isinstance(value, dict) or not value.keys() >= _MEMBERS or not isinstance(value["score"], int | float):
-        raise Malformed("expected a COCO annotation")
-    return value
+def plain_name(value: Any) -> str:
+    """A `Kind`: a path inside an output folder, as outputs of scenes have it; neither hidden nor leading out of it."""
+    name = take(value, text(r"(?s:[^\0]+)"))
+    parts = name.replace("\\", "/").split("/") if os.sep == "\\" else name.split("/")
+    if any(part in ("", ".", "..", STATE_FOLDER) for part in parts) or os.path.isabs(name):
+        raise Malformed("expected a path inside the output folder")
+    return name
 
 
 def _id(value: Any) -> str | int | None:
-    if not isinstance(value, str | int | None):
-        raise Malformed("expected an id")
+    if value is not None and (not isinstance(value, str | int) or isinstance(value, bool)):
+        raise Malformed(f"expected an id, got {shown(value)}")
     return value
 
 
-_ALWAYS = {
+_PAIR = list_of(kind(float), 2, 2)
+_ANNOTATION = {
+    "category_id": int | None,
+    "instance": _id,
+    "index": whole(0),
+    "bbox": list_of(kind(int), 4, 4),
+    "area": whole(0),
+    "iscrowd": whole(0, 1),
+    "score": float,
+    "coarse_score": float,
+    "points": [_PAIR],
+    "labels": list[int],
+    "segmentation": {"size": list_of(whole(1), 2, 2), "counts": str},
+}
+_ALWAYS = kind({
     "format": whole(FORMAT, FORMAT),
     "name": str,
-    "stem": str,
+    "stem": plain_name,
     "status": Literal["done", "failed"],
     "source": dict,
     "seconds": Mapping[str, float],
     "notes": list[str],
     "without_points": str | None,
-}
-_FAILED = {"reason": str, "traceback": str | None}
-_DONE = {
+})  # fmt: skip
+_FAILED = kind({"reason": str, "traceback": str | None})
+_DONE = kind({
     "width": whole(1),
     "height": whole(1),
     "transform": tuple[float, ...] | None,
     "crs": str | None,
     "raster": bool | None,
     "points": whole(0),
-    "annotations": [_annotation],
+    "annotations": [_ANNOTATION],
     "by_place": [_id],
     "skipped": [{"instance": _id, "reason": str}],
-    "outputs": list[str],
-}
+    "outputs": [plain_name],
+})  # fmt: skip
 
 
 def _place(members: Mapping[str, Any]) -> tuple[int, int, Georeference | None, bool]:

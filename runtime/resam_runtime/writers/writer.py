@@ -87,8 +87,11 @@ class SceneWriter(Writer):
         return self.suffixes[0]
 
     @abstractmethod
-    def write(self, path: Path, result: SceneResult, options: OutputOptions) -> None:
-        """Write the file, whole or not at all. Raises OSError, and ResamError for what the format cannot hold."""
+    def write(self, path: Path, result: SceneResult, options: OutputOptions) -> Sequence[str]:
+        """Write the file, whole or not at all; returns notes on what of the scene is not in it.
+
+        Raises OSError, and ResamError where the format cannot hold the scene.
+        """
 
 
 class RunWriter(Writer):

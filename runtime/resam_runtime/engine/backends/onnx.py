@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from resam_runtime.common.cpu import find_cpu
 from resam_runtime.common.errors import ResamError, one_line
 from resam_runtime.engine.backends.base import parse_device
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import DIGEST_KEY, GraphSpec
+from resam_runtime.engine.precisions import precision_named
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -94,6 +96,8 @@ class OnnxBackend:
             sessions = _load_sessions(ort, engine, kind, number, threads)
         used = threads or physical_cores()
         where = f"CPU, {used} thread{'s' * (used != 1)}" if kind == "cpu" else f"{kind} device {number}"
+        doubt = precision_named(engine.manifest.precision).doubt(find_cpu()) if kind == "cpu" else ""
+        note += f"; {doubt}" if doubt else ""
         line = f"ONNX Runtime {ort.__version__}, {where}, {engine.manifest.precision}{note}"
         return cls(sessions, engine.manifest.graphs, (kind, number), line, ort)
 

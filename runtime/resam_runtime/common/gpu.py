@@ -1,4 +1,4 @@
-"""The GPU that a plan is built for, asked of the driver's C interface: no Python package is needed for four numbers."""
+"""The GPU of this machine, asked of the driver's C interface: no Python package is needed for four numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MIN
 
 
 class NotHereError(ResamError):
-    """This machine cannot build plans; the message is what it lacks, without the file or what to do instead."""
+    """This machine lacks what is asked for; the message says what, and neither which file nor what to do instead."""
 
 
 @dataclass(frozen=True)
