@@ -90,7 +90,7 @@ class CocoScene:
     def metres_per_pixel(self) -> float | None:
         """Side of a pixel on the ground; None where the image does not say. Raises `ResamError` as `read`."""
         with self._open() as scene:
-            place = scene.georeference
+            place = scene.info.georeference
             return None if place is None else place.metres_per_pixel((self.width, self.height))
 
     def check(self) -> None:
