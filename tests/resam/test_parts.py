@@ -117,7 +117,7 @@ def test_no_requery_makes_the_coarse_mask_the_final_one(toy: Base) -> None:
 
 def test_a_taught_requery_asks_with_the_students_box_where_it_shall(toy: Base) -> None:
     encoder, decoder, loop = _models(toy)
-    tile, found = _tile(), None
+    tile = _tile()
     found = pseudo_masks(encoder, loop, tile)
     pseudo = Pseudo(
         found.target, torch.ones(5, dtype=torch.bool), torch.zeros(5, 4) + 7, found.embeddings, found.output
