@@ -96,6 +96,10 @@ def _knobs(command: Any) -> Any:
               "file are examples of their class's size.")  # fmt: skip
 @click.option("--supervised", is_flag=True, default=None, help="Train on the true masks: the upper bound.")
 @click.option("--rank", type=int, help="Rank of LoRA.")
+@click.option("--prompter/--no-prompter", default=None, help="Teach a prompter too: the engine then finds instances "
+              "without points, by class.")  # fmt: skip
+@click.option("--partial", "clicked", type=float, is_flag=False, flag_value=0.5, help="Not every instance of the "
+              "training images is clicked, about this share [bare: 0.5]; for the prompter.")  # fmt: skip
 @click.option("--epochs", type=int, help="Times each tile is seen.")
 @click.option("--batch", type=int, help="Tiles per step, over all devices.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
@@ -252,6 +256,8 @@ def _idle(
         yield f"{names}: nothing to do where true masks are taught (--supervised)"
     if options.needs_consensus and options.ssa == "off" and (names := given("teacher")):
         yield f"{names}: nothing to do where the base's consensus is taught (--pseudo) without --ssa"
+    if changes["clicked"] is not None and not options.prompter:
+        yield "--partial: nothing to do without a prompter (--prompter)"
 
 
 def _free_folder(name: str) -> Path:

@@ -16,11 +16,13 @@ from resam import __version__
 from resam.model.bases import Base
 from resam.training.checkpoints import Adapter, describe_base
 from resam.training.options import TrainOptions, options_from
+from resam_runtime.common.checked import Malformed, take
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.backends.onnx import OnnxBackend
 from resam_runtime.engine.engine_file import write_engine_file
 from resam_runtime.engine.manifest import DIGEST_KEY, GraphSpec, Manifest
 from resam_runtime.engine.precisions import FP32, PRECISIONS, Precision, precision_named
+from resam_runtime.engine.prompter_spec import PrompterSpec
 from resam_runtime.tiles.tiling import Framing
 
 from .graphs import Graph, build_graphs
@@ -179,6 +181,15 @@ def _inputs(models: Mapping[str, ir.Model], tiles: Sequence[PromptedTile]) -> di
     return inputs
 
 
+def _found_classes(adapter: Adapter | None) -> PrompterSpec:
+    """What an adapter says of its prompter. Raises `ResamError` where that is damaged."""
+    given = None if adapter is None else adapter.provenance.get("prompter")
+    try:
+        return take(given, PrompterSpec, "prompter")
+    except Malformed as error:
+        raise ResamError(f"the adapter says not what its prompter finds ({error}); train it again") from None
+
+
 def _manifest(
     base: Base,
     adapter: Adapter | None,
@@ -211,6 +222,7 @@ def _manifest(
         adapter=None if adapter is None else {"sha256": adapter.sha256},
         training=None if adapter is None else plain(adapter.provenance),  # a metric of no scenes is NaN
         verification=report,
+        prompter=None if "prompter" not in graphs else _found_classes(adapter),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         resam_version=__version__,
     )

@@ -91,7 +91,7 @@ class CocoScene:
         """Side of a pixel on the ground; None where the image does not say. Raises `ResamError` as `read`."""
         with self._open() as scene:
             place = scene.info.georeference
-            return None if place is None else place.metres_per_pixel((self.width, self.height))
+            return None if place is None else place.metres_per_pixel(scene.info.size_wh)
 
     def check(self) -> None:
         """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resam.data.coco import CocoData
+from resam.data.coco import CocoData, CocoInstance
 from resam_runtime.common.errors import ResamError, counted
 from resam_runtime.masks.instance import Category
 from resam_runtime.points import PointsFile, Prompt, check_prompts, shared_names
@@ -114,11 +114,15 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int, skip_boxes: boo
                 raise ResamError(f"{data.path}: {error}{instead}") from None
             if mask.any():
                 drawn_points = draw_points(mask, options.points, options.negatives, seed)
-                number_of = instance.category
-                category = None if number_of is None else Category(number_of, data.categories.get(number_of))
-                prompts.append(Prompt(*drawn_points, instance.id, category))
+                prompts.append(Prompt(*drawn_points, instance.id, _category(data, instance)))
         drawn.append(prompts)
     return drawn
+
+
+def _category(data: CocoData, instance: CocoInstance) -> Category | None:
+    """The class of an instance, with its name."""
+    number = instance.category
+    return None if number is None else Category(number, data.categories.get(number))
 
 
 def _with_points(prompt: Prompt) -> Prompt:

@@ -15,6 +15,7 @@ from torch import nn
 
 from resam.encoders.low_rank import put_lora
 from resam.model.lora import add_lora, check_lora, decoder_places, encoder_places, load_into, merge_places, state_of
+from resam.model.prompter import load_prompter, prompter_of
 
 if TYPE_CHECKING:
     from resam.training.options import TrainOptions
@@ -97,7 +98,29 @@ class DecoderLora(Part):
         merge_places(decoder_places(sam.mask_decoder))
 
 
-PARTS: tuple[Part, ...] = (EncoderLora(), DecoderLora())
+class PrompterHead(Part):
+    """The prompter. It is taught once the others are (`resam.training.prompter`), so that `add` makes none."""
+
+    prefix = "prompter."
+
+    def add(self, sam: Sam, options: TrainOptions) -> list[Trained]:
+        return []
+
+    def state(self, sam: Sam) -> Tensors:
+        head = prompter_of(sam)
+        tensors = {} if head is None else head.state_dict()
+        return {f"{self.prefix}{name}": value.detach() for name, value in tensors.items()}
+
+    def load(self, sam: Sam, tensors: Mapping[str, torch.Tensor]) -> None:
+        state = {name.removeprefix(self.prefix): value for name, value in tensors.items()}
+        size, grid = sam.prompt_encoder.input_image_size[0], sam.prompt_encoder.image_embedding_size[0]
+        sam.add_module("prompter", load_prompter(state, size, grid).eval())
+
+    def merge(self, sam: Sam) -> None:
+        """It is plain already."""
+
+
+PARTS: tuple[Part, ...] = (EncoderLora(), DecoderLora(), PrompterHead())
 
 
 def check_parts(sam: Sam, options: TrainOptions) -> None:

@@ -63,6 +63,11 @@ class TrainOptions:
     ssa: Literal["gradient", "paired", "detached", "off"] = "gradient"
     queue: int = 128
     beta: float = 4.0
+    # prompter
+    prompter: bool = False  # teach the head that finds instances without points (`resam.training.prompter`)
+    prompter_steps: int = 800
+    prompter_rate: float = 4e-3  # its learning rate
+    clicked: float = 1.0  # share of the instances in the training images that have a click
     # optimisation
     epochs: int = 10
     batch: int = 1  # tiles per step, over all devices
@@ -92,6 +97,9 @@ class TrainOptions:
             "start": self.start >= 0,
             "queue": self.queue >= 0,
             "beta": 0 <= self.beta < math.inf,
+            "prompter_steps": self.prompter_steps >= 1,
+            "prompter_rate": 0 < self.prompter_rate < math.inf,
+            "clicked": 0 < self.clicked <= 1,
             "epochs": self.epochs >= 0,
             "batch": self.batch >= 1,
             "learning_rate": 0 < self.learning_rate < math.inf,

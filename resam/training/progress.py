@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from resam.training.losses import LOSSES
+from resam_runtime.common.errors import counted
 
 
 class Reporter(Protocol):
@@ -127,7 +128,9 @@ def _losses(row: Mapping[str, float]) -> str:
 def print_result(tested: Mapping[str, dict[str, Any]]) -> None:
     """A table of evaluations of the same instances, by name, on stdout."""
     first = next(iter(tested.values()))
-    table = Table(title=f"{first['instances']} instances in {first['images']} scenes", title_justify="left")
+    table = Table(
+        title=f"{counted(first['instances'], 'instance')} in {counted(first['images'], 'scene')}", title_justify="left"
+    )
     for column in ("", "after", "mIoU", "per image", "precision", "recall", "F1", "small", "medium", "large"):
         table.add_column(column, justify="left" if column in ("", "after") else "right")
     keys = ("miou", "miou_images", "precision", "recall", "f1", "miou_small", "miou_medium", "miou_large")

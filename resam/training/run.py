@@ -21,12 +21,14 @@ from lightning_fabric import Fabric
 
 import resam
 from resam.model.bases import Base, load_base
+from resam.model.parts import PrompterHead
 from resam.training.aside import Agreement, judge, measure_aside
 from resam.training.checkpoints import Adapter, describe_base, latest_checkpoint, save_checkpoint, write_adapter
 from resam.training.devices import make_fabric, on_main
 from resam.training.options import TrainOptions
 from resam.training.preparation import choose_framing, teach_consensus, training_set
 from resam.training.progress import Reporter, Silent
+from resam.training.prompter.teach import TaughtPrompter, teach_prompter
 from resam.training.report import draw_strips, write_report
 from resam.training.run_data import RunData
 from resam.training.run_folder import EventLog, start_folder, write_metrics
@@ -218,8 +220,32 @@ class TrainingRun:
             self.aside["adapted"] = self._measure_aside()
             for told in judge(self.aside.get("base"), self.aside["adapted"]):
                 self.reporter.note(told)
-            write_adapter(self._adapter, state, self._provenance())
+            provenance = self._provenance()
+            if self.options.prompter:
+                taught = self._teach_prompter()
+                state |= PrompterHead().state(self.base.sam)
+                provenance["prompter"] = taught.to_json()
+            write_adapter(self._adapter, state, provenance)
         self._write_pages()
+
+    def _teach_prompter(self) -> TaughtPrompter:
+        """The prompter of the averaged weights; it goes into the base."""
+        trainer, reporter = self.trainer, self.reporter
+        with trainer.averaged():
+            taught = teach_prompter(
+                self.folder,
+                trainer.encoder,
+                trainer.loop,
+                self.samples,
+                self.options,
+                self.fabric,
+                reporter.start,
+                reporter.step,
+            )
+        self.base.sam.add_module("prompter", taught.head)
+        for line in taught.lines():
+            reporter.note(line)
+        return taught
 
     def _provenance(self) -> dict[str, Any]:
         samples = self.samples

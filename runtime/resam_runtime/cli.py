@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from resam_runtime.common.commands import HELP, output_folder, version
-from resam_runtime.common.errors import ResamError, command_errors, printable, words
+from resam_runtime.common.commands import HELP, output_folder, second_signal_ends, version
+from resam_runtime.common.errors import ResamError, command_errors, counted, printable, words
 from resam_runtime.common.option_types import Bands, Bytes, Finite, Words
 from resam_runtime.points import POINT_KINDS, SUFFIXES
 from resam_runtime.run.options import RunOptions
@@ -41,7 +41,7 @@ Exit codes:
        every instance skipped, or every scene failed
   3    the output could not be written any more (full disk); what is done is kept, --resume goes on
   130  stopped by Ctrl-C (SIGINT), 143 by SIGTERM: scenes in hand were finished, --resume goes on;
-       a second signal stops at the next tile
+       a second signal stops at the next tile, or after 10 s wherever it is
 """
 
 
@@ -64,11 +64,17 @@ Exit codes:
     "the folder, where resam-annotate leaves it.",
 )
 @click.option("--boxes", is_flag=True, help="Take the bbox of COCO annotations as box prompts.")
-@click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
+@click.option(
+    "--automatic",
+    is_flag=True,
+    help="Find instances of no class, by a grid of points, in scenes that have no points: for engines without a "
+    "prompter. An engine with one finds its classes there by itself.",
+)
 @click.option(
     "--min-score",
     type=Finite(0, 1),
-    help="Least score of an instance that --automatic finds: lower finds more, and errs more.  [default: 0.6]",
+    help="Least score of an instance that is found without points: lower finds more, and errs more.  "
+    "[default: the engine's own of each class; 0.6 with --automatic]",
 )
 @click.option(
     "--format",
@@ -90,6 +96,12 @@ Exit codes:
     help="Views of each tile to average masks over, 1 to 7, mirrored and rescaled: more are slower and better.",
 )
 @click.option("--bands", type=Bands(), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray.")
+@click.option(
+    "--alpha/--no-alpha",
+    default=True,
+    show_default=True,
+    help="Whether a band that calls itself alpha says where there is no data; of some files it is infrared.",
+)
 @click.option(
     "--crs",
     type=click.Choice(["wgs84", "source"]),
@@ -140,6 +152,7 @@ def run(
     exclusive: bool,
     views: int,
     bands: tuple[int, ...] | None,
+    alpha: bool,
     crs: Any,
     simplify: float,
     budget: int | None,
@@ -148,7 +161,8 @@ def run(
     watch: Path | None,
     poll: float,
 ) -> None:
-    """Segment the instances that points mark in IMAGES (files and folders) with an engine file.
+    """Segment the instances that points mark in IMAGES (files and folders) with an engine file, or, without points,
+    those that the engine was taught to find.
 
     Writes instances.json (COCO), per scene NAME.geojson, NAME.png (overlay) and NAME.labels.tif or .png, and
     summary.json. Every file is whole or absent.
@@ -159,8 +173,6 @@ def run(
         raise click.UsageError("give IMAGES or --watch DIR, not both")
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    if min_score is not None and not automatic:
-        raise click.UsageError("--min-score is about what --automatic finds; add --automatic")
     given = click.get_current_context().get_parameter_source
     for writer in WRITERS.values():
         for name in writer.options:
@@ -190,19 +202,24 @@ def run(
         formats=frozenset(formats),
         exclusive=exclusive,
         bands=bands,
+        alpha=alpha,
         automatic=automatic,
         min_score=min_score,
         views=views,
         strict=strict,
         boxes=boxes,
     )
-    proposals = None if min_score is None else AutomaticOptions(min_score=min_score)
+    grid = None
+    if automatic:
+        grid = AutomaticOptions() if min_score is None else AutomaticOptions(min_score=min_score)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"
     with _signals() as (stop, received):
         try:
             opened = EngineFile.open(engine)
+            if min_score is not None and not automatic and opened.manifest.prompter is None:
+                raise ResamError(f"--min-score: {engine} has no prompter and finds nothing by itself; add --automatic")
             prepared = None if watch is not None else Run.prepare(opened, images, out, points, options)
-            segmenter = Segmenter(opened, device, threads, automatic=proposals, views=options.views)
+            segmenter = Segmenter(opened, device, threads, automatic=grid, min_score=min_score, views=options.views)
             click.echo(printable(segmenter.describe()))
             sys.stdout.flush()
             with TerminalProgress(each_scene=watch is not None) as progress:
@@ -243,17 +260,18 @@ def run(
 
 
 def _closing_line(report: RunReport) -> str:
-    parts = [f"{report.instances} instances in {report.scenes - report.failed} scenes"]
+    parts = [f"{counted(report.instances, 'instance')} in {counted(report.scenes - report.failed, 'scene')}"]
     if report.failed:
-        parts.append(f"{report.failed} scene{'s' * (report.failed != 1)} failed")
+        parts.append(f"{counted(report.failed, 'scene')} failed")
     if report.without_points:
-        parts.append(f"{report.without_points} scenes without points")
+        parts.append(f"{counted(report.without_points, 'scene')} without points")
     if report.skipped:
-        parts.append(f"{report.skipped} instances skipped")
+        parts.append(f"{counted(report.skipped, 'instance')} skipped")
     if report.nowhere:
-        parts.append(f"{report.nowhere} instances of the points file lie in no scene that is done")
+        lie = "lies" if report.nowhere == 1 else "lie"
+        parts.append(f"{counted(report.nowhere, 'instance')} of the points file {lie} in no scene that is done")
     if report.left_out:
-        parts.append(f"{report.left_out} instances left out by --budget")
+        parts.append(f"{counted(report.left_out, 'instance')} left out by --budget")
     if not report.complete:
         parts.append("stopped early, use --resume")
     return f"{', '.join(parts)}; {report.seconds:.1f} s; see {report.out}"
@@ -270,7 +288,8 @@ def _signals() -> Iterator[tuple[StopRequest, list[int]]]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop, received
+        with second_signal_ends(received):
+            yield stop, received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

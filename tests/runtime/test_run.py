@@ -69,7 +69,14 @@ def test_a_folder_becomes_every_output(engine: Path, images: Path, tmp_path: Pat
     assert [image["file_name"] for image in data["images"]] == ["s0.png", "s1.png", "s2.png"]
     assert len(data["annotations"]) == 12
     assert summary["complete"]
-    assert summary["totals"] == {"scenes": 3, "failed": 0, "instances": 12, "points": 12, "skipped": 0}
+    assert summary["totals"] == {
+        "scenes": 3,
+        "failed": 0,
+        "instances": 12,
+        "points": 12,
+        "skipped": 0,
+        "found_by": {"points": 12},
+    }
     assert set(summary["seconds"]) == {"read", "prepare", "inference", "write"}
 
 
@@ -191,7 +198,7 @@ def test_a_budget_that_holds_no_instance_loses_nothing_else(engine: Path, tmp_pa
     assert result.code == 0, result.stderr
     assert (out / "instances.json").stat().st_size <= 250
     assert instances_of(out)["annotations"] == []
-    assert "0 instances in 1 scenes, 32 instances left out by --budget" in result.stdout
+    assert "0 instances in 1 scene, 32 instances left out by --budget" in result.stdout
     assert summary_of(out)["notes"] == ["--budget 250: none of 32 instances fits into instances.json"]
 
 
@@ -376,7 +383,7 @@ def test_scenes_in_which_nothing_is_found_are_no_failure(engine: Path, tmp_path:
     (tmp_path / "p.csv").write_text("scene,x,y,label\nb.png,3,3,0\n")
     arguments = ["--engine", engine, tmp_path / "images", "-o", tmp_path / "out", "--points", tmp_path / "p.csv"]
     result = resam_run(*arguments, "--automatic")
-    assert (result.code, "0 instances in 2 scenes, 1 instances skipped" in result.stdout) == (0, True)
+    assert (result.code, "0 instances in 2 scenes, 1 instance skipped" in result.stdout) == (0, True)
 
 
 def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path, tmp_path: Path) -> None:
@@ -384,7 +391,7 @@ def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path
     (images / "s1.points.json").unlink()
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
     assert result.code == 0
-    assert "4 instances in 3 scenes, 1 scenes without points; " in result.stdout, "s0.png has a file: nothing is there"
+    assert "4 instances in 3 scenes, 1 scene without points; " in result.stdout, "s0.png has a file: nothing is there"
     assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [0, 0, 4]
     assert json.loads((tmp_path / "out/s0.geojson").read_text())["features"] == []
 
@@ -398,7 +405,7 @@ def test_scenes_without_points_are_counted_in_what_was_done_before(engine: Path,
         record["notes"].append("no points of interest")  # what tells them is not how a note begins
         path.write_text(json.dumps(record))
     result = resam_run("--engine", engine, images, "-o", out, "--resume")
-    assert "8 instances in 3 scenes, 1 scenes without points; " in result.stdout
+    assert "8 instances in 3 scenes, 1 scene without points; " in result.stdout
     told = ["note: s0.png", "note: s1.png", "note: s2.png"]
     assert [line.split(": no points of interest")[0] for line in result.stderr.splitlines()] == told
     assert summary_of(out)["scenes"][1]["notes"][0] == "no points file beside it"
@@ -493,7 +500,10 @@ def test_a_folders_own_points_file_is_taken_and_said(engine: Path, images: Path,
         (["{annotated}/a.png", "--engine", "{engine}"], "no points; there is {annotated}/points.json: give --points"),
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
         (["{images}", "--engine", "{engine}", "--resume", "--overwrite"], "exclude each other"),
-        (["{images}", "--engine", "{engine}", "--min-score", "0.5"], "--min-score is about what --automatic finds"),
+        (
+            ["{images}", "--engine", "{engine}", "--min-score", "0.5"],
+            "has no prompter and finds nothing by itself; add --automatic",
+        ),
         (["--watch", "none", "--engine", "{engine}", "--strict"], "leave one of the two out"),
         (["{images}", "--engine", "{engine}", "--poll", "2"], "--poll is about a watched folder; add --watch"),
         (["{images}", "--engine", "{engine}", "--format", "coco", "--simplify", "0.5"], "--simplify is about NAME.geo"),
@@ -694,7 +704,7 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
         "and that the scenes are georeferenced\n"
     )
     automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
-    assert (automatic.code, "1 instances of the points file lie in no scene" in automatic.stdout) == (0, True)
+    assert (automatic.code, "1 instance of the points file lies in no scene" in automatic.stdout) == (0, True)
 
 
 def test_points_outside_their_tile_are_told(engine: Path, tmp_path: Path) -> None:
@@ -713,7 +723,7 @@ def test_a_picture_among_georeferenced_scenes_has_no_map_points(engine: Path, tm
     arguments = ["--engine", engine, tmp_path / "images", "--points", path]
     result = resam_run(*arguments, "-o", tmp_path / "out")
     assert (result.code, result.stderr) == (0, "")
-    assert "1 instances in 2 scenes, 1 scenes without points" in result.stdout
+    assert "1 instance in 2 scenes, 1 scene without points" in result.stdout
     assert summary_of(tmp_path / "out")["scenes"][1]["notes"] == [
         "no points for it in p.geojson: it has no place on the map"
     ]

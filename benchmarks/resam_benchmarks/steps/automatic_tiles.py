@@ -76,7 +76,7 @@ def host_seconds(segmenter: Segmenter, tiles: int) -> tuple[int, float]:
 def main(engine: Path, repeats: int) -> None:
     """Show the host's milliseconds a tile for scenes of 1,000 to 10,000 tiles, in turns."""
     segmenter = Segmenter(engine, "cpu", 1)
-    segmenter.backend = _Answers(segmenter.manifest)  # type: ignore[assignment]
+    segmenter.backend = _Answers(segmenter.manifest)
     samples: dict[int, list[float]] = {}
     for _ in range(repeats):
         for tiles in TILES:

@@ -10,22 +10,25 @@ from typing import Annotated, Any
 from resam_runtime.common.checked import Malformed, choice, kind, list_of, number, shown, take, text, whole
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.precisions import PRECISIONS
+from resam_runtime.engine.prompter_spec import PrompterSpec
 from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE, Framing
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 DIGEST_KEY = "resam.digest"
 GRAPHS = ("encoder", "decoder", "loop")
+OPTIONAL_GRAPHS = ("prompter",)
 REQUERIES = ("none", "box", "box+points")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 # What every engine's graphs are called with; more tensors may exist, these must.
 _PROMPT_INPUTS = ("embedding", "point_coords", "point_labels")
-_GRAPH_INPUTS = {"encoder": ("image",), "decoder": _PROMPT_INPUTS, "loop": _PROMPT_INPUTS}
+_GRAPH_INPUTS = {"encoder": ("image",), "decoder": _PROMPT_INPUTS, "loop": _PROMPT_INPUTS, "prompter": ("embedding",)}
 _GRAPH_OUTPUTS = {
     "encoder": ("embedding",),
     "decoder": ("masks", "scores"),
     "loop": ("masks", "scores", "boxes", "coarse_masks", "coarse_scores"),
+    "prompter": ("heat", "boxes"),
 }
 
 
@@ -89,7 +92,8 @@ class Manifest:
     max_points: most instances in one call (None: no limit); max_points_per_instance: most points of one instance;
     max_batch: most tiles in one encoder call; refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds
     of Refine and Requery. digest: what all graphs of one export carry, so that no graph of another stands in for one
-    (`DIGEST_KEY` in an ONNX graph's metadata; None: they carry none).
+    (`DIGEST_KEY` in an ONNX graph's metadata; None: they carry none). prompter: what the graph of that name finds, None
+    where there is none.
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
     """
 
@@ -116,6 +120,7 @@ class Manifest:
     created: Name
     resam_version: Name
     tensorrt: TensorRTTarget | None = None
+    prompter: PrompterSpec | None = None
 
     @property
     def framing(self) -> Framing:
@@ -125,8 +130,9 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON data, in the order in which a person wants to read it."""
         data = {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
-        if self.tensorrt is None:
-            del data["tensorrt"]
+        for name in ("tensorrt", "prompter"):
+            if data[name] is None:
+                del data[name]
         return data
 
     @classmethod
@@ -143,8 +149,10 @@ class Manifest:
         """What no field shows alone. Raises `Malformed`."""
         if self.image_size % self.patch_size or self.mask_size != 4 * (self.image_size // self.patch_size):
             raise Malformed(f"{self.mask_size} is not 4 * image_size / patch_size", "mask_size")
-        if set(self.graphs) != set(GRAPHS):
+        if set(self.graphs).difference(OPTIONAL_GRAPHS) != set(GRAPHS):
             raise Malformed(f"expected {', '.join(GRAPHS)}, got {shown(', '.join(self.graphs))}", "graphs")
+        if (self.prompter is None) == ("prompter" in self.graphs):
+            raise Malformed("expected where there is a graph of that name, and nowhere else", "prompter")
         for name, spec in self.graphs.items():
             for side, tensors, needed in (
                 ("inputs", spec.inputs, _GRAPH_INPUTS[name]),
@@ -154,7 +162,7 @@ class Manifest:
                 if missing := [tensor for tensor in needed if tensor not in shapes]:
                     raise Malformed(f"lacks {', '.join(missing)}", f"graphs.{name}.{side}")
                 for tensor in needed:
-                    wanted = self._shape(tensor)
+                    wanted = self._shape(name, tensor)
                     if not _fits(shapes[tensor], wanted):
                         problem = f"expected the shape {_written(wanted)}, got {_written(shapes[tensor])}"
                         raise Malformed(problem, f"graphs.{name}.{side}.{tensor}")
@@ -162,9 +170,12 @@ class Manifest:
             raise Malformed("two graphs name the same file", "graphs")
         take(self.base.get("name"), text(), "base.name")
 
-    def _shape(self, tensor: str) -> Shape:
-        """The shape of one of the tensors that every engine has, as the sizes above make it."""
+    def _shape(self, graph: str, tensor: str) -> Shape:
+        """The shape of one of a graph's tensors, as the sizes above make it."""
         s, m, c, g = self.image_size, self.mask_size, self.embedding_dim, self.mask_size // 4
+        if graph == "prompter" and tensor != "embedding":
+            maps = 4 if self.prompter is None or tensor == "boxes" else len(self.prompter.classes)
+            return ("B", maps, 2 * g, 2 * g)
         shapes: dict[str, Shape] = {
             "image": ("B", s, s, 3),
             "embedding": ("B", c, g, g),

@@ -15,6 +15,7 @@ class RunOptions(OutputOptions):
     formats: frozenset[str] = frozenset(name for name, writer in WRITERS.items() if writer.default)
     exclusive: bool = False
     bands: tuple[int, ...] | None = None
+    alpha: bool = True
     automatic: bool = False
     min_score: float | None = None  # of automatic instances; None: as AutomaticOptions has it
     views: int = 1
@@ -23,7 +24,7 @@ class RunOptions(OutputOptions):
 
     def request(self) -> dict[str, Any]:
         """Those that decide what a scene's outputs hold, as plain data; a resumed run must have the same."""
-        return {
+        request = {
             "--format": [name for name in WRITERS if name in self.formats],
             "--exclusive": self.exclusive,
             "--bands": None if self.bands is None else list(self.bands),
@@ -34,3 +35,4 @@ class RunOptions(OutputOptions):
             "--views": self.views,
             **({"--boxes": True} if self.boxes else {}),
         }
+        return request if self.alpha else request | {"--no-alpha": True}  # runs of old had no such option

@@ -21,7 +21,7 @@ from resam_runtime.masks.rle import RLE_LIMIT
 from resam_runtime.points import Skipped
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.outputs import output_errors, output_names
-from resam_runtime.run.scene_prompts import PointsSource, ScenePrompts
+from resam_runtime.run.scene_prompts import PointsSource, ScenePrompts, searched
 from resam_runtime.scenes.scene import Scene, open_scene
 from resam_runtime.scenes.scene_files import SceneFile, output_stems
 from resam_runtime.scenes.scene_info import SceneInfo
@@ -65,15 +65,15 @@ def process_scene(
 class PreparedTile:
     """A tile to be segmented.
 
-    image: prepared. indices: the tile's prompts, or None, and grid: the points (K, 2) in tile pixels to look for
-    instances from. valid: where the tile's window has data, None where everywhere.
+    image: prepared. indices: the tile's prompts, or None, and where: where to look for instances, as
+    `Segmenter.plan_automatic` says it. valid: where the tile's window has data, None where everywhere.
     """
 
     job: SceneJob
     tile: Tile
     image: npt.NDArray[np.uint8]
     indices: npt.NDArray[np.intp] | None = None
-    grid: npt.NDArray[np.float32] | None = None
+    where: npt.NDArray[np.float32] | None = None
     valid: npt.NDArray[np.bool_] | None = None
 
 
@@ -139,9 +139,9 @@ class SceneJob:
         segmenter, size_hw, keep = self._segmenter, self._info.size_hw, self._options.exclusive
         try:
             with self.timed("inference"):
-                if prepared.grid is not None:
+                if prepared.where is not None:
                     found = segmenter.propose_tile(
-                        prepared.image, prepared.tile, prepared.grid, size_hw, valid=prepared.valid, keep_logits=keep
+                        prepared.image, prepared.tile, prepared.where, size_hw, valid=prepared.valid, keep_logits=keep
                     )
                 else:
                     assert self._batch is not None
@@ -194,25 +194,26 @@ class SceneJob:
         with contextlib.ExitStack() as open_files:
             with self.timed("read"):
                 self._source = self._points.signature(self.file)
-                scene = open_files.enter_context(open_scene(self.file.path, self._options.bands, name=self.file.name))
+                scene = open_scene(self.file.path, self._options.bands, self.file.name, self._options.alpha)
+                open_files.enter_context(scene)
                 open_files.callback(self._take_notes, scene)
                 plan = self._plan(scene)
-            for tile, indices, grid in plan:
+            for tile, indices, where in plan:
                 if self.failure is not None:
                     return
                 with self.timed("read"):
                     window, valid = scene.read_with_data(tile.x, tile.y, tile.width, tile.height)
-                if grid is not None and valid is not None and not valid.any():
+                if where is not None and valid is not None and not valid.any():
                     continue
                 with self.timed("prepare"):
                     image = segmenter.prepare_tile(window, tile)
-                yield PreparedTile(self, tile, image, indices, grid, valid)
+                yield PreparedTile(self, tile, image, indices, where, valid)
 
     def _take_notes(self, scene: Scene) -> None:
         self._notes[:0] = scene.notes
 
     def _plan(self, scene: Scene) -> Iterator[tuple[Tile, npt.NDArray[np.intp] | None, npt.NDArray[np.float32] | None]]:
-        """What is to be done on which tile: some prompts, or a search from a grid of points."""
+        """What is to be done on which tile: some prompts, or a search."""
         segmenter, info, options = self._segmenter, scene.info, self._options
         if info.width * info.height >= RLE_LIMIT:
             raise ResamError(
@@ -220,13 +221,14 @@ class SceneJob:
             )
         self._info = info
         limit = segmenter.manifest.max_points_per_instance
-        self._found = self._points.prompts(self.file, info, limit, options.automatic)
+        search = searched(segmenter.manifest, self._points, options.automatic)
+        self._found = self._points.prompts(self.file, info, limit, search)
         if self._found.lacking is not None:
             self._notes.append(self._found.lacking)
         if any(writer.needs_overview for writer in scene_writers(options.formats)):
             self._overview = scene.overview(LONGEST)
         if self._found.search:
-            return ((tile, None, grid) for tile, grid in segmenter.plan_automatic(*info.size_wh))
+            return ((tile, None, where) for tile, where in segmenter.plan_automatic(*info.size_wh))
         tokens = [prompt.tokens for prompt in self._found.prompts]
         self._batch = padded([coords for coords, _ in tokens], [labels for _, labels in tokens])
         plan = segmenter.plan(self._batch, *info.size_wh)

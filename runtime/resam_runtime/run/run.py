@@ -14,13 +14,14 @@ from pathlib import Path
 
 from resam_runtime.common.errors import ResamError, words
 from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import Manifest
 from resam_runtime.points import SUFFIXES, PointsFile, find_points, path_ends, shared_names
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.outputs import check_outputs, output_errors, output_names
 from resam_runtime.run.pipeline import process_scenes
 from resam_runtime.run.records import Mode, RunFolder
 from resam_runtime.run.report import Observer, RunReport
-from resam_runtime.run.scene_prompts import PointsSource
+from resam_runtime.run.scene_prompts import PointsSource, searched
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.scenes.scene_files import SceneFile, check_apart, check_exist, find_scenes
 from resam_runtime.segment.segmenter import Segmenter
@@ -57,8 +58,8 @@ class Run:
     ) -> Run:
         """Find scenes and points and check them against each other.
 
-        Raises ResamError, one line, when there are no scenes, none of them exists, no points for any of them
-        (options.automatic being off), a points file that cannot be read, outputs that would overwrite a scene or go
+        Raises ResamError, one line, when there are no scenes, none of them exists, no points for any of them where they
+        are not searched (`searched`), a points file that cannot be read, outputs that would overwrite a scene or go
         into a folder of scenes itself or cannot be.
         """
         options, inputs, out = options or RunOptions(), list(inputs), Path(out)
@@ -75,14 +76,15 @@ class Run:
         file = None if points is None else PointsFile.open(points, options.boxes)
         if file is not None:
             notes += _check_points(file, scenes, shared, options)
-        elif not options.automatic and not beside:
+        elif not beside and not searched(engine.manifest, PointsSource(), options.automatic):
             others = f" and {len(scenes) - 1} more" if len(scenes) > 1 else ""
             for near in (place / "points.json" for given in inputs for place in (Path(given), Path(given).parent)):
                 if os.path.isfile(near):  # where resam-annotate writes
                     raise ResamError(f"{scenes[0].path}{others}: no points; there is {near}: give --points {near}")
             raise ResamError(
                 f"{scenes[0].path}{others}: no points; give --points FILE, put {words(f'NAME{s}' for s in SUFFIXES)} "
-                "beside the scenes, or let --automatic find instances"
+                "beside the scenes, or let --automatic find instances; an engine that was taught with "
+                "resam-train --prompter finds its classes by itself"
             )
         return cls(engine, scenes, out, PointsSource(file, shared, options.boxes), options, notes)
 
@@ -101,7 +103,7 @@ class Run:
             "base": str(manifest.base.get("name", "")),
             "precision": manifest.precision,
         }
-        return RunInfo(info, [] if file is None else file.categories)
+        return RunInfo(info, _found_categories(manifest) if file is None else file.categories)
 
     def take_folder(self, mode: Mode) -> RunFolder:
         """Take the output folder for this run; see `RunFolder.open`."""
@@ -196,9 +198,9 @@ class Run:
             nowhere=nowhere,
             complete=complete,
             seconds=seconds,
-            # what --automatic looks for may honestly not be there
+            # what is looked for may honestly not be there
             all_skipped=complete
-            and not options.automatic
+            and not searched(self.engine.manifest, self.points, options.automatic)
             and totals["skipped"] > 0
             and totals["points"] == totals["instances"] == 0,
             without_points=summary.without_points,
@@ -220,6 +222,11 @@ class Run:
         paths = [scene.full_path for scene in self.scenes] if others else []
         ends = {end for path in paths for end in path_ends(path)}
         return [name for name in others if name not in ends]
+
+
+def _found_categories(manifest: Manifest) -> list[dict[str, int | str]]:
+    """COCO's categories of what an engine's prompter finds."""
+    return [] if manifest.prompter is None else [{"id": one.id, "name": one.name} for one in manifest.prompter.classes]
 
 
 class _Done:

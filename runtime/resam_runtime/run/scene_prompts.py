@@ -8,6 +8,7 @@ from typing import Any
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import sha256_file
+from resam_runtime.engine.manifest import Manifest
 from resam_runtime.points import PointsFile, Prompt, Skipped, check_prompts, find_points
 from resam_runtime.scenes.scene import RASTER_SUFFIXES
 from resam_runtime.scenes.scene_files import SceneFile
@@ -30,6 +31,12 @@ class ScenePrompts:
     search: bool = False
 
 
+def searched(manifest: Manifest, points: PointsSource, automatic: bool) -> bool:
+    """Whether scenes that come without points are searched for instances: where that is asked for, and by an engine
+    that has a prompter, unless one file says of all scenes what is to be segmented."""
+    return automatic or (manifest.prompter is not None and points.file is None)
+
+
 class PointsSource:
     """Where the prompts of scenes come from: one file for all, or a file beside each.
 
@@ -50,12 +57,12 @@ class PointsSource:
         path = find_points(scene.path)
         return None if path is None else PointsFile.open(path, self._boxes)
 
-    def prompts(self, file: SceneFile, scene: SceneInfo, limit: int | None, automatic: bool) -> ScenePrompts:
-        """The prompts of a scene. limit: points that the engine takes for each instance. automatic: whether scenes that
-        come without points are to be searched. Raises ResamError."""
+    def prompts(self, file: SceneFile, scene: SceneInfo, limit: int | None, search: bool) -> ScenePrompts:
+        """The prompts of a scene. limit: points that the engine takes for each instance. search: see `searched`. Raises
+        ResamError."""
 
         def without(why: str) -> ScenePrompts:
-            return ScenePrompts(search=True) if automatic else ScenePrompts(lacking=why)
+            return ScenePrompts(search=True) if search else ScenePrompts(lacking=why)
 
         found, beside = self.find(file), self.file is None
         if found is None:

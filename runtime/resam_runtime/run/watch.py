@@ -21,7 +21,7 @@ from resam_runtime.run.pipeline import process_scenes
 from resam_runtime.run.records import Mode, RunFolder
 from resam_runtime.run.report import Observer, RunReport
 from resam_runtime.run.run import Run
-from resam_runtime.run.scene_prompts import PointsSource
+from resam_runtime.run.scene_prompts import PointsSource, searched
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.scenes.scene_files import SceneFile, check_apart, output_stems, walk_scenes
 from resam_runtime.segment.segmenter import Segmenter
@@ -131,7 +131,8 @@ def watch_folder(
     begin = time.monotonic()
     with run.take_folder(mode) as taken:
         records = {record.name: record.stem for record in taken.records()}
-        watch = FolderWatch(folder, out, file is None, records, wait=not options.automatic)
+        wait = not searched(engine.manifest, run.points, options.automatic)
+        watch = FolderWatch(folder, out, file is None, records, wait=wait)
         names = sorted(records)
         report, due, unwritten = None, -math.inf, True
         told: list[str] = []

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.crops import BoolMask, Origin, crop_overlap, meeting_pairs
-from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.instance import FoundBy, Instance
 from resam_runtime.masks.upsample import grid_boxes
 from resam_runtime.segment.encoded_tile import EncodedTile
 from resam_runtime.tiles.letterbox import tile_to_scene
@@ -52,6 +53,35 @@ class AutomaticOptions:
                 raise ResamError(f"{name}: expected {'at least 0' if high > 1 else '0 to 1'}, got {value!r}")
         if not isinstance(self.points_per_side, Integral) or self.points_per_side < 1:
             raise ResamError(f"points_per_side: expected a whole number, at least 1, got {self.points_per_side!r}")
+
+
+@dataclass(frozen=True)
+class GridSearch:
+    """The search (`Search`) of engines that were not taught what to find. tile_size: S."""
+
+    options: AutomaticOptions
+    tile_size: int
+    found_by: ClassVar[FoundBy] = "grid"
+
+    def plan(self, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """See `grid_points`: the points (K, 2), in tile pixels, that each tile looks from."""
+        return grid_points(tiles, self.tile_size, self.options.points_per_side)
+
+    def on_tile(
+        self,
+        encoded: EncodedTile,
+        tile: Tile,
+        where: NDArray[np.float32],
+        scene_hw: tuple[int, int],
+        valid: BoolMask | None = None,
+        keep_logits: bool = False,
+    ) -> list[Instance]:
+        """See `find_on_tile`."""
+        return find_on_tile(encoded, tile, where, scene_hw, self.options, valid, keep_logits)
+
+    def merge(self, instances: Sequence[Instance], tiles: Sequence[Tile]) -> list[Instance]:
+        """See `merge_proposals`."""
+        return merge_proposals(instances, tiles, self.options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +201,7 @@ def find_on_tile(
     in_scene = tile_to_scene(points, tile.scale, tile.origin)
     prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
     found = encoded.instances("loop", tile, prompts, np.arange(len(points)), scene_hw, keep_logits)
-    found = [dataclasses.replace(one, found_by="grid") for one in found]
+    found = [dataclasses.replace(one, found_by=GridSearch.found_by) for one in found]
     return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
 
 
@@ -186,7 +216,7 @@ def merge_proposals(instances: Sequence[Instance], tiles: Sequence[Tile], option
         return []
     owner = assign_points(tiles, np.stack([instance.points[0] for instance in good]))
     scene = max(t.x + t.width for t in tiles), max(t.y + t.height for t in tiles)
-    cut = [_is_cut(instance, tiles[number], scene) for instance, number in zip(good, owner)]
+    cut = [is_cut(instance, tiles[number], scene) for instance, number in zip(good, owner)]
     kept_whole = [
         i
         for i, (instance, number) in enumerate(zip(good, owner))
@@ -208,12 +238,13 @@ def unique(
     crops: Sequence[tuple[BoolMask, Origin]],
     order: Sequence[int],
     max_overlap: float,
-    parts: bool = False,
+    parts: bool | Sequence[bool] = False,
 ) -> list[int]:
     """Greedily keep crops in `order` unless their IoU with one kept before exceeds `max_overlap`.
 
-    parts: a crop also goes when more than `max_overlap` of itself lies in a kept one. Returns the kept indices in
-    order. Masks are compared only where their boxes meet and their areas would allow the overlap.
+    parts: a crop (each, or of each whether) also goes when more than `max_overlap` of itself lies in a kept one.
+    Returns the kept indices in order. Masks are compared only where their boxes meet and their areas would allow the
+    overlap.
     """
     boxes = np.array([(x, y, x + m.shape[1] - 1, y + m.shape[0] - 1) for m, (x, y) in crops]).reshape(-1, 4)
     areas = [int(np.count_nonzero(mask)) for mask, _ in crops]
@@ -222,17 +253,18 @@ def unique(
         neighbours.setdefault(a, []).append(b)
         neighbours.setdefault(b, []).append(a)
     kept: dict[int, None] = {}
+    as_part = [parts] * len(crops) if isinstance(parts, bool) else parts
 
     def repeats(i: int, j: int) -> bool:
         small, large = sorted((areas[i], areas[j]))
-        if not parts and small <= max_overlap * large:
+        if not as_part[i] and small <= max_overlap * large:
             return False
         (mask, origin), (other, other_origin) = crops[i], crops[j]
         where = crop_overlap(mask.shape, origin, other.shape, other_origin)
         if where is None:
             return False
         both = int(np.count_nonzero(mask[where[0]] & other[where[1]]))
-        return both > max_overlap * (areas[i] + areas[j] - both) or (parts and both > max_overlap * areas[i])
+        return both > max_overlap * (areas[i] + areas[j] - both) or (as_part[i] and both > max_overlap * areas[i])
 
     for i in order:
         if not any(j in kept and repeats(i, j) for j in neighbours.get(i, ())):
@@ -240,7 +272,7 @@ def unique(
     return list(kept)
 
 
-def _is_cut(instance: Instance, tile: Tile, scene: tuple[int, int]) -> bool:
+def is_cut(instance: Instance, tile: Tile, scene: tuple[int, int]) -> bool:
     """Whether the mask touches an edge of its tile that is not the scene's edge."""
     x0, y0, x1, y1 = instance.box
     right, bottom = tile.x + tile.width, tile.y + tile.height

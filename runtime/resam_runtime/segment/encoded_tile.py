@@ -89,6 +89,11 @@ class EncodedTile:
                 )
         return [found[place] for place in range(len(indices))]
 
+    def prompter(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the graph of that name says of the tile as it is: heat (K, 2G, 2G) logits, boxes (4, 2G, 2G)."""
+        heat, boxes = self._backend.run("prompter", {"embedding": self._whole}, ["heat", "boxes"])
+        return heat[0], boxes[0]
+
     def _run(self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
         """The decoder's scores are its coarse scores."""
         inputs = {"embedding": embedding, "point_coords": coords, "point_labels": labels}

@@ -16,8 +16,10 @@ from resam_runtime.engine.backends import Backend, load_backend
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.instance import Instance, in_order
-from resam_runtime.segment.automatic import AutomaticOptions, find_on_tile, grid_points, merge_proposals
+from resam_runtime.segment.automatic import AutomaticOptions, GridSearch
 from resam_runtime.segment.encoded_tile import EncodedTile, Image
+from resam_runtime.segment.finder import PrompterSearch
+from resam_runtime.segment.search import Search
 from resam_runtime.tiles.averaged_views import VIEWS
 from resam_runtime.tiles.letterbox import scale_to_tile
 from resam_runtime.tiles.placement import compact, owners
@@ -55,17 +57,19 @@ class Segmenter:
         overlap: float = DEFAULT_OVERLAP,
         max_points: int = DEFAULT_MAX_POINTS,
         automatic: AutomaticOptions | None = None,
+        min_score: float | None = None,
         views: int = 1,
     ) -> None:
         """Load an engine file (a path or an open `EngineFile`).
 
         device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
         "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
-        max_points: instances decoded together at most; the engine's own limit counts too. automatic: how
-        instances are proposed where no points are given. views: of each tile, 1 to 7
-        (`resam_runtime.tiles.averaged_views.VIEWS`): with more, masks and scores are means over mirrored and
-        rescaled images, slower and better. Raises `ResamError` for a file, a device or another argument
-        that will not do.
+        max_points: instances decoded together at most; the engine's own limit counts too. automatic: how instances
+        are proposed where no points are given: by a grid, also where the engine has a prompter; None: by the prompter,
+        else by a grid. min_score: least score of what the prompter finds, 0 to 1; None: the engine's own, class by
+        class. views: of each tile, 1 to 7 (`resam_runtime.tiles.averaged_views.VIEWS`): with more, masks and scores
+        are means over mirrored and rescaled images, slower and better. Raises `ResamError` for a file, a device or
+        another argument that will not do.
         """
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
         max_points, views = _whole("max_points", max_points), _whole("views", views, len(VIEWS))
@@ -76,7 +80,14 @@ class Segmenter:
         if automatic is not None and not isinstance(automatic, AutomaticOptions):
             raise ResamError(f"automatic: expected AutomaticOptions or None, got {type(automatic).__name__}")
         self.manifest: Manifest = engine.manifest
-        self.automatic = automatic or AutomaticOptions()
+        if min_score is not None and (not isinstance(min_score, int | float | np.number) or not 0 <= min_score <= 1):
+            raise ResamError(f"min_score: expected 0 to 1, got {min_score!r}")
+        spec = engine.manifest.prompter
+        self.search: Search = (
+            PrompterSearch(spec, min_score)
+            if spec is not None and automatic is None
+            else GridSearch(automatic or AutomaticOptions(), engine.manifest.image_size)
+        )
         self._views = VIEWS[:views]
         self._path = engine.path
         self._overlap = overlap
@@ -146,8 +157,8 @@ class Segmenter:
         return [(tiles[owner[part[0]]], part) for part in parts]
 
     def plan_automatic(self, width: int, height: int) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
-        """All tiles of a scene without points, each with the grid points (K, 2), in tile pixels, that it owns."""
-        return grid_points(self.tiles(width, height), self.manifest.image_size, self.automatic.points_per_side)
+        """All tiles of a scene without points, each with where on it to look, see `Search.plan`."""
+        return self.search.plan(self.tiles(width, height))
 
     def prepare_tile(self, window: Image, tile: Tile) -> Image:
         """The window's pixels (tile.height, tile.width, 3) uint8, as the engine sees them: (S, S, 3)."""
@@ -186,32 +197,31 @@ class Segmenter:
         self,
         tile_image: Image,
         tile: Tile,
-        grid: NDArray[np.float32],
+        where: NDArray[np.float32],
         scene_hw: tuple[int, int],
         *,
         valid: NDArray[np.bool_] | None = None,
         keep_logits: bool = False,
     ) -> list[Instance]:
-        """Find instances on one prepared tile (S, S, 3) without points: a grid of points, filtered, through the loop.
+        """Find instances on one prepared tile (S, S, 3) without points: by the prompter, or from a grid of points.
 
-        tile, grid: as `plan_automatic` gives them, the grid's points (K, 2) in tile pixels. scene_hw: (H, W).
+        tile, where: as `plan_automatic` gives them. scene_hw: (H, W).
         valid: which of the window's pixels have data, (tile.height, tile.width) bool, None: all; no instance is looked
         for, nor kept, where there are none. Follow with `merge_proposals` once all tiles are done: neighbours see the
         same instances.
         """
-        encoded = self.encode_tile(tile_image)
-        return find_on_tile(encoded, tile, grid, scene_hw, self.automatic, valid, keep_logits)
+        return self.search.on_tile(self.encode_tile(tile_image), tile, where, scene_hw, valid, keep_logits)
 
     def merge_proposals(self, instances: Sequence[Instance], scene_hw: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
-        return merge_proposals(instances, self.tiles(scene_hw[1], scene_hw[0]), self.automatic)
+        return self.search.merge(instances, self.tiles(scene_hw[1], scene_hw[0]))
 
     def _find(self, image: Image, exclusive: bool) -> list[Instance]:
         height, width = image.shape[:2]
         proposals: list[Instance] = []
-        for tile, grid in self.plan_automatic(width, height):
+        for tile, where in self.plan_automatic(width, height):
             tile_image = self.prepare_tile(tile.cut(image), tile)
-            proposals += self.propose_tile(tile_image, tile, grid, (height, width), keep_logits=exclusive)
+            proposals += self.propose_tile(tile_image, tile, where, (height, width), keep_logits=exclusive)
         merged = self.merge_proposals(proposals, (height, width))
         return in_order(merged, exclusive)
 

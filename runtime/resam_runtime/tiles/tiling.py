@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -117,6 +118,22 @@ def most_central(spans: Sequence[tuple[int, int]], values: NDArray[np.float64]) 
         tied = nearest == nearest.max(1, keepdims=True)
         best[begin : begin + 4096] = np.where(tied, offset, np.inf).argmin(1)
     return best
+
+
+def owned_windows(tiles: Sequence[Tile]) -> NDArray[np.float32]:
+    """For each tile of a grid, as of `plan_tiles`, the window (N, 4) x0, y0, x1, y1 in scene pixels whose points
+    `assign_points` gives to it: up to the middle of what it shares with its neighbours, and beyond the scene's edge."""
+    across = _borders({(tile.x, tile.width) for tile in tiles})
+    down = _borders({(tile.y, tile.height) for tile in tiles})
+    corners = [list(zip(across[tile.x], down[tile.y])) for tile in tiles]
+    return np.array(corners, np.float32).reshape(-1, 4)
+
+
+def _borders(spans: Iterable[tuple[int, int]]) -> dict[int, tuple[float, float]]:
+    """Start of each span (start, length) along one axis -> where what it owns begins and ends."""
+    ordered = sorted(spans)
+    middles = [(a + length + b) / 2 - 0.5 for (a, length), (b, _) in itertools.pairwise(ordered)]
+    return {start: ends for (start, _), ends in zip(ordered, itertools.pairwise([-np.inf, *middles, np.inf]))}
 
 
 def neighbour_batches(centroids: ArrayLike, max_points: int) -> list[NDArray[np.intp]]:

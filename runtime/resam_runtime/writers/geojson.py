@@ -93,6 +93,9 @@ def feature_collection(
         }
         if instance.category is not None and instance.category.id is not None:
             properties["category"] = instance.category.id
+        if instance.category is not None and instance.category.name is not None:
+            properties["category_name"] = instance.category.name
+        properties["found_by"] = instance.found_by
         geometry = {
             "type": "Polygon" if single else "MultiPolygon",
             "coordinates": polygons[0] if single else polygons,

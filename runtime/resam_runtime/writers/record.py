@@ -83,8 +83,8 @@ def annotation(instance: Instance) -> Annotation:
 
     bbox = [x, y, width, height] in px; `instance` is what the points file calls it, `index` its place among the prompts
     of the scene that could be decoded, `points`, `labels` and, of one that had a box, `box_prompt` (x0, y0, x1, y1) its
-    prompt: the file can be given to `--points` as it is. `category_id` may be None here: the writer knows which numbers
-    are free.
+    prompt, `found_by` what gave it: the file can be given to `--points` as it is. `category_id` may be None here: the
+    writer knows which numbers are free.
     """
     x0, y0, x1, y1 = (int(value) for value in instance.box)
     points = instance.labels < BOX_TOP_LEFT
@@ -101,6 +101,7 @@ def annotation(instance: Instance) -> Annotation:
         "points": [[float(str(x)), float(str(y))] for x, y in instance.points[points]],
         "labels": [int(label) for label in instance.labels[points]],
         **({} if points.all() else {"box_prompt": [float(str(v)) for v in instance.points[~points].reshape(-1)]}),
+        "found_by": instance.found_by,
         "segmentation": instance.rle,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from resam_runtime.writers.record import RUN_STAGES, Record
 class Summary:
     """What `summary.json` and the end of a run say of all its scenes; takes records one at a time, and keeps none.
 
-    totals: of scenes, failed ones, instances, points, skipped instances. notes: of single scenes, one line each.
-    without_points: scenes that had none. by_place: instances that belong to a scene done by their place on the map.
+    totals: of scenes, failed ones, instances, points, skipped instances. found_by: instances by what marked them.
+    notes: of single scenes, one line each. without_points: scenes that had none. by_place: instances that belong to a
+    scene done by their place on the map.
     """
 
     def __init__(self) -> None:
         self.totals = {"scenes": 0, "failed": 0, "instances": 0, "points": 0, "skipped": 0}
+        self.found_by: Counter[str] = Counter()
         self.notes: list[str] = []
         self.without_points = 0
         self.by_place: set[str | int | None] = set()
@@ -44,7 +47,10 @@ class Summary:
             for name, more in (("instances", count), ("points", record.points), ("skipped", len(record.skipped))):
                 self.totals[name] += more
             self.by_place.update(record.by_place)
+            found_by = Counter(item.get("found_by", "points") for item in record.annotations)
+            self.found_by += found_by
             entry |= {"width": record.scene.width, "height": record.scene.height, "instances": count}
+            entry["found_by"] = dict(found_by)
             entry |= {"skipped": [one._asdict() for one in record.skipped], "outputs": list(record.outputs)}
         self._scenes.append({**entry, "notes": list(record.notes), "seconds": dict(record.seconds)})
 
@@ -55,7 +61,8 @@ class Summary:
         time.
         """
         seconds = {stage: round(value, 4) for stage, value in self._seconds.items()}
-        return {"format": 1, **about, "totals": self.totals, "seconds": seconds, "scenes": self._scenes}
+        totals = {**self.totals, "found_by": dict(self.found_by)}
+        return {"format": 1, **about, "totals": totals, "seconds": seconds, "scenes": self._scenes}
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
