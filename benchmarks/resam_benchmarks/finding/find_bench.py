@@ -170,9 +170,10 @@ def table_of(found: Mapping[str, Any]) -> Table:
         f"Found without points: {found['data']['name']}, {found['data']['file']}",
         head,
         rows,
-        f"{counts}. COCO's evaluation of masks; AP50 without classes with 95 % of bootstrap samples of the scenes; recall "
-        "at 100 masks a scene, without classes, at IoU 0.5, over 0.5 to 0.95, and that by size; precision and recall at "
-        f"the engine's own thresholds, IoU 0.5. Masks from score {FAINTEST} on; seconds at the engine's own thresholds.",
+        f"{counts}. COCO's evaluation of masks; AP50 without classes with 95 % of bootstrap samples of the scenes; "
+        "recall at 100 masks a scene, without classes, at IoU 0.5, over 0.5 to 0.95, and that by size; precision and "
+        f"recall at the engine's own thresholds, IoU 0.5. Masks from score {FAINTEST} on; seconds at the engine's own "
+        "thresholds.",
     )
 
 
