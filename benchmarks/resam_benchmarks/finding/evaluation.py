@@ -143,7 +143,7 @@ def _nothing(coco: Any) -> Any:
 def _matches(evaluation: Any) -> list[tuple[NDArray[np.floating], NDArray[np.bool_], int]]:
     """Per scene, without classes and of all sizes, at IoU 0.5: scores, whether right, true instances."""
     images = len(evaluation.params.imgIds)
-    found = []
+    found: list[tuple[NDArray[np.floating], NDArray[np.bool_], int]] = []
     for one in evaluation.evalImgs[:images]:
         if one is None:
             found.append((np.empty(0), np.empty(0, bool), 0))
