@@ -63,6 +63,8 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
               "Without it: latency alone, on a synthetic scene of 1024 px.")  # fmt: skip
 @click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
 @click.option("--points", default="1", show_default=True, callback=numbers, help="Points per instance, such as 1,2,3.")
+@click.option("--negatives", is_flag=True, help="As many negative points beside them, drawn outside the true mask (the "
+              "paper's protocol).")  # fmt: skip
 @click.option(
     "--prompts", default="1,16,64", show_default=True, callback=numbers, help="Prompts of the synthetic scene."
 )
@@ -288,7 +290,7 @@ def _refuse_idle() -> None:
     given = context.params
     idle: dict[str, str] = {}
     if given["data"] is None:
-        idle |= dict.fromkeys(("points", "split", "limit", "tolerance"), "needs --data")
+        idle |= dict.fromkeys(("points", "negatives", "split", "limit", "tolerance"), "needs --data")
         if given["automatic"] > 0:  # 0 asks for none, and gets none
             idle["automatic"] = "needs --data"
     else:

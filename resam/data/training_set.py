@@ -25,6 +25,7 @@ from resam_runtime.tiles.averaged_views import View, Window
 from resam_runtime.tiles.prompt_batch import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING
 from resam_runtime.tiles.tiling import Framing, Tile
 
+UNNAMED = "object"
 BOX_LABELS = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
 
 
@@ -63,7 +64,6 @@ class TrainingSet:
         the student sees at a time, 0: all. note: told of points that are not used. Raises `ResamError` as
         `scene_prompts` does, and, `supervised`, for points of an instance that has no mask."""
         self._note, self.asked = note, asked
-        self.boxes: Mapping[tuple[int, int], NDArray[np.float32]] = {}
         self.data, self.points, self.seed, self.strength = data, points, seed, strength
         self.architecture, self.framing, self.supervised = architecture, framing, supervised
         self._taught: SoftMasks | None = None
@@ -83,6 +83,10 @@ class TrainingSet:
         """Draw new points where the options say so; else nothing changes after the first time."""
         if self._epoch < 0 or (self.points.redrawn and epoch != self._epoch):
             self.prompts: list[list[Prompt]] = scene_prompts(self.data, self.points, epoch, self._note)
+            numbered = ((s, i, one.box) for s, own in enumerate(self.prompts) for i, one in enumerate(own))
+            self.boxes: Mapping[tuple[int, int], NDArray[np.float32]] = {
+                (scene, i): box for scene, i, box in numbered if box is not None
+            }
             self.frame(self.framing)
         self._epoch = epoch
 
@@ -101,10 +105,18 @@ class TrainingSet:
         """A prompt with the corners of the box that was drawn around its object, (x0, y0, x1, y1) in `boxes`, if one
         was."""
         own, box = self.prompts[scene][prompt], self.boxes.get((scene, prompt))
-        if box is None:
+        if box is None or BOX_TOP_LEFT in own.labels:
             return own
         coords = np.concatenate((own.coords, np.reshape(box, (2, 2)).astype(np.float32)))
         return replace(own, coords=coords, labels=np.concatenate((own.labels, BOX_LABELS)))
+
+    def class_of(self, scene: int, prompt: int) -> str:
+        """What an instance's class is called; `UNNAMED` where nothing says."""
+        category = self.prompts[scene][prompt].category
+        if category is None:
+            return UNNAMED
+        number, name = category
+        return name or (UNNAMED if number is None else self.data.categories.get(number, str(number)))
 
     def __len__(self) -> int:
         return len(self.samples)

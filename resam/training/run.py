@@ -20,7 +20,6 @@ from typing import Any
 from lightning_fabric import Fabric
 
 import resam
-from resam.data.prompts import PointOptions
 from resam.model.bases import Base, load_base
 from resam.model.parts import PrompterHead
 from resam.training.checkpoints import Adapter, describe_base, latest_checkpoint, save_checkpoint, write_adapter
@@ -137,7 +136,7 @@ class TrainingRun:
     ) -> tuple[Measurable | None, Measurable | None]:
         """What is watched and what is tested; then the folder, where it is a new run's."""
         data, reporter = self.data, self.reporter
-        points = PointOptions(self.options.asked or self.options.points, self.options.negatives)
+        points = self.options.test_points
         watch = Measurable.of(data.watched if watched else None, points, reporter)
         test = watch if watch and data.tested is data.watched else Measurable.of(data.tested, points, reporter)
         if record is not None:

@@ -29,11 +29,14 @@ class BenchData:
     about: Mapping[str, Any]
 
 
-def load(folder: Path, split: str, points: Sequence[int], limit: int | None = None) -> BenchData:
+def load(
+    folder: Path, split: str, points: Sequence[int], limit: int | None = None, negatives: bool = False
+) -> BenchData:
     """Scenes of a split (`FOLDER/SPLIT.json`) that have instances, at most `limit` of them, evenly chosen.
 
     points: for which numbers of points per instance prompts are drawn: once per instance and number, seeded by data set
-    and instance, all positive. Raises `ResamError` for a data set that cannot be read or has no instances.
+    and instance. negatives: with as many negative points outside the true mask, the paper's protocol; else all are
+    positive. Raises `ResamError` for a data set that cannot be read or has no instances.
     """
     from resam.data.coco import CocoData
     from resam.data.prompts import PointOptions, scene_prompts
@@ -48,7 +51,8 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
         chosen = [chosen[i] for i in spread(len(chosen), limit)]
     part = CocoData(data.path, data.digest, tuple(data.scenes[number] for number in chosen), data.categories)
     skipped: dict[str, None] = {}
-    drawn = {number: scene_prompts(part, PointOptions(points=number), note=skipped.setdefault) for number in points}
+    options = {number: PointOptions(number, number if negatives else 0) for number in points}
+    drawn = {number: scene_prompts(part, how, note=skipped.setdefault) for number, how in options.items()}
     scenes, kept = [], []
     for place, scene in enumerate(part.scenes):
         scene.check()  # a file that cannot be read is better found now than in the middle of a measurement
@@ -68,6 +72,7 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
             "digest": data.digest,
             "split": split if folder.is_dir() else None,
             "points": list(points),
+            "negatives": negatives,
             "notes": list(skipped),
         },
     )
