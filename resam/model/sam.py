@@ -47,8 +47,7 @@ _OFFICIAL = Architecture(1024, 16, 768, 12, 12, (2, 5, 8, 11), 14)
 
 ARCHITECTURES: dict[str, Architecture] = {
     "tiny": Architecture(
-        256, 8, 160, 6, 5, (2, 5), 8, embedding_dim=128, decoder_heads=4, decoder_mlp_dim=512, multimask_outputs=0,
-        iou_hidden_dim=128,
+        256, 8, 160, 6, 5, (2, 5), 8, embedding_dim=128, decoder_heads=4, decoder_mlp_dim=512, iou_hidden_dim=128,
     ),
     "vit_b": _OFFICIAL,
     "vit_l": replace(
