@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import ResamError, command_errors
-from resam_runtime.extras import needs_extra
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors
+from resam_runtime.common.extras import needs_extra
 
 if TYPE_CHECKING:
     from resam.training.options import TrainOptions
@@ -30,11 +30,13 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--annotations", type=EXISTING, help="COCO file to train on, instead of --data's train.json; "
               "of --data it keeps val.json, test.json and images/.")  # fmt: skip
 @click.option(
-    "--images", type=EXISTING, help="Folder that file names count from [default: images/ beside the annotation file]."
+    "--images",
+    type=EXISTING,
+    help="Folder that file names are relative to [default: images/ beside the JSON file].",
 )
 @click.option("--test", "test_file", type=EXISTING, help="COCO file to test on, instead of --data's test.json.")
 @click.option("-o", "--output", type=EXISTING, help="Run folder to make [default: runs/NAME-N].")
-@click.option("--resume", type=EXISTING, help="Run folder to go on with; takes its own options and data.")
+@click.option("--resume", type=EXISTING, help="Run folder to resume; takes its own options and data.")
 @click.option(
     "--preset",
     default="tiny",
@@ -90,7 +92,7 @@ EXISTING = click.Path(path_type=Path)
 @click.option("--start", type=int, help="First encoder block with LoRA.")
 @click.option("--epochs", type=int, help="Times each tile is seen.")
 @click.option("--batch", type=int, help="Tiles per step, over all devices.")
-@click.option("--learning-rate", type=float, help="AdamW's, at its highest.")
+@click.option("--learning-rate", type=float, help="Peak learning rate.")
 @click.option("--fit-within", type=int, help="Scenes up to this many pixels become one tile [default: the base's "
               "own]; nothing is chosen then.")  # fmt: skip
 @click.option("--choose-scale/--no-choose-scale", default=None, help="Choose the scale of the tiles by the agreement "

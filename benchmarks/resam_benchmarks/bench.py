@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resam_benchmarks import dataset, document, report_html, rivals
+from resam_benchmarks.baselines import rivals
+from resam_benchmarks.baselines.random_engine import export_random
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.cases import Case, Rival
-from resam_benchmarks.metrics import BOUNDARY_TOLERANCE
-from resam_benchmarks.page_style import save_page
-from resam_benchmarks.random_engine import export_random
-from resam_benchmarks.runner import Progress, run
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import ResamError
+from resam_benchmarks.measure import dataset
+from resam_benchmarks.measure.cases import Case, Rival
+from resam_benchmarks.measure.metrics import BOUNDARY_TOLERANCE
+from resam_benchmarks.measure.runner import Progress, run
+from resam_benchmarks.report import document, report_html
+from resam_benchmarks.report.page_style import save_page
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.engine_file import EngineFile
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class BenchOptions:
 
     data: a COCO data set; None: latency alone, on the synthetic scene with `prompts` prompts. points: numbers of points
     per instance. limit: scenes at most. random: an architecture to measure with random weights in place of engines, in
-    each `precision` (of `resam_runtime.manifest.PRECISIONS`).
+    each `precision` (of `resam_runtime.engine.manifest.PRECISIONS`).
     views: above 1, every engine a second time, with masks averaged over so many views. base_weights, adapter: where
     the baselines' weights lie, if not in the package. repeats: of every scene; None: 3, and 10 of the synthetic scene,
     which has no other scenes beside it to tell the noise from. automatic: scenes for the automatic mode. threads: of

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from resam_benchmarks.ablation_rows import NAMES
-from resam_benchmarks.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
-from resam_benchmarks.document import check_folder
-from resam_benchmarks.rivals import BASELINES
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import ResamError, command_errors
-from resam_runtime.extras import check_installed, needs_extra
-from resam_runtime.manifest import PRECISIONS
+from resam_benchmarks.ablation.rows import NAMES
+from resam_benchmarks.baselines.rivals import BASELINES
+from resam_benchmarks.report.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
+from resam_benchmarks.report.document import check_folder
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors
+from resam_runtime.common.extras import check_installed, needs_extra
+from resam_runtime.engine.manifest import PRECISIONS
 
 _PATH = click.Path(path_type=Path)
 _TRAIN = ("torch", "segment_anything", "safetensors")
@@ -124,9 +124,9 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
 
     Runs on other scenes, and timings of two machines, cannot be compared: exit code 2.
     """
-    from resam_benchmarks import compare as comparing
-    from resam_benchmarks import document
-    from resam_benchmarks.console import print_comparison
+    from resam_benchmarks.report import compare as comparing
+    from resam_benchmarks.report import document
+    from resam_benchmarks.report.console import print_comparison
 
     found = comparing.compare(document.read(before), document.read(after), limit, miou_limit, quality_only)
     print_comparison(found)
@@ -151,7 +151,7 @@ def robustness(
 
     Writes robustness.json and robustness.html.
     """
-    from resam_benchmarks.robustness import measure, tables_of, write_results
+    from resam_benchmarks.robustness.curves import measure, tables_of, write_results
 
     _refuse_idle()
     check_folder(out)
@@ -182,7 +182,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
     Seconds per image and peak memory, each step in a process of its own, taking turns. Writes train.json and
     train.html.
     """
-    from resam_benchmarks.train_bench import measure_steps, table_of, write_results
+    from resam_benchmarks.steps.train_bench import measure_steps, table_of, write_results
 
     with needs_extra("resam-bench train", "train"):
         import resam.training.step  # noqa: F401 (what both steps need, each in a process of its own)
@@ -231,8 +231,8 @@ def ablation(
     with needs_extra("resam-bench ablation", "train"):
         import resam.training.run  # noqa: F401 (all that a row needs: said now, not after scenes were drawn)
         from resam.training.options import parse_changes
-    from resam_benchmarks.ablation import Settings, ablate
-    from resam_benchmarks.ablation_table import tables_of, write_page
+    from resam_benchmarks.ablation.study import Settings, ablate
+    from resam_benchmarks.ablation.table import tables_of, write_page
 
     check_folder(out)
     changes = parse_changes(options)

@@ -17,10 +17,10 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from resam_runtime.commands import HELP, version
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import ResamError, command_errors
-from resam_runtime.manifest import PRECISIONS
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import PRECISIONS
 
 from .inspect import print_engine
 from .progress import print_written, step_progress

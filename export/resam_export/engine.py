@@ -15,10 +15,10 @@ from resam import __version__
 from resam.model.bases import Base
 from resam.training.checkpoints import Adapter, describe_base
 from resam.training.options import TrainOptions, options_from
-from resam_runtime.engine_file import write_engine_file
-from resam_runtime.errors import ResamError
-from resam_runtime.manifest import GraphSpec, Manifest, Precision
-from resam_runtime.tiling import Framing
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.engine_file import write_engine_file
+from resam_runtime.engine.manifest import GraphSpec, Manifest, Precision
+from resam_runtime.tiles.tiling import Framing
 
 from .graphs import Graph, build_graphs
 from .int8 import quantise

@@ -13,7 +13,7 @@ from torch import nn
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery, Requery
-from resam_runtime.manifest import TensorSpec
+from resam_runtime.engine.manifest import TensorSpec
 
 from .encoder_graph import EncoderGraph
 

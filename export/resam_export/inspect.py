@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.manifest import FORMAT_VERSION, TensorSpec
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import FORMAT_VERSION, TensorSpec
 
 _VALUE = 120  # characters of a value; longer ones are cut
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes of a protobuf message, some room left for what is not weights
 Feeds = Mapping[str, NDArray[Any]]

@@ -25,7 +25,7 @@ from onnx_ir.passes import common
 from onnxscript import opset18 as op
 from onnxscript.optimizer import optimize_ir
 
-from resam_runtime.manifest import TensorSpec
+from resam_runtime.engine.manifest import TensorSpec
 
 from .graphs import Graph
 from .models import add_constant, drop_unused, merge_equal, to_bytes

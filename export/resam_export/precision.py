@@ -12,7 +12,7 @@ the graph as it is). Islands:
 * pixels, up to the patch embedding: from bytes to centred values;
 * what measurement asks for: each node that touches a tensor in `hot`, see `resam_export.ranges`.
 
-The graph's inputs and outputs keep their types. docs/method.md has the measurements. No torch here.
+The graph's inputs and outputs keep their types. docs/precision.md has the measurements. No torch here.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from resam.data.prompts import draw_points
 from resam.data.spread import spread
-from resam.data.synthetic import KINDS, generate_scene
-from resam_runtime.errors import ResamError
-from resam_runtime.letterbox import scale_to_tile
-from resam_runtime.scene_files import STATE_FOLDER, find_scenes
-from resam_runtime.scenes import open_scene
-from resam_runtime.tiling import Framing, Tile, plan_tiles
+from resam.synthetic import KINDS, generate_scene
+from resam_runtime.common.errors import ResamError
+from resam_runtime.scenes.scene import open_scene
+from resam_runtime.scenes.scene_files import STATE_FOLDER, find_scenes
+from resam_runtime.tiles.letterbox import scale_to_tile
+from resam_runtime.tiles.tiling import Framing, Tile, plan_tiles
 
 SEED = 20_251_121
 SYNTHETIC = "synthetic"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import ResamError
-from resam_runtime.extras import needs_extra
-from resam_runtime.manifest import Precision
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.extras import needs_extra
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import Precision
 
 from .inspect import print_verification
 from .progress import print_written, step_progress

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.errors import ResamError, one_line
+from resam_runtime.common.errors import ResamError, one_line
+from resam_runtime.masks.rle import decode_segmentation
 from resam_runtime.points import PointsFile, Prompt, shared_names
 from resam_runtime.points.values import Malformed, no_shared_file, own_name, scene_name, take_id, take_whole
-from resam_runtime.rle import decode_segmentation
-from resam_runtime.scene_files import STATE_FOLDER, SceneFile, find_scenes
-from resam_runtime.scenes import Scene, open_scene
-from resam_runtime.tiling import Tile
+from resam_runtime.scenes.scene import Scene, open_scene
+from resam_runtime.scenes.scene_files import STATE_FOLDER, SceneFile, find_scenes
+from resam_runtime.tiles.tiling import Tile
 
 SPLITS = ("train", "val", "test")
 """Of a data set. Their number and order are part of the seeds of synthetic scenes."""
@@ -149,7 +149,7 @@ class CocoData:
                 raise ResamError(f"{path}: two annotations share the id {own}")
             seen.add(own)
             if (crowd := annotation.get("iscrowd")) not in (None, 0, 1):
-                raise ResamError(f"{path}: annotation {own}: iscrowd: expected 0 or 1, came {str(crowd)[:40]!r}")
+                raise ResamError(f"{path}: annotation {own}: iscrowd: expected 0 or 1, got {str(crowd)[:40]!r}")
             if crowd:
                 continue
             name = own_name(annotation)
@@ -250,7 +250,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, RecursionError) as error:
         raise ResamError(f"{path}: not JSON ({one_line(error)})") from None
     if not isinstance(data, dict):
-        raise ResamError(f"{path}: expected a COCO object with images and annotations, came {type(data).__name__}")
+        raise ResamError(f"{path}: expected a COCO object with images and annotations, got {type(data).__name__}")
     return data, hashlib.sha256(content).hexdigest()
 
 

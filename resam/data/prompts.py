@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam.data.coco import CocoData
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 from resam_runtime.points import PointsFile, Prompt, check_prompts, shared_names
 from resam_runtime.points.prompts import inside_image
 

@@ -1,7 +1,7 @@
 """Training samples: the tiles in which instances lie, and the arrays that one step sees of them.
 
-Each instance belongs to the one tile in which the runtime would decode it (`resam_runtime.placement`), so that an epoch
-shows every instance once, framed as the device will frame it.
+Each instance belongs to the one tile in which the runtime would decode it (`resam_runtime.tiles.placement`), so that
+an epoch shows every instance once, framed as the device will frame it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.letterbox import mirrored, scale_to_tile
-from resam_runtime.placement import into_tile, owners
 from resam_runtime.points import Prompt
-from resam_runtime.prompts import PADDING, PromptBatch, padded
-from resam_runtime.tiling import Framing, Tile, plan_tiles
+from resam_runtime.tiles.letterbox import mirrored, scale_to_tile
+from resam_runtime.tiles.placement import into_tile, owners
+from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch, padded
+from resam_runtime.tiles.tiling import Framing, Tile, plan_tiles
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from resam.data.prompts import Note, PointOptions, scene_prompts
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays, tile_masks
 from resam.data.views import draw_mirror, strong_view
 from resam.model.sam import Architecture
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Framing, Tile
-from resam_runtime.views import View, Window
+from resam_runtime.tiles.averaged_views import View, Window
+from resam_runtime.tiles.tiling import Framing, Tile
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
 from resam.model.sam import ARCHITECTURES, Architecture, build_sam
-from resam_runtime.errors import ResamError, system_error
-from resam_runtime.files import sha256_file
+from resam_runtime.common.errors import ResamError, system_error
+from resam_runtime.common.files import sha256_file
 
 TINY_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
 OFFICIAL_FILES = ("sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth")
@@ -134,7 +134,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if isinstance(state, Mapping) and isinstance(state.get("sam"), Mapping):  # an unfinished run of resam.pretrain
         state = state["sam"]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ResamError(f"{path}: expected a state dict of tensors, came {type(state).__name__} of other things")
+        raise ResamError(f"{path}: expected a state dict of tensors, got {type(state).__name__} of other things")
     return dict(state)
 
 

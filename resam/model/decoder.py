@@ -68,7 +68,7 @@ class PromptDecoder(nn.Module):
     def every_mask(
         self, embedding: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All K = 1 + `multimask_outputs` masks of each prompt: the single mask first, then those for ambiguous prompts.
+        """All K = 1 + `multimask_outputs` masks of each prompt: the single one first, then those for ambiguous prompts.
 
         Arguments as in `forward`. Returns logits (N, K, 4G, 4G) and scores (N, K); the first is what `forward` returns.
         """

@@ -82,9 +82,9 @@ def check_lora(encoder: ImageEncoderViT, rank: int, start: int) -> None:
     """`ValueError` unless 1 <= rank <= C and 0 <= start < depth, or where LoRA is there already."""
     depth, channels = len(encoder.blocks), encoder.blocks[0].attn.proj.in_features
     if not 0 <= start < depth:
-        raise ValueError(f"start: expected a block from 0 to {depth - 1}, came {start}")
+        raise ValueError(f"start: expected a block from 0 to {depth - 1}, got {start}")
     if not 1 <= rank <= channels:
-        raise ValueError(f"rank: expected 1 to {channels}, came {rank}")
+        raise ValueError(f"rank: expected 1 to {channels}, got {rank}")
     if any(True for _ in lora_layers(encoder)):
         raise ValueError("the encoder has LoRA already; merge it first")
 
@@ -139,7 +139,7 @@ def load_lora(encoder: ImageEncoderViT, state: Mapping[str, torch.Tensor]) -> No
         raise ValueError(f"tensors do not fit: {', '.join(sorted(own.keys() ^ state.keys())[:3])}")
     for name, value in own.items():
         if value.shape != state[name].shape:
-            raise ValueError(f"{name}: expected shape {tuple(value.shape)}, came {tuple(state[name].shape)}")
+            raise ValueError(f"{name}: expected shape {tuple(value.shape)}, got {tuple(state[name].shape)}")
         value.copy_(state[name])
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
-from resam_runtime.letterbox import PIXEL_MEAN, PIXEL_STD
+from resam_runtime.tiles.letterbox import PIXEL_MEAN, PIXEL_STD
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from resam.pretrain.batches import Batches, Mixture, Shape
 from resam.pretrain.photographs import open_sources
 from resam.pretrain.run import Plan, Run
 from resam.pretrain.validation import validation_tiles
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import ResamError, command_errors
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors
 
 
 @click.command(context_settings=HELP, epilog="Example: python -m resam.pretrain -o tiny.safetensors --seed 0")

@@ -24,11 +24,11 @@ from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam.pretrain.batches import jittered_box
 from resam.training.evaluate import evaluate, pixel_counts
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import ResamError, command_errors
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors
+from resam_runtime.masks.upsample import grid_boxes, scene_mask
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Framing
-from resam_runtime.upsample import grid_boxes, scene_mask
+from resam_runtime.tiles.tiling import Framing
 
 COLUMNS = ("one point", "after Requery", "box")
 

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam.data.coco import CocoData, CocoScene
-from resam_runtime.errors import ResamError
-from resam_runtime.masks import mask_bounds
+from resam_runtime.common.errors import ResamError
+from resam_runtime.masks.crops import mask_bounds
 
 SMALLEST, LARGEST = 6.0, 200.0  # sizes of objects in pixels of the tile: the square root of their area
 MOST_ENLARGED = 4.0

@@ -1,7 +1,7 @@
 """Procedural images with exact masks: what the tiny base is pretrained on.
 
 Abstract shapes over abstract textures, with occlusion, shading, blur and noise; nothing in them is meant to look
-like a satellite picture (that is the target domain, `resam.data.synthetic`). Everything follows from a seed.
+like a satellite picture (that is the target domain, `resam.synthetic`). Everything follows from a seed.
 """
 
 from __future__ import annotations

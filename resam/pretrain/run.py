@@ -30,7 +30,7 @@ from resam.pretrain.schedule import learning_rate, make_optimizers
 from resam.pretrain.step import step_loss
 from resam.pretrain.validation import validate
 from resam.training.outputs import write_bytes
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 NO_ROOM = "make room there"
 AVERAGING = 0.998  # of the weights' moving average, each step

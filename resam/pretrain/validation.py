@@ -19,7 +19,7 @@ from resam.pretrain.batches import jittered_box
 from resam.pretrain.photographs import MIN_AREA, LabelledTile, Source
 from resam.pretrain.procedural import generate
 from resam.training.losses import overlap
-from resam_runtime.tiling import Framing
+from resam_runtime.tiles.tiling import Framing
 
 HELD_OUT_SEED = 1_000_000_000  # procedural images from here on are never trained on
 PROCEDURAL = "procedural"

@@ -20,8 +20,8 @@ from safetensors.torch import save
 from resam.model.bases import Base, load_base
 from resam.model.lora import load_lora, merge_lora
 from resam.training.outputs import write_bytes
-from resam_runtime.errors import ResamError, system_error
-from resam_runtime.files import sha256_file
+from resam_runtime.common.errors import ResamError, system_error
+from resam_runtime.common.files import sha256_file
 
 KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one is whole
 

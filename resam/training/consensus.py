@@ -1,7 +1,7 @@
 """Pseudo-masks that the base agrees on with itself: the mean of its final masks over the views of each tile.
 
-The views are those of `resam_runtime.views`. Only the base is asked, never the student: one that teaches itself drifts.
-So the masks are the same in every epoch, and are made once, before the first.
+The views are those of `resam_runtime.tiles.averaged_views`. Only the base is asked, never the student: one that
+teaches itself drifts. So the masks are the same in every epoch, and are made once, before the first.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam.training.options import TrainOptions
 from resam.training.step import ChunkedDecoder
-from resam_runtime.errors import ResamError, one_line
-from resam_runtime.files import atomic_write
-from resam_runtime.views import Decoded, Window, decode_views
+from resam_runtime.common.errors import ResamError, one_line
+from resam_runtime.common.files import atomic_write
+from resam_runtime.tiles.averaged_views import Decoded, Window, decode_views
 
 Masks = Mapping[tuple[int, int], NDArray[np.bool_]]
 """(M, M) each, by numbers of scene and prompt, on the grid of the sample's tile"""

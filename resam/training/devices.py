@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from resam_runtime.errors import ResamError, one_line, system_error
+from resam_runtime.common.errors import ResamError, one_line, system_error
 
 T = TypeVar("T")
 WIDE = 768  # channels, ViT-B's: bf16 halves a step on a CPU; the tiny base's takes a fifth less, and more memory

@@ -25,10 +25,10 @@ from resam.data.prompts import pointed
 from resam.data.spread import spread
 from resam.data.tiles import plan_samples, tile_arrays
 from resam.model.refine_requery import RefineRequery
-from resam_runtime.masks import BoolMask, Origin, crop_overlap, mask_bounds
+from resam_runtime.masks.crops import BoolMask, Origin, crop_overlap, mask_bounds
+from resam_runtime.masks.upsample import grid_boxes, scene_mask
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Framing, Tile
-from resam_runtime.upsample import grid_boxes, scene_mask
+from resam_runtime.tiles.tiling import Framing, Tile
 
 STAGES = ("coarse", "final")
 

@@ -24,10 +24,10 @@ from resam.data.tiles import Sample, plan_samples, tile_arrays
 from resam.model.bases import Base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
-from resam_runtime.masks import BoolMask, Origin, mask_iou
+from resam_runtime.masks.crops import BoolMask, Origin, mask_iou
+from resam_runtime.masks.upsample import grid_boxes, scene_mask
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Framing
-from resam_runtime.upsample import grid_boxes, scene_mask
+from resam_runtime.tiles.tiling import Framing
 
 SCALES = (0.25, 0.354, 0.5, 0.707, 1.0, 1.414, 2.0)
 SCENES, PER_SCENE = 16, 6  # looked at, evenly spread

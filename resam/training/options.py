@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from resam.data.prompts import PointOptions
 from resam.model.refine_requery import Requery, refine_logit
 from resam.training.step import PseudoKind
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-from resam_runtime.tiling import MAX_SCALE, MIN_SCALE
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write
+from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -93,7 +93,7 @@ class TrainOptions:
                 raise ResamError(f"option {name}: {getattr(self, name)} is out of range")
         for name, hint in get_type_hints(TrainOptions).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                raise ResamError(f"option {name}: expected {' or '.join(get_args(hint))}, came {getattr(self, name)!r}")
+                raise ResamError(f"option {name}: expected {' or '.join(get_args(hint))}, got {getattr(self, name)!r}")
         if self.teacher == "average" and not self.average:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
         if self.needs_consensus and (self.resample_points or self.calibrate_negatives):
@@ -148,7 +148,7 @@ def options_from(values: Mapping[str, Any], where: str) -> TrainOptions:
         kind = type(fields[name].default)
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int) and not isinstance(value, bool))
         if not fits or (kind is int and isinstance(value, bool)):
-            raise ResamError(f"{where}: {name}: expected {kind.__name__}, came {value!r}")
+            raise ResamError(f"{where}: {name}: expected {kind.__name__}, got {value!r}")
     typed: dict[str, Any] = {k: float(v) if type(fields[k].default) is float else v for k, v in values.items()}
     return TrainOptions(**typed)
 

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write
 
-RESUME = "make room there, then go on with --resume: what is done is kept"
+RESUME = "make room there, then use --resume: what is done is kept"
 
 
 @contextlib.contextmanager

@@ -25,8 +25,8 @@ from resam.training.options import TrainOptions
 from resam.training.outputs import write_bytes, writing
 from resam.training.pictures import draw_boxes, draw_logits, draw_points, instance_colours
 from resam.training.trainer import Trainer
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write
 
 STRIPS = 4  # tiles shown
 SHOWN_EPOCHS = 12  # strips of each tile: every epoch of a run of up to eleven, else evenly spread

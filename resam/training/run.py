@@ -35,9 +35,9 @@ from resam.training.run_data import RunData
 from resam.training.sources import SYNTHETIC
 from resam.training.trainer import Trainer, check_base
 from resam.training.watch import Measurable, Watch
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-from resam_runtime.tiling import Framing
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write
+from resam_runtime.tiles.tiling import Framing
 
 WATCHED = 24  # scenes measured after each epoch
 
@@ -246,7 +246,7 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ResamError(f"{folder}: is a file; choose another --output")
     if (folder / "config.toml").exists():
-        raise ResamError(f"{folder}: holds a run already; go on with it (--resume) or choose another --output")
+        raise ResamError(f"{folder}: holds a run already; continue it (--resume) or choose another --output")
     if folder.is_dir() and (foreign := sorted({path.name for path in folder.iterdir()} - {SYNTHETIC})):
         raise ResamError(f"{folder}: is no run and not empty (it holds {foreign[0]}); choose another --output")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from resam.data.coco import CocoData
 from resam.training.options import TrainOptions
 from resam.training.progress import Reporter
-from resam_runtime.files import sha256_file
+from resam_runtime.common.files import sha256_file
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from resam.data.coco import CocoData, find_splits, scenes_of_points
 from resam.training.progress import Reporter
 from resam.training.run_data import RunData
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,7 +51,7 @@ class Sources:
         """From the command's arguments; `ResamError` for a folder without a training split, points without images, and
         arguments that would do nothing."""
         if scenes is not None and scenes < 1:
-            raise ResamError(f"--scenes: expected at least 1, came {scenes}")
+            raise ResamError(f"--scenes: expected at least 1, got {scenes}")
         if points_file and not (data or annotations or images):
             raise ResamError(f"{points_file}: say with --images in which folder its scenes lie")
         if keypoints and points_file:
@@ -107,7 +107,7 @@ class Sources:
             if made != self.scenes:
                 raise ResamError(f"{folder}: holds {made} synthetic scenes, not {self.scenes}; choose another --output")
             return
-        from resam.data.synthetic import write_dataset
+        from resam.synthetic import write_dataset
 
         reporter.start("synthetic scenes", self.scenes + VAL_SCENES + TEST_SCENES)
         write_dataset(

@@ -28,7 +28,7 @@ from resam.model.refine_requery import RefineRequery
 from resam.training.alignment import push, ramp
 from resam.training.options import TrainOptions
 from resam.training.step import ChunkedDecoder, Pseudo, StepLosses, TileTensors, agreement, pseudo_masks, reinforce
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 AHEAD = 4  # samples loaded while a step runs
 LOSSES = ("focal", "dice", "iou", "alignment", "total")

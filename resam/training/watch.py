@@ -11,7 +11,7 @@ from resam.training.evaluate import evaluate, summarise
 from resam.training.progress import Reporter
 from resam.training.trainer import Trainer
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Framing
+from resam_runtime.tiles.tiling import Framing
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resam_runtime.automatic import AutomaticOptions
-    from resam_runtime.embedding import Embedding
-    from resam_runtime.engine_file import EngineFile
-    from resam_runtime.errors import ResamError
-    from resam_runtime.instance import Instance
-    from resam_runtime.segmenter import Segmenter
+    from resam_runtime.common.errors import ResamError
+    from resam_runtime.engine.engine_file import EngineFile
+    from resam_runtime.masks.instance import Instance
+    from resam_runtime.segment.automatic import AutomaticOptions
+    from resam_runtime.segment.embedding import Embedding
+    from resam_runtime.segment.segmenter import Segmenter
 
 __all__ = ["AutomaticOptions", "Embedding", "EngineFile", "Instance", "ResamError", "Segmenter"]
 
 _HOMES = {
-    "AutomaticOptions": "automatic",
-    "Embedding": "embedding",
-    "EngineFile": "engine_file",
-    "Instance": "instance",
-    "ResamError": "errors",
-    "Segmenter": "segmenter",
+    "AutomaticOptions": "segment.automatic",
+    "Embedding": "segment.embedding",
+    "EngineFile": "engine.engine_file",
+    "Instance": "masks.instance",
+    "ResamError": "common.errors",
+    "Segmenter": "segment.segmenter",
 }
 
 

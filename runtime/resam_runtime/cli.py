@@ -1,4 +1,4 @@
-"""`resam-run`: parsing and printing; `resam_runtime.run` and `resam_runtime.watch` do the work."""
+"""`resam-run`: parsing and printing; `resam_runtime.run.run` and `resam_runtime.run.watch` do the work."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import ResamError, command_errors, printable
-from resam_runtime.option_types import Bands, Bytes, Finite, Words
-from resam_runtime.options import FORMATS, RunOptions
-from resam_runtime.stop import StopRequest
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors, printable
+from resam_runtime.common.option_types import Bands, Bytes, Finite, Words
+from resam_runtime.run.options import FORMATS, RunOptions
+from resam_runtime.run.stop import StopRequest
 
 if TYPE_CHECKING:
-    from resam_runtime.outcome import RunReport
+    from resam_runtime.run.outcome import RunReport
 
 _NOTES = 10  # more go to summary.json alone
 
@@ -70,7 +70,7 @@ Exit codes:
     show_default=True,
     help="What to write: coco, geojson, overlay, labels.",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run in the output folder.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted run in the output folder.")
 @click.option("--overwrite", is_flag=True, help="Remove what an earlier run wrote into the output folder, start again.")
 @click.option("--strict", is_flag=True, help="Stop at the first scene that fails.")
 @click.option("--exclusive", is_flag=True, help="Give each pixel to one instance.")
@@ -165,14 +165,14 @@ def run(
     # A damaged image is one line of ours; OpenCV, which logs three more, reads this once, when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # Heavy imports wait until the arguments are known to be good.
-    from resam_runtime.automatic import AutomaticOptions
-    from resam_runtime.engine_file import EngineFile
-    from resam_runtime.progress import TerminalProgress
-    from resam_runtime.records import Mode
-    from resam_runtime.run import Run
-    from resam_runtime.segmenter import Segmenter
-    from resam_runtime.watch import watch_folder
-    from resam_runtime.write_stage import OutputError
+    from resam_runtime.engine.engine_file import EngineFile
+    from resam_runtime.run.progress import TerminalProgress
+    from resam_runtime.run.records import Mode
+    from resam_runtime.run.run import Run
+    from resam_runtime.run.watch import watch_folder
+    from resam_runtime.run.write_stage import OutputError
+    from resam_runtime.segment.automatic import AutomaticOptions
+    from resam_runtime.segment.segmenter import Segmenter
 
     options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, min_score, views, strict)
     proposals = None if min_score is None else AutomaticOptions(min_score=min_score)
@@ -235,7 +235,7 @@ def _closing_line(report: RunReport) -> str:
     if report.left_out:
         parts.append(f"{report.left_out} instances left out by --budget")
     if not report.complete:
-        parts.append("stopped early, go on with --resume")
+        parts.append("stopped early, use --resume")
     return f"{', '.join(parts)}; {report.seconds:.1f} s; see {report.out}"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from resam_benchmarks.metrics import Crop
-from resam_runtime.errors import ResamError
-from resam_runtime.prompts import PromptBatch
+from resam_benchmarks.measure.metrics import Crop
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.prompt_batch import PromptBatch
 
 
 class Squares:

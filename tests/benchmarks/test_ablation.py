@@ -18,13 +18,13 @@ from resam.training.consensus import consensus_masks
 from resam.training.options import options_from, read_options
 from resam.training.run import run
 from resam.training.run_data import RunData
-from resam_benchmarks import machine
-from resam_benchmarks.ablation import Settings, _options, ablate
-from resam_benchmarks.ablation_document import read
-from resam_benchmarks.ablation_rows import ROWS, Row
-from resam_benchmarks.ablation_table import tables_of, write_page
+from resam_benchmarks.ablation.document import read
+from resam_benchmarks.ablation.rows import ROWS, Row
+from resam_benchmarks.ablation.study import Settings, _options, ablate
+from resam_benchmarks.ablation.table import tables_of, write_page
 from resam_benchmarks.cli import bench
-from resam_runtime.errors import ResamError
+from resam_benchmarks.measure import machine
+from resam_runtime.common.errors import ResamError
 from tests.resam.conftest import TOY, scenes_folder  # noqa: F401
 
 CHANGES = {"epochs": 1, "rank": 2, "learning_rate": 0.02, "warmup": 0, "tau": 0.25}
@@ -212,11 +212,11 @@ def _whole() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("part", "value", "cause"),
     [
-        ("rows", [1], "rows[0]: expected an object, came 1"),
-        ("cells", [1], "cells[0]: expected an object, came 1"),
+        ("rows", [1], "rows[0]: expected an object, got 1"),
+        ("cells", [1], "cells[0]: expected an object, got 1"),
         ("cells", [{}], "no cells[0].data"),
         ("data", [{}], "no data[0].name"),
-        ("cells", [CELL | {"final": None}], "cells[0].final: expected an object, came null"),
+        ("cells", [CELL | {"final": None}], "cells[0].final: expected an object, got null"),
         ("cells", [CELL | {"final": {"miou": None, "miou_images": 0.5}}], "cells[0].final.miou: expected a number"),
         ("cells", [CELL | {"seed": []}], "cells[0].seed: expected a whole number"),
         ("cells", [CELL, CELL | {"training": {"loss": 1.0}}], "no cells[1].training.labelled"),

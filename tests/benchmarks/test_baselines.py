@@ -12,8 +12,8 @@ from resam.model import refine_requery
 from resam.model.refine_requery import refine_logit
 from resam_benchmarks.baselines.prompt_by_prompt import CRUMBS, LoopSettings, refined_boxes
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.metrics import iou
-from resam_runtime.prompts import PromptBatch
+from resam_benchmarks.measure.metrics import iou
+from resam_runtime.tiles.prompt_batch import PromptBatch
 
 SETTINGS = LoopSettings(0.3, refine_logit(0.3))
 

@@ -19,11 +19,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import resam
-from resam_benchmarks.ablation_rows import ROWS
+from resam_benchmarks.ablation.rows import ROWS
+from resam_benchmarks.baselines.rivals import engine_rivals
 from resam_benchmarks.cli import bench
-from resam_benchmarks.dataset import load
-from resam_benchmarks.rivals import engine_rivals
-from resam_runtime.rle import encode_rle
+from resam_benchmarks.measure.dataset import load
+from resam_runtime.masks.rle import encode_rle
 
 from ..runtime.engines import write_engine
 

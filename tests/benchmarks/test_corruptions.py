@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resam.data.synthetic import write_dataset
-from resam.data.synthetic.scenes import generate_scene
-from resam_benchmarks import robustness
-from resam_benchmarks.corruptions import CORRUPTIONS, SEVERITIES, SEVERITY_WORDS, corrupt
-from resam_benchmarks.robustness import robustness_page, tables_of
+from resam.synthetic import write_dataset
+from resam.synthetic.scenes import generate_scene
+from resam_benchmarks.robustness import curves as robustness
+from resam_benchmarks.robustness.corruptions import CORRUPTIONS, SEVERITIES, SEVERITY_WORDS, corrupt
+from resam_benchmarks.robustness.curves import robustness_page, tables_of
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

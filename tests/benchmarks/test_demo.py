@@ -18,7 +18,7 @@ from resam_benchmarks.demo.page import DemoPage, demo_page
 from resam_benchmarks.demo.picture import GAP, write_picture
 from resam_benchmarks.demo.steps import DemoOptions, Diary
 from resam_benchmarks.demo.strips import STAGES, ShownScene, _first_of_each_kind
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 from .documents import make_document
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resam_benchmarks import energy
-from resam_benchmarks.energy import EnergyMeter, jetson_rail, mean_power, rapl_counter
+from resam_benchmarks.measure import energy
+from resam_benchmarks.measure.energy import EnergyMeter, jetson_rail, mean_power, rapl_counter
 
 
 def write(root: Path, **files: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resam_benchmarks import machine
+from resam_benchmarks.measure import machine
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from resam_benchmarks.metrics import Crop, boundary_f, crop_of, iou, recall_at, size_class
+from resam_benchmarks.measure.metrics import Crop, boundary_f, crop_of, iou, recall_at, size_class
 
 SIDE = 40
 

@@ -9,14 +9,14 @@ import pytest
 
 from resam.model.refine_requery import refine_logit
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
+from resam_benchmarks.baselines.random_engine import export_random
 from resam_benchmarks.baselines.torch_modules import TorchModules
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.contender import Contender
-from resam_benchmarks.engine_contender import EngineContender
-from resam_benchmarks.metrics import iou
-from resam_benchmarks.random_engine import export_random
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.prompts import PromptBatch
+from resam_benchmarks.measure.contender import Contender
+from resam_benchmarks.measure.engine_contender import EngineContender
+from resam_benchmarks.measure.metrics import iou
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.tiles.prompt_batch import PromptBatch
 
 
 def test_weights_that_are_not_random_are_refused(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from resam_benchmarks import plots
-from resam_benchmarks.console import print_tables
-from resam_benchmarks.page_style import save_page
-from resam_benchmarks.plots import Axis, Dot, Series
-from resam_benchmarks.report_html import bench_page
-from resam_benchmarks.statistics import Estimate
-from resam_benchmarks.summary import (
+from resam_benchmarks.measure.statistics import Estimate
+from resam_benchmarks.report import plots
+from resam_benchmarks.report.console import print_tables
+from resam_benchmarks.report.page_style import save_page
+from resam_benchmarks.report.plots import Axis, Dot, Series
+from resam_benchmarks.report.report_html import bench_page
+from resam_benchmarks.report.summary import (
     differences,
     gain_in_words,
     proposal_recall,
@@ -24,7 +24,7 @@ from resam_benchmarks.summary import (
     summarise,
     with_noise,
 )
-from resam_benchmarks.tables import tables
+from resam_benchmarks.report.tables import tables
 from tests.benchmarks.documents import make_document
 
 SVG = "{http://www.w3.org/2000/svg}"

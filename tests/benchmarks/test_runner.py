@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_benchmarks import runner
-from resam_benchmarks.cases import BenchScene, Case, Rival, Turn, schedule
-from resam_benchmarks.contender import measure_scene
-from resam_benchmarks.metrics import Crop
-from resam_benchmarks.runner import run
-from resam_benchmarks.worker import Worker
-from resam_runtime.errors import ResamError
-from resam_runtime.prompts import PromptBatch
+from resam_benchmarks.measure import runner
+from resam_benchmarks.measure.cases import BenchScene, Case, Rival, Turn, schedule
+from resam_benchmarks.measure.contender import measure_scene
+from resam_benchmarks.measure.metrics import Crop
+from resam_benchmarks.measure.runner import run
+from resam_benchmarks.measure.worker import Worker
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.prompt_batch import PromptBatch
 from tests.benchmarks import contenders
 
 SQUARES = "tests.benchmarks.contenders:Squares"

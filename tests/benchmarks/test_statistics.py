@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from resam_benchmarks import statistics
+from resam_benchmarks.measure import statistics
 
 
 def test_the_interval_of_a_mean_covers_the_truth_about_as_often_as_it_claims() -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from resam_benchmarks.baselines.tiled import Tiled
-from resam_benchmarks.contender import measure_scene
-from resam_benchmarks.metrics import Crop
+from resam_benchmarks.measure.contender import measure_scene
+from resam_benchmarks.measure.metrics import Crop
 from resam_runtime import Segmenter
-from resam_runtime.prompts import PromptBatch
-from resam_runtime.tiling import Framing
+from resam_runtime.tiles.prompt_batch import PromptBatch
+from resam_runtime.tiles.tiling import Framing
 
 from ..runtime.engines import write_engine
 

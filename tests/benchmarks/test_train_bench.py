@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resam_benchmarks import train_bench
 from resam_benchmarks.baselines import reference_step
 from resam_benchmarks.baselines.reference_step import ReferenceStep
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.train_bench import measure_steps, table_of, write_results
-from resam_benchmarks.train_steps import OurStep, StepInput, StepSettings
+from resam_benchmarks.steps import train_bench
+from resam_benchmarks.steps.train_bench import measure_steps, table_of, write_results
+from resam_benchmarks.steps.train_steps import OurStep, StepInput, StepSettings
 
 WEIGHTS = Weights(random="tiny", seed=1)
 

@@ -2,7 +2,7 @@
 
 Commands run in the order of their page, in a folder with a user's files in it: `images/`, `mydata/`, `points.json`,
 `model.resam`. Only what takes minutes is made small, by options added at the end. docs/paper-tables.md has data sets
-and a checkpoint of its own, made up here. docs/method.md has the commands that made its figures, hours of work: parsed
+and a checkpoint of its own, made up here. docs/results.md has the commands that made its figures, hours of work: parsed
 only.
 """
 
@@ -29,11 +29,11 @@ from click.testing import CliRunner
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
-from resam.data.synthetic import write_dataset
 from resam.model.bases import load_base, random_base
 from resam.model.sam import Architecture
+from resam.synthetic import write_dataset
 from resam.training.options import preset_names
-from resam_benchmarks.ablation_rows import NAMES
+from resam_benchmarks.ablation.rows import NAMES
 from resam_export.engine import export_engine
 
 from .pages import PAGES, Line, blocks, commands
@@ -45,7 +45,7 @@ COMMANDS = {
     "resam-bench": "resam_benchmarks.cli:bench",
     "resam-annotate": "resam_runtime.annotate.cli:annotate",
     "resam-demo": "resam_benchmarks.demo.cli:demo",
-    "python -m resam.data.synthetic": "resam.data.synthetic.__main__:main",
+    "python -m resam.synthetic": "resam.synthetic.__main__:main",
     "python -m resam.pretrain": "resam.pretrain.__main__:pretrain",
 }
 SMALL = {
@@ -188,7 +188,7 @@ def test_every_command_exists_and_has_its_options(page: str) -> None:
 
 
 SLOW = ("README.md",)  # trains twice, exports three times
-PARSED = ("docs/method.md",)
+PARSED = ("docs/results.md",)
 PAPER = "docs/paper-tables.md"  # its own test below
 RUN = [
     pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page
@@ -258,11 +258,12 @@ def test_the_readmes_demonstration_ends_with_its_page(here: Path) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_the_program_of_the_docs_runs(here: Path) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_program_of_a_page_runs(page: str, here: Path) -> None:
     image = cv2.cvtColor(cv2.imread(str(next((here / "images").iterdir()))), cv2.COLOR_BGR2RGB)
-    (program,) = blocks("docs/python.md", "python")
+    (program,) = blocks(page, "python")
     names = {"image": image, "points": np.array([[50, 60], [120, 90]])}
-    exec(compile(program, "docs/python.md", "exec"), names)
+    exec(compile(program, page, "exec"), names)
     instances = names["instances"]
     assert len(instances) == 2
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime.engine_file import EngineFile, write_engine_file
-from resam_runtime.instance import Instance
-from resam_runtime.manifest import Manifest
+from resam_runtime.engine.engine_file import EngineFile, write_engine_file
+from resam_runtime.engine.manifest import Manifest
+from resam_runtime.masks.instance import Instance
 from resam_runtime.points import read_points
 from resam_runtime.writers import coco, summary
 from resam_runtime.writers.geojson import feature_collection

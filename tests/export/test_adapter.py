@@ -19,8 +19,8 @@ from resam.training.options import TrainOptions
 from resam_export.cli import export
 from resam_export.models import open_session, run_session
 from resam_runtime import Segmenter
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.tiling import Framing
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.tiles.tiling import Framing
 
 from ..resam.conftest import TOY
 

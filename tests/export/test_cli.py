@@ -22,8 +22,8 @@ from resam_export.engine import LimitError
 from resam_export.tensorrt import device
 from resam_export.tensorrt.device import NotHereError, find_gpu
 from resam_export.write_engine import newest_run
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.manifest import TensorRTTarget
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import TensorRTTarget
 
 from ..runtime.engines import write_engine
 

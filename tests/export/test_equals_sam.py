@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from resam.data.synthetic import generate_scene
 from resam.model.bases import load_base
+from resam.synthetic import generate_scene
 from resam_export.models import open_session, run_session
 
 from .conftest import Traced

@@ -23,8 +23,8 @@ from resam_export.graphs import build_graphs
 from resam_export.models import add_constant, constant, open_session, run_session
 from resam_export.verify import mask_iou, relative_error, verify
 from resam_runtime import Segmenter
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.engine_file import EngineFile
 
 from .conftest import Traced
 

@@ -28,7 +28,7 @@ from resam_export.ranges import measure_ranges, too_large
 from resam_export.rounding import rounded
 from resam_export.samples import Sample, synthetic_samples
 from resam_export.verify import LIMITS, Verification, verify
-from resam_runtime.tiling import Framing
+from resam_runtime.tiles.tiling import Framing
 
 from .conftest import Traced
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from resam_export.engine import CALIBRATION_PHASE, CALIBRATION_TILES, VERIFICATION_PHASE, calibration, set_precision
 from resam_export.samples import Sample, image_samples
 from resam_runtime import Segmenter
-from resam_runtime.errors import ResamError
-from resam_runtime.tiling import Framing
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.tiling import Framing
 
 from ..runtime.engines import write_engine
 from .conftest import Traced

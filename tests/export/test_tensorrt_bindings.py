@@ -40,7 +40,7 @@ FILES = {
     "export/resam_export/tensorrt/versions.py": {**BUILD, "tensorrt": ""},
     "export/resam_export/tensorrt/log.py": {"trt": "", "severity": "ILogger.Severity"},
     "export/resam_export/tensorrt/phases.py": {"trt": ""},
-    "runtime/resam_runtime/backends/tensorrt.py": {
+    "runtime/resam_runtime/engine/backends/tensorrt.py": {
         "trt": "",
         "self._trt": "",
         "runtime": "Runtime",

@@ -12,10 +12,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from resam_runtime.backends.plan import check_target
-from resam_runtime.engine_file import EngineFile, write_engine_file
-from resam_runtime.errors import ResamError
-from resam_runtime.manifest import TensorRTTarget
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.backends.plan import check_target
+from resam_runtime.engine.engine_file import EngineFile, write_engine_file
+from resam_runtime.engine.manifest import TensorRTTarget
 
 from ..runtime.engines import engine_graphs, engine_manifest, write_engine
 from .trt_cpu.command import Outcome, resam_export

@@ -19,8 +19,8 @@ from resam_export.models import to_bytes
 from resam_export.onnx_export import export_graph, export_graphs
 from resam_export.precision import to_fp16
 from resam_export.samples import synthetic_samples
-from resam_runtime.engine_file import EngineFile, write_engine_file
-from resam_runtime.manifest import GraphSpec, Precision
+from resam_runtime.engine.engine_file import EngineFile, write_engine_file
+from resam_runtime.engine.manifest import GraphSpec, Precision
 
 from ..runtime.engines import engine_manifest
 from .conftest import Traced

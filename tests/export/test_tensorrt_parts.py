@@ -13,8 +13,8 @@ from resam_export.tensorrt.log import BuildLog
 from resam_export.tensorrt.phases import Phases
 from resam_export.tensorrt.profiles import Limits, profile_shapes
 from resam_export.tensorrt.versions import create_network, import_tensorrt
-from resam_runtime.errors import ResamError
-from resam_runtime.manifest import GraphSpec, TensorSpec
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.manifest import GraphSpec, TensorSpec
 
 from ..runtime.engines import engine_manifest
 

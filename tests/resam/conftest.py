@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from resam.data.coco import CocoData
-from resam.data.synthetic import write_dataset
 from resam.model.bases import Base, random_base
 from resam.model.sam import Architecture
+from resam.synthetic import write_dataset
 
 TOY = Architecture(
     image_size=64, patch_size=8, encoder_dim=32, encoder_depth=2, encoder_heads=2, global_blocks=(1,), window_size=4,

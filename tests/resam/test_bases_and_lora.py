@@ -13,7 +13,7 @@ from resam.model.bases import Base, architecture_of, load_base
 from resam.model.encoder import ImageEncoder
 from resam.model.lora import add_lora, load_lora, lora_state, merge_lora, project
 from resam.model.sam import ARCHITECTURES, build_sam
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 from .conftest import TOY
 

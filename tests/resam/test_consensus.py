@@ -22,9 +22,9 @@ from resam.training.devices import make_fabric
 from resam.training.options import TrainOptions
 from resam.training.step import pseudo_masks
 from resam.training.trainer import to_device
-from resam_runtime.errors import ResamError
-from resam_runtime.tiling import Framing
-from resam_runtime.views import VIEWS, decode_views
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.averaged_views import VIEWS, decode_views
+from resam_runtime.tiles.tiling import Framing
 
 from .conftest import TOY
 

@@ -17,9 +17,9 @@ from resam.data.spread import spread
 from resam.data.tiles import plan_samples, tile_arrays, tile_masks, tile_points
 from resam.data.training_set import TrainingSet
 from resam.data.views import OPERATIONS, strong_view
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 from resam_runtime.points import Prompt
-from resam_runtime.tiling import Framing, Tile
+from resam_runtime.tiles.tiling import Framing, Tile
 
 from .conftest import TOY
 

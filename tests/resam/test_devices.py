@@ -12,10 +12,10 @@ import torch
 from click.testing import CliRunner
 
 from resam.cli import train
-from resam.data.synthetic import write_dataset
+from resam.synthetic import write_dataset
 from resam.training import devices
 from resam.training.devices import make_fabric
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 FAULTS = """
 import resource, sys

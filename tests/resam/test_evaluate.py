@@ -17,7 +17,7 @@ from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam.training.evaluate import Measured, evaluate, pixel_counts, summarise
-from resam_runtime.tiling import Framing
+from resam_runtime.tiles.tiling import Framing
 
 
 @pytest.mark.parametrize("fit_within", [64, 128], ids=["tiled", "one tile"])

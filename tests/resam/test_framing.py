@@ -18,7 +18,7 @@ from resam.training.framing import best_framing, compare_framings
 from resam.training.options import TrainOptions
 from resam.training.run import run
 from resam.training.run_data import RunData
-from resam_runtime.tiling import Framing, Tile, plan_tiles
+from resam_runtime.tiles.tiling import Framing, Tile, plan_tiles
 
 
 def test_a_scale_cuts_windows_that_it_scales_to_whole_tiles() -> None:

@@ -19,7 +19,7 @@ from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base
-from resam.pretrain.stages import NO_ROOM
+from resam.pretrain.run import NO_ROOM
 from resam.training.checkpoints import save_checkpoint, write_adapter
 from resam.training.consensus import save_masks
 from resam.training.devices import make_fabric, on_main
@@ -27,8 +27,8 @@ from resam.training.options import TrainOptions, write_options
 from resam.training.outputs import write_bytes
 from resam.training.report import draw_strips, write_report
 from resam.training.trainer import Trainer
-from resam_runtime.errors import ResamError
-from resam_runtime.tiling import Framing
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.tiling import Framing
 
 from .conftest import TOY
 

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 import resam
 from resam.cli import train
-from resam.data.synthetic.__main__ import main as synthetic
 from resam.pretrain.__main__ import pretrain
+from resam.synthetic.__main__ import main as synthetic
 from resam_benchmarks.demo.cli import demo
 from resam_export.cli import export
 

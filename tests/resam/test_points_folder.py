@@ -13,7 +13,7 @@ from resam.data.coco import scenes_of_points
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.training.progress import Silent
 from resam.training.sources import Sources
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from resam.cli import train
 from resam.data.coco import CocoData, scenes_of_points
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.data.training_set import TrainingSet
-from resam_runtime.errors import ResamError
-from resam_runtime.tiling import Framing
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.tiling import Framing
 
 from .conftest import TOY
 

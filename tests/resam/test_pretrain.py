@@ -20,7 +20,7 @@ from resam.pretrain.placed import PlacedSam
 from resam.pretrain.procedural import generate
 from resam.pretrain.stages import HELD_OUT_SEED
 from resam.pretrain.step import evaluate
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 WEIGHTS = Path(__file__).parents[2] / "resam" / "weights" / "tiny.safetensors"
 

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-import resam.data.synthetic.dataset as dataset_module
-from resam.data.synthetic import CATEGORIES, KINDS, SyntheticScene, generate_scene, write_dataset
-from resam.data.synthetic.__main__ import main
-from resam.data.synthetic.canvas import Canvas, Frame, Thing, coverage
-from resam.data.synthetic.raster import UNIT, wind
-from resam_runtime.errors import ResamError
+import resam.synthetic.dataset as dataset_module
+from resam.synthetic import CATEGORIES, KINDS, SyntheticScene, generate_scene, write_dataset
+from resam.synthetic.__main__ import main
+from resam.synthetic.canvas import Canvas, Frame, Thing, coverage
+from resam.synthetic.raster import UNIT, wind
+from resam_runtime.common.errors import ResamError
 
 # Of generate_scene(7, 256, "parking"): the same on every machine; a change of the generator changes it and VERSION.
 PINNED_IMAGE = "b65b7e01916b0732"
@@ -60,7 +60,7 @@ def test_a_scene_does_not_depend_on_what_was_generated_before():
 
 
 def test_seeds_reach_every_kind():
-    from resam.data.synthetic.chance import Chance
+    from resam.synthetic.chance import Chance
 
     assert {Chance(seed, 0).pick(KINDS) for seed in range(120)} == set(KINDS)
 

@@ -39,8 +39,8 @@ from resam.training.run_data import RunData
 from resam.training.sources import Sources
 from resam.training.step import pseudo_masks, reinforce
 from resam.training.trainer import Trainer
-from resam_runtime.errors import ResamError
-from resam_runtime.tiling import Framing
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.tiling import Framing
 
 from .conftest import TOY
 

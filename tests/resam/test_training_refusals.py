@@ -18,7 +18,7 @@ from resam.cli import train
 from resam.training.checkpoints import latest_checkpoint, save_checkpoint
 from resam.training.options import TrainOptions, write_options
 from resam.training.run import check_free
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -99,9 +99,9 @@ def _broken_set(folder: Path, **changes: Any) -> Path:
         ({"images": []}, "train.json: lists no images"),
         ({"annotations": []}, "train.json: not one instance with a point"),
         ({"annotation": {"id": [1]}}, "train.json: annotations: id: expected a whole number or a text"),
-        ({"annotation": {"id": 1.5}}, "annotations: id: expected a whole number or a text as its id, came '1.5'"),
+        ({"annotation": {"id": 1.5}}, "annotations: id: expected a whole number or a text as its id, got '1.5'"),
         ({"annotation": {"category_id": {}}}, "train.json: annotations: category_id: expected a whole number"),
-        ({"annotation": {"iscrowd": "0"}}, "train.json: annotation 5: iscrowd: expected 0 or 1, came '0'"),
+        ({"annotation": {"iscrowd": "0"}}, "train.json: annotation 5: iscrowd: expected 0 or 1, got '0'"),
         ({"annotation": {"keypoints": [5, 5, 2], "segmentation": []}}, "RLE); --keypoints takes the points"),
         ({"annotation": {"image_id": 9}}, "train.json: annotation 5: no image has the id 9"),
         ({"annotation": {"segmentation": []}}, "train.json: annotation 5: no segmentation"),

@@ -14,7 +14,7 @@ from resam_runtime.annotate.images import SceneImages, list_scenes
 from resam_runtime.annotate.preview import MaskPreview
 from resam_runtime.annotate.server import AnnotateServer
 from resam_runtime.annotate.store import PointsStore
-from resam_runtime.segmenter import Segmenter
+from resam_runtime.segment.segmenter import Segmenter
 
 BRIGHT = (60, 40, 30, 20)
 """x, y, width, height of the bright block in `a.png`."""

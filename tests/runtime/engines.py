@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import onnx.parser
 
-from resam_runtime.engine_file import write_engine_file
-from resam_runtime.instance import Instance
-from resam_runtime.manifest import GraphSpec, Manifest, TensorSpec
+from resam_runtime.engine.engine_file import write_engine_file
+from resam_runtime.engine.manifest import GraphSpec, Manifest, TensorSpec
+from resam_runtime.masks.instance import Instance
 
 ENCODER = """
 <ir_version: 8, opset_import: ["" : 18]>

@@ -15,7 +15,7 @@ import pytest
 
 from resam_runtime.annotate.operations import Conflict, Refused
 from resam_runtime.annotate.store import PointsStore
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 from resam_runtime.points import read_points
 
 SIZE = (100, 80)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime.georeference import WGS84, Affine, pixel_to_map, reproject
+from resam_runtime.scenes.georeference import WGS84, Affine, pixel_to_map, reproject
 from resam_runtime.writers.antimeridian import cut_at_antimeridian
 from resam_runtime.writers.geojson import feature_collection
 from resam_runtime.writers.scene import SceneResult

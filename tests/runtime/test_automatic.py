@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from resam_runtime import AutomaticOptions, ResamError, Segmenter
-from resam_runtime.automatic import DecodedMasks, grid_points, merge_proposals, propose, stability_score, unique
-from resam_runtime.instance import Instance
-from resam_runtime.letterbox import tile_to_scene
-from resam_runtime.masks import mask_iou
-from resam_runtime.tiling import Framing, Tile, plan_tiles
+from resam_runtime.masks.crops import mask_iou
+from resam_runtime.masks.instance import Instance
+from resam_runtime.segment.automatic import DecodedMasks, grid_points, merge_proposals, propose, stability_score, unique
+from resam_runtime.tiles.letterbox import tile_to_scene
+from resam_runtime.tiles.tiling import Framing, Tile, plan_tiles
 
 from .engines import engine_manifest, write_engine
 
@@ -75,12 +75,12 @@ def test_shapes_are_found_at_another_scale(tmp_path: Path) -> None:
 
 def test_options_out_of_range_are_refused() -> None:
     for name, value, cause in (
-        ("points_per_side", 0, "expected a whole number, at least 1, came 0"),
-        ("points_per_side", 1.5, "expected a whole number, at least 1, came 1.5"),
-        ("min_score", 70, "expected 0 to 1, came 70"),
-        ("min_score", float("nan"), "expected 0 to 1, came nan"),
-        ("max_overlap", "0.5", "expected 0 to 1, came '0.5'"),
-        ("min_area", -1, "expected at least 0, came -1"),
+        ("points_per_side", 0, "expected a whole number, at least 1, got 0"),
+        ("points_per_side", 1.5, "expected a whole number, at least 1, got 1.5"),
+        ("min_score", 70, "expected 0 to 1, got 70"),
+        ("min_score", float("nan"), "expected 0 to 1, got nan"),
+        ("max_overlap", "0.5", "expected 0 to 1, got '0.5'"),
+        ("min_area", -1, "expected at least 0, got -1"),
     ):
         with pytest.raises(ResamError, match=f"{name}: {cause}"):
             AutomaticOptions(**{name: value})

@@ -62,5 +62,5 @@ def test_the_base_wheel_alone_runs_an_engine_file(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert len(json.loads((out / "instances.json").read_text())["annotations"]) == 1
 
-    trace = "import sys, resam_runtime.cli, resam_runtime.segmenter; sys.exit('torch' in sys.modules)"
+    trace = "import sys, resam_runtime.cli, resam_runtime.segment.segmenter; sys.exit('torch' in sys.modules)"
     subprocess.run([python, "-c", trace], check=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from resam_runtime.engine_file import EngineFile, write_engine_file
-from resam_runtime.errors import ResamError
-from resam_runtime.manifest import Manifest, TensorRTTarget
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.engine_file import EngineFile, write_engine_file
+from resam_runtime.engine.manifest import Manifest, TensorRTTarget
 
 from .engines import engine_graphs, engine_manifest, write_engine
 from .run_helpers import start_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resam_runtime.letterbox import PAD_VALUE, PIXEL_MEAN, letterbox, scale_to_tile, scene_to_tile, tile_to_scene
+from resam_runtime.tiles.letterbox import PAD_VALUE, PIXEL_MEAN, letterbox, scale_to_tile, scene_to_tile, tile_to_scene
 
 
 def blob(height: int, width: int, x: float, y: float, sigma: float) -> np.ndarray:

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from resam_runtime.errors import ResamError
-from resam_runtime.instance import Instance, make_exclusive
-from resam_runtime.masks import (
+from resam_runtime.common.errors import ResamError
+from resam_runtime.masks.crops import (
     mask_iou,
     mask_polygons,
     meeting_pairs,
     ring_area,
 )
-from resam_runtime.rle import decode_segmentation, encode_rle, rle_counts
+from resam_runtime.masks.instance import Instance, make_exclusive
+from resam_runtime.masks.rle import decode_segmentation, encode_rle, rle_counts
 
 
 def random_crop(seed: int) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:

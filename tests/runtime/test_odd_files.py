@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from resam_runtime.annotate.images import list_scenes
-from resam_runtime.errors import ResamError, printable
-from resam_runtime.files import atomic_write
-from resam_runtime.scene_files import walk_scenes
+from resam_runtime.common.errors import ResamError, printable
+from resam_runtime.common.files import atomic_write
+from resam_runtime.scenes.scene_files import walk_scenes
 
 from .run_helpers import draw_scene, instances_of, make_engine, resam_run, start_run, summary_of, write_points
 

@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from resam_runtime.backends.onnx import OnnxBackend, physical_cores
-from resam_runtime.engine_file import EngineFile, write_engine_file
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.backends.onnx import OnnxBackend, physical_cores
+from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 
 from .engines import engine_graphs, engine_manifest, write_engine
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 from resam_runtime.points import PointsFile, Prompt, check_prompts, find_points, read_points, shared_names
 
 UTM = "EPSG:32633"
@@ -208,7 +208,7 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
     [
         ("p.json", "{", "not JSON"),
         ("p.json", "[" * 100_000, "nested too deeply|not JSON"),
-        ("p.json", "[]", "expected a JSON object, came list"),
+        ("p.json", "[]", "expected a JSON object, got list"),
         ("p.json", {"hello": 1}, "neither points JSON"),
         ("p.json", {"version": 2, "scenes": {}}, "version 2"),
         ("p.json", {"instances": [{"points": [[1, 2, 3]]}]}, r"expected a point \[x, y\]"),
@@ -226,7 +226,7 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
         ),
         ("p.csv", "a,b\n1,2\n", "expected the header"),
         ("p.csv", "", "expected the header"),
-        ("p.csv", "x,y\n1\n", "line 2: expected 2 fields, came 1"),
+        ("p.csv", "x,y\n1\n", "line 2: expected 2 fields, got 1"),
         ("p.csv", "x,y\n1,2\n1,north\n", "line 3: expected a point"),
         ("p.csv", "x,y,label\n1,2,yes\n", "line 2: expected label 1"),
         ("p.json", {"instances": [{"points": ["12"]}]}, r"expected a point \[x, y\]"),

@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import pytest
 
-from resam_runtime.segmenter import Segmenter
-from resam_runtime.stop import StopRequest
+from resam_runtime.run.stop import StopRequest
+from resam_runtime.segment.segmenter import Segmenter
 
 from .run_helpers import draw_scene, make_engine, make_folder, resam_run, start_run, summary_of, write_points
 
@@ -99,7 +99,7 @@ def test_a_signal_finishes_what_is_in_hand_and_the_rest_can_be_resumed(
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == code, stderr
     assert stderr == ""
-    assert "stopped early, go on with --resume" in stdout
+    assert "stopped early, use --resume" in stdout
     summary = summary_of(out)
     assert not summary["complete"]
     done = [scene["name"] for scene in summary["scenes"]]
@@ -138,9 +138,7 @@ def test_an_earlier_run_is_neither_overwritten_nor_mixed_in_silence(engine: Path
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     refused = resam_run("--engine", engine, images, "-o", out)
     assert refused.code == 2
-    assert (
-        refused.stderr == f"error: {out}: holds an earlier run; go on with --resume, or start again with --overwrite\n"
-    )
+    assert refused.stderr == f"error: {out}: holds an earlier run; use --resume or --overwrite\n"
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert resam_run("--engine", engine, images / "s0.png", "-o", out, "--overwrite").code == 0
     assert sorted(path.name for path in out.glob("*.*")) == [

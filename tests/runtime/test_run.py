@@ -18,18 +18,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from resam_runtime import pipeline, read_stage, write_stage
 from resam_runtime.annotate.cli import annotate
 from resam_runtime.cli import run
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import command_errors
-from resam_runtime.jobs import Job
-from resam_runtime.options import RunOptions
+from resam_runtime.common.errors import command_errors
+from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.points import PointsFile
-from resam_runtime.read_stage import PointsSource
-from resam_runtime.run import Run
-from resam_runtime.scene_files import find_scenes, output_stems
-from resam_runtime.segmenter import Segmenter
+from resam_runtime.run import pipeline, read_stage, write_stage
+from resam_runtime.run.jobs import Job
+from resam_runtime.run.options import RunOptions
+from resam_runtime.run.read_stage import PointsSource
+from resam_runtime.run.run import Run
+from resam_runtime.scenes.scene_files import find_scenes, output_stems
+from resam_runtime.segment.segmenter import Segmenter
 
 from .run_helpers import draw_scene, instances_of, make_engine, make_folder, resam_run, summary_of, write_points
 
@@ -814,7 +814,7 @@ def test_a_full_disk_stops_with_one_line_and_resumes(
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", *formats)
     assert result.code == 3
     assert result.stderr.splitlines() == [
-        f"error: {tmp_path / 'out'}: cannot write (No space left on device); what is done is kept, go on with --resume"
+        f"error: {tmp_path / 'out'}: cannot write (No space left on device); what is done is kept, use --resume"
     ]
     monkeypatch.undo()
     assert resam_run("--engine", engine, images, "-o", tmp_path / "out", "--resume", *formats).code == 0
@@ -869,9 +869,9 @@ def test_an_unexpected_error_in_any_stage_fails_the_scene_and_never_hangs(
 
 
 def test_a_failing_observer_ends_the_run_instead_of_hanging_it(engine: Path, images: Path, tmp_path: Path) -> None:
-    from resam_runtime.engine_file import EngineFile
-    from resam_runtime.outcome import Observer
-    from resam_runtime.run import Run
+    from resam_runtime.engine.engine_file import EngineFile
+    from resam_runtime.run.outcome import Observer
+    from resam_runtime.run.run import Run
 
     class Broken(Observer):
         def scene(self, record: dict[str, Any]) -> None:

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime import image_source
-from resam_runtime.errors import ResamError
-from resam_runtime.image_files import read_header
-from resam_runtime.letterbox import PAD_VALUE
-from resam_runtime.scenes import open_scene
+from resam_runtime.common.errors import ResamError
+from resam_runtime.scenes import decoded
+from resam_runtime.scenes.headers import read_header
+from resam_runtime.scenes.scene import open_scene
+from resam_runtime.tiles.letterbox import PAD_VALUE
 
 rasterio = pytest.importorskip("rasterio")
 
@@ -462,7 +462,7 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(
     tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
-    monkeypatch.setattr(image_source, "DECODE_LIMIT", 1000)
+    monkeypatch.setattr(decoded, "DECODE_LIMIT", 1000)
     with open_scene(tmp_path / "a.png") as scene:  # rasterio reads it by windows
         np.testing.assert_array_equal(scene.read(3, 4, 10, 20), rgb[4:24, 3:13])
     monkeypatch.setitem(sys.modules, "rasterio", None)  # as if it were not installed

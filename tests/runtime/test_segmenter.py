@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resam_runtime import ResamError, Segmenter, upsample
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.tiling import Tile
-from resam_runtime.upsample import grid_boxes, scene_mask
+from resam_runtime import ResamError, Segmenter
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.masks import upsample
+from resam_runtime.masks.upsample import grid_boxes, scene_mask
+from resam_runtime.tiles.tiling import Tile
 
 from .conftest import RADIUS, SIZE
 from .engines import whole, write_engine

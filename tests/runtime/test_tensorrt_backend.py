@@ -18,12 +18,12 @@ import onnxruntime
 import pytest
 
 from resam_runtime import Segmenter
-from resam_runtime.backends import load_backend
-from resam_runtime.backends.plan import TensorRecord, check_target, input_sizes, plan_buffers
-from resam_runtime.backends.tensorrt import TensorRTBackend
-from resam_runtime.engine_file import EngineFile, write_engine_file
-from resam_runtime.errors import ResamError
-from resam_runtime.manifest import GraphSpec, TensorRTTarget, TensorSpec
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.backends import load_backend
+from resam_runtime.engine.backends.plan import TensorRecord, check_target, input_sizes, plan_buffers
+from resam_runtime.engine.backends.tensorrt import TensorRTBackend
+from resam_runtime.engine.engine_file import EngineFile, write_engine_file
+from resam_runtime.engine.manifest import GraphSpec, TensorRTTarget, TensorSpec
 
 from .engines import engine_graphs, engine_manifest, write_engine
 
@@ -600,7 +600,7 @@ def test_the_segmenter_runs_plans_as_it_runs_graphs(
 ) -> None:
     simulation = Simulation()
     monkeypatch.setitem(sys.modules, "tensorrt", simulation.tensorrt)
-    monkeypatch.setattr("resam_runtime.backends.tensorrt.CudaDevice", lambda path, number: simulation.device)
+    monkeypatch.setattr("resam_runtime.engine.backends.tensorrt.CudaDevice", lambda path, number: simulation.device)
     write_engine(tmp_path / "model.resam", by_value=True, radius=9.0)
     image = np.random.default_rng(0).integers(0, 256, (150, 100, 3), dtype=np.uint8)
     points = np.random.default_rng(1).uniform(0, 99, (40, 2))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resam_runtime.tiling import Framing, Tile, assign_points, neighbour_batches, plan_tiles
+from resam_runtime.tiles.tiling import Framing, Tile, assign_points, neighbour_batches, plan_tiles
 
 
 def test_a_scene_that_fits_is_one_tile_scaled_up_or_down() -> None:

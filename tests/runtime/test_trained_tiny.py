@@ -9,7 +9,7 @@ import pytest
 from resam.model.bases import load_base
 from resam_export.engine import export_engine
 from resam_runtime import Segmenter
-from resam_runtime.masks import mask_iou
+from resam_runtime.masks.crops import mask_iou
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from resam_runtime import Segmenter
-from resam_runtime.errors import ResamError
-from resam_runtime.prompts import PromptBatch
-from resam_runtime.tiling import Tile
-from resam_runtime.views import VIEWS, View, Window, decode_views, windows
+from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.averaged_views import VIEWS, View, Window, decode_views, windows
+from resam_runtime.tiles.prompt_batch import PromptBatch
+from resam_runtime.tiles.tiling import Tile
 
 from .engines import whole
 
@@ -165,7 +165,7 @@ def test_windows_of_an_enlarged_view_cover_the_tile_and_only_those_with_points_a
 
 def test_how_many_views_there_are(engine: Path) -> None:
     for views in (0, len(VIEWS) + 1):
-        with pytest.raises(ResamError, match=f"views: expected a whole number, 1 to {len(VIEWS)}, came {views}"):
+        with pytest.raises(ResamError, match=f"views: expected a whole number, 1 to {len(VIEWS)}, got {views}"):
             Segmenter(engine, device="cpu", views=views)
 
 

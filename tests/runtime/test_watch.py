@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.options import RunOptions
-from resam_runtime.outcome import RunReport
-from resam_runtime.progress import TerminalProgress
-from resam_runtime.run import Run
-from resam_runtime.segmenter import Segmenter
-from resam_runtime.stop import StopRequest
-from resam_runtime.watch import FolderWatch, watch_folder
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.run.options import RunOptions
+from resam_runtime.run.outcome import RunReport
+from resam_runtime.run.progress import TerminalProgress
+from resam_runtime.run.run import Run
+from resam_runtime.run.stop import StopRequest
+from resam_runtime.run.watch import FolderWatch, watch_folder
+from resam_runtime.segment.segmenter import Segmenter
 
 from .run_helpers import (
     draw_scene,
@@ -170,7 +170,7 @@ class Script(StopRequest):
         super().__init__()
         self._scenes = list(scenes)
         self.now = 0.0
-        monkeypatch.setattr("resam_runtime.watch.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("resam_runtime.run.watch.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def wait(self, seconds: float) -> bool:
         self.now += seconds

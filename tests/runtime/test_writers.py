@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from resam_runtime.errors import ResamError
-from resam_runtime.georeference import map_to_pixel, metres_per_pixel, pixel_to_map
-from resam_runtime.instance import Instance
+from resam_runtime.common.errors import ResamError
+from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.outlines import meeting, misplaced, valid_polygons
+from resam_runtime.scenes.georeference import map_to_pixel, metres_per_pixel, pixel_to_map
 from resam_runtime.writers import coco
 from resam_runtime.writers.geojson import feature_collection, write_geojson
 from resam_runtime.writers.labels import write_labels
-from resam_runtime.writers.outlines import meeting, misplaced, valid_polygons
 from resam_runtime.writers.overlay import draw_overlay, nice_length, write_overlay
 from resam_runtime.writers.scene import SceneResult
 

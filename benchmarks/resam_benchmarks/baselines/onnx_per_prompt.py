@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
-from resam_benchmarks.contender import Image
-from resam_runtime.backends.onnx import physical_cores
-from resam_runtime.errors import ResamError
-from resam_runtime.letterbox import PIXEL_MEAN, PIXEL_STD
+from resam_benchmarks.measure.contender import Image
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.backends.onnx import physical_cores
+from resam_runtime.tiles.letterbox import PIXEL_MEAN, PIXEL_STD
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_benchmarks.contender import Image
-from resam_benchmarks.metrics import Crop, crop_of
-from resam_runtime.prompts import PromptBatch
+from resam_benchmarks.measure.contender import Image
+from resam_benchmarks.measure.metrics import Crop, crop_of
+from resam_runtime.tiles.prompt_batch import PromptBatch
 
 
 @dataclass(frozen=True)

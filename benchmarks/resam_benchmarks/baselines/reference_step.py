@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.train_steps import StepInput, StepSettings
+from resam_benchmarks.steps.train_steps import StepInput, StepSettings
 
 TAU = 0.3
 QUEUE = 32

@@ -10,7 +10,7 @@ from segment_anything import SamPredictor
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
 from resam_benchmarks.baselines.torch_device import torch_device
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.contender import Image
+from resam_benchmarks.measure.contender import Image
 
 
 class SegmentAnything(PromptByPrompt):

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from resam_benchmarks.contender import Contender, Image
-from resam_benchmarks.metrics import Crop
-from resam_benchmarks.worker import resolve
-from resam_runtime.letterbox import PAD_VALUE
-from resam_runtime.placement import owners  # who owns a prompt is decided in one place
-from resam_runtime.prompts import PADDING, PromptBatch
-from resam_runtime.tiling import Framing, Tile, plan_tiles
+from resam_benchmarks.measure.contender import Contender, Image
+from resam_benchmarks.measure.metrics import Crop
+from resam_benchmarks.measure.worker import resolve
+from resam_runtime.tiles.letterbox import PAD_VALUE
+from resam_runtime.tiles.placement import owners  # who owns a prompt is decided in one place
+from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch
+from resam_runtime.tiles.tiling import Framing, Tile, plan_tiles
 
 
 class Tiled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 
 def torch_device(device: str | None) -> str:

@@ -13,12 +13,12 @@ from resam.model.refine_requery import RefineRequery
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
 from resam_benchmarks.baselines.torch_device import torch_device
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.contender import Image
-from resam_benchmarks.metrics import Crop
-from resam_runtime.letterbox import letterbox, scene_to_tile
-from resam_runtime.prompts import PromptBatch
-from resam_runtime.tiling import Tile
-from resam_runtime.upsample import grid_boxes, scene_mask
+from resam_benchmarks.measure.contender import Image
+from resam_benchmarks.measure.metrics import Crop
+from resam_runtime.masks.upsample import grid_boxes, scene_mask
+from resam_runtime.tiles.letterbox import letterbox, scene_to_tile
+from resam_runtime.tiles.prompt_batch import PromptBatch
+from resam_runtime.tiles.tiling import Tile
 
 
 class TorchModules:

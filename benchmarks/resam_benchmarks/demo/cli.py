@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import command_errors
-from resam_runtime.extras import needs_extra
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import command_errors
+from resam_runtime.common.extras import needs_extra
 
 
 @click.command(

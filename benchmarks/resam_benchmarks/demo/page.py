@@ -11,11 +11,11 @@ from typing import Any
 
 import cv2
 
-from resam_benchmarks import statistics
 from resam_benchmarks.demo.strips import STAGES, Picture, ShownScene
-from resam_benchmarks.page_style import conditions, page, table
-from resam_benchmarks.plots import bars
-from resam_benchmarks.summary import (
+from resam_benchmarks.measure import statistics
+from resam_benchmarks.report.page_style import conditions, page, table
+from resam_benchmarks.report.plots import bars
+from resam_benchmarks.report.summary import (
     CaseSummary,
     Difference,
     differences,

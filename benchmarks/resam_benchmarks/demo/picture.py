@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from resam_benchmarks.demo.strips import STAGES, ShownScene
-from resam_runtime.files import atomic_write
+from resam_runtime.common.files import atomic_write
 
 GAP = 6  # px of white between two pictures
 

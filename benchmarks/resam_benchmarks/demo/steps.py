@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from resam_benchmarks.bench import BenchOptions, benchmark
-from resam_benchmarks.console import progress_bar
 from resam_benchmarks.demo.page import DemoPage, demo_page
 from resam_benchmarks.demo.picture import write_picture
 from resam_benchmarks.demo.strips import draw_scenes
-from resam_benchmarks.document import read as read_bench
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write, sha256_file
+from resam_benchmarks.report.console import progress_bar
+from resam_benchmarks.report.document import read as read_bench
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write, sha256_file
+from resam_runtime.engine.engine_file import EngineFile
 
 PRECISIONS = ("fp32", "fp16", "int8-fp32")
 SHOWN = 5  # scenes on the page
@@ -186,9 +186,9 @@ def _holds(path: Path, adapter: str | None) -> bool:
 def _run(folder: Path) -> bool:
     from resam.data.coco import CocoData
     from resam.data.prompts import PointOptions, scene_prompts
-    from resam_runtime.progress import TerminalProgress
-    from resam_runtime.run import Run
-    from resam_runtime.segmenter import Segmenter
+    from resam_runtime.run.progress import TerminalProgress
+    from resam_runtime.run.run import Run
+    from resam_runtime.segment.segmenter import Segmenter
 
     if (folder / "out" / "summary.json").is_file():
         return False

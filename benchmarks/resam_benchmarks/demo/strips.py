@@ -21,9 +21,9 @@ from resam.data.prompts import PointOptions, scene_prompts
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays
 from resam.model.refine_requery import refine, refine_logit
 from resam.training.pictures import draw_boxes, draw_masks, draw_points, instance_colours, upsampled
-from resam_runtime.backends import Backend, load_backend
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.manifest import Manifest
+from resam_runtime.engine.backends import Backend, load_backend
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import Manifest
 from resam_runtime.points import Prompt
 
 SIDE = 384  # px of the longer side of a picture

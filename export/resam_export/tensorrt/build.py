@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from resam_runtime.engine_file import EngineFile, write_engine_file
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write, sha256_file
-from resam_runtime.manifest import GraphSpec, Manifest, TensorRTTarget
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write, sha256_file
+from resam_runtime.engine.engine_file import EngineFile, write_engine_file
+from resam_runtime.engine.manifest import GraphSpec, Manifest, TensorRTTarget
 
 from .device import GPU, find_gpu
 from .log import BuildLog, trt_logger

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resam_runtime.engine_file import EngineFile
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.engine_file import EngineFile
 
 
 def check_precision(engine: EngineFile, asked: str | None, output: Path) -> str:

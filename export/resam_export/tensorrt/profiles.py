@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from resam_runtime.errors import ResamError
-from resam_runtime.manifest import GraphSpec
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.manifest import GraphSpec
 
 Shape = tuple[int, ...]
 LARGEST_TENSOR = (1 << 31) - 1  # elements; TensorRT indexes a tensor with 32 bits

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from resam_runtime.errors import one_line
+from resam_runtime.common.errors import one_line
 
 from .device import NotHereError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from resam_runtime.commands import HELP, version
-from resam_runtime.errors import command_errors
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import command_errors
 
 EPILOG = """Example: resam-annotate scenes/ --engine model.resam -o points.json"""
 
@@ -67,7 +67,7 @@ def annotate(
     scenes = SceneImages(root, names)
     preview = None
     if engine is not None:
-        from resam_runtime.segmenter import Segmenter
+        from resam_runtime.segment.segmenter import Segmenter
 
         preview = MaskPreview(Segmenter(engine, device=device), scenes)
     with AnnotateServer(host, port, scenes, store, preview) as server:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from resam_runtime.annotate.images import PIECE, levels
 from resam_runtime.annotate.operations import Conflict, Refused
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 from resam_runtime.points.values import no_constant
 
 if TYPE_CHECKING:
@@ -228,5 +228,5 @@ class Handler(BaseHTTPRequestHandler):
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise _Answer(HTTPStatus.NOT_FOUND, f"expected a number, came {text[:20]!r}")
+        raise _Answer(HTTPStatus.NOT_FOUND, f"expected a number, got {text[:20]!r}")
     return int(text)

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resam_runtime.errors import ResamError
-from resam_runtime.scene_files import walk_scenes
-from resam_runtime.scenes import SCENE_SUFFIXES, Scene, open_scene
+from resam_runtime.common.errors import ResamError
+from resam_runtime.scenes.scene import SCENE_SUFFIXES, Scene, open_scene
+from resam_runtime.scenes.scene_files import walk_scenes
 
 PIECE = 512
 OVERVIEW = 4096

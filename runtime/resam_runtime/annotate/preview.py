@@ -11,11 +11,11 @@ import numpy as np
 
 from resam_runtime.annotate.images import SceneImages
 from resam_runtime.annotate.operations import SceneData
-from resam_runtime.embedding import Embedding
-from resam_runtime.masks import mask_polygons
+from resam_runtime.masks.crops import mask_polygons
 from resam_runtime.points import Prompt, check_prompts
-from resam_runtime.segmenter import Segmenter
-from resam_runtime.tiling import Tile
+from resam_runtime.segment.embedding import Embedding
+from resam_runtime.segment.segmenter import Segmenter
+from resam_runtime.tiles.tiling import Tile
 
 NEIGHBOURS = 15
 """Instances decoded along with those asked for: Refine compares neighbours, and a preview should not take seconds."""

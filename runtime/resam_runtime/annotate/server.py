@@ -21,7 +21,7 @@ from resam_runtime.annotate.handler import Handler
 from resam_runtime.annotate.images import SceneImages
 from resam_runtime.annotate.preview import MaskPreview
 from resam_runtime.annotate.store import PointsStore
-from resam_runtime.errors import ResamError
+from resam_runtime.common.errors import ResamError
 
 
 def usual_port(points: Path) -> int:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from resam_runtime.annotate.operations import Refused, SceneData, apply_operation
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write
 from resam_runtime.points import PointsFile
 from resam_runtime.points.values import instance_ids, scene_name
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from resam_runtime.errors import ResamError
-from resam_runtime.extras import has_rasterio
-from resam_runtime.georeference import Affine, map_to_pixel, near_scene, reproject_some
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.extras import has_rasterio
 from resam_runtime.points.parse import PIXELS, Entry, Parsed, parse_csv, parse_json
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
 from resam_runtime.points.values import Malformed
+from resam_runtime.scenes.georeference import Affine, map_to_pixel, near_scene, reproject_some
 
 _FAR = 1e30
 SUFFIXES = (".points.json", ".points.csv", ".points.geojson")

@@ -79,14 +79,14 @@ def _table(rows: Any) -> Parsed:
     if misspelt and "scene" not in header:  # the points of all images would go to whichever scene is run
         raise Malformed(f"the header: {misspelt[0]!r} is not known, expected 'scene'")
     if not {"x", "y"} <= set(header) or len(set(header)) != len(header):
-        raise Malformed(f"expected the header scene,instance,x,y,label, came {','.join(header)[:80]!r}")
+        raise Malformed(f"expected the header scene,instance,x,y,label, got {','.join(header)[:80]!r}")
     groups = _Groups()
     for row in rows:
         if not any(cell.strip() for cell in row):
             continue
         where = f"line {rows.line_num}"
         if len(row) != len(header):
-            raise Malformed(f"{where}: expected {len(header)} fields, came {len(row)}")
+            raise Malformed(f"{where}: expected {len(header)} fields, got {len(row)}")
         cells = {name: cell.strip() for name, cell in zip(header, row)}
         name = cells.get("instance", "")
         instance: str | int = name if name else f"line {rows.line_num}"
@@ -108,7 +108,7 @@ def parse_json(text: str) -> Parsed:
     except ValueError as error:
         raise Malformed(f"not JSON: {error}") from None
     if not isinstance(data, dict):
-        raise Malformed(f"expected a JSON object, came {type(data).__name__}")
+        raise Malformed(f"expected a JSON object, got {type(data).__name__}")
     if data.get("type") in ("FeatureCollection", "Feature"):
         return _geojson(data)
     if "annotations" in data or "images" in data:
@@ -120,7 +120,7 @@ def parse_json(text: str) -> Parsed:
 
 def _own(data: dict[str, Any]) -> Parsed:
     if data.get("format", "resam-points") != "resam-points":
-        raise Malformed(f"expected format 'resam-points', came {data['format']!r}")
+        raise Malformed(f"expected format 'resam-points', got {data['format']!r}")
     if data.get("version", 1) != 1:
         raise Malformed(f"points file version {data['version']!r}, this program reads version 1")
     parsed = Parsed([])
@@ -203,7 +203,7 @@ def _coco(data: dict[str, Any]) -> Parsed:
         if points is None and "keypoints" in annotation:
             flat = take_list(annotation["keypoints"], f"{where}: keypoints")
             if len(flat) % 3:
-                raise Malformed(f"{where}: keypoints come in threes (x, y, v), came {len(flat)} numbers")
+                raise Malformed(f"{where}: keypoints come in threes (x, y, v), got {len(flat)} numbers")
             triples = [flat[at : at + 3] for at in range(0, len(flat), 3)]
             seen = [is_number(triple[2]) and triple[2] > 0 for triple in triples]
             points = [triple[:2] for triple, counts in zip(triples, seen) if counts]
@@ -234,7 +234,7 @@ def _geojson(data: dict[str, Any]) -> Parsed:
         geometry = take_object(feature.get("geometry") or {}, f"{where}: geometry")
         kind = geometry.get("type")
         if kind not in ("Point", "MultiPoint"):
-            raise Malformed(f"{where}: expected a Point or MultiPoint, came {kind!r}")
+            raise Malformed(f"{where}: expected a Point or MultiPoint, got {kind!r}")
         coordinates = take_list(geometry.get("coordinates"), f"{where}: coordinates")
         no_misspelt_label(properties, "label", where)
         label = properties.get("label")

@@ -21,7 +21,7 @@ def no_constant(name: str) -> NoReturn:
 def take_object(value: Any, where: str) -> dict[str, Any]:
     """A JSON object, as it is. Raises Malformed, as all of these do."""
     if not isinstance(value, dict):
-        raise Malformed(f"{where}: expected an object, came {type(value).__name__}")
+        raise Malformed(f"{where}: expected an object, got {type(value).__name__}")
     return value
 
 
@@ -30,7 +30,7 @@ def take_list(value: Any, where: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Malformed(f"{where}: expected a list, came {type(value).__name__}")
+        raise Malformed(f"{where}: expected a list, got {type(value).__name__}")
     return value
 
 
@@ -76,7 +76,7 @@ def take_point(value: Any, where: str) -> tuple[float, float]:
             raise ValueError
         x, y = (float(number) for number in value)
     except (ValueError, OverflowError):
-        raise Malformed(f"{where}: expected a point [x, y], came {' '.join(str(value)[:60].split())}") from None
+        raise Malformed(f"{where}: expected a point [x, y], got {' '.join(str(value)[:60].split())}") from None
     if not (math.isfinite(x) and math.isfinite(y)):
         raise Malformed(f"{where}: point {x}, {y} is not finite")
     return x, y
@@ -86,14 +86,14 @@ def take_label(value: Any, where: str) -> int:
     """1 or 0, also as text."""
     number = cell_number(value) if isinstance(value, str) else value
     if not is_number(number) or number not in (0, 1):
-        raise Malformed(f"{where}: expected label 1 (on the instance) or 0 (off it), came {str(value)[:20]!r}")
+        raise Malformed(f"{where}: expected label 1 (on the instance) or 0 (off it), got {str(value)[:20]!r}")
     return int(number)
 
 
 def take_whole(value: Any, where: str) -> int:
     """A whole number, also written 1.0."""
     if not is_number(value) or value != value // 1:
-        raise Malformed(f"{where}: expected a whole number, came {str(value)[:40]!r}")
+        raise Malformed(f"{where}: expected a whole number, got {str(value)[:40]!r}")
     return int(value)
 
 
@@ -103,7 +103,7 @@ def take_id(value: Any, where: str) -> str | int:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise Malformed(f"{where}: expected a whole number or a text as its id, came {str(value)[:40]!r}")
+    raise Malformed(f"{where}: expected a whole number or a text as its id, got {str(value)[:40]!r}")
 
 
 def own_name(annotation: Mapping[str, Any]) -> str | int | None:
@@ -134,7 +134,7 @@ def scene_name(value: Any) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise Malformed(f"expected a scene's file name, came {str(value)[:40]!r}")
+        raise Malformed(f"expected a scene's file name, got {str(value)[:40]!r}")
     name = value.replace("\\", "/")
     while name.startswith("./"):
         name = name[2:]

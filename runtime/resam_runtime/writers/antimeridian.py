@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from resam_runtime.georeference import Coordinates
-from resam_runtime.masks import inside_ring, ring_area
+from resam_runtime.masks.crops import inside_ring, ring_area
+from resam_runtime.scenes.georeference import Coordinates
 
 
 def cut_at_antimeridian(rings: Sequence[Coordinates]) -> list[list[Coordinates]]:

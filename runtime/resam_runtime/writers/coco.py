@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resam_runtime.files import atomic_write
-from resam_runtime.instance import Instance
+from resam_runtime.common.files import atomic_write
+from resam_runtime.masks.instance import Instance
 
 _OWN_CATEGORY = "instance"  # of instances to which the points gave none
 _BETWEEN, _TAIL = b'\n],"annotations":[', b"\n]}\n"

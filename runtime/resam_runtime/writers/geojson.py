@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from resam_runtime.files import atomic_write
-from resam_runtime.georeference import WGS84, Coordinates, pixel_to_map, reproject
-from resam_runtime.masks import Ring, ring_area
+from resam_runtime.common.files import atomic_write
+from resam_runtime.masks.crops import Ring, ring_area
+from resam_runtime.masks.outlines import valid_polygons
+from resam_runtime.scenes.georeference import WGS84, Coordinates, pixel_to_map, reproject
 from resam_runtime.writers.antimeridian import cut_at_antimeridian
-from resam_runtime.writers.outlines import valid_polygons
 from resam_runtime.writers.scene import SceneResult
 
 CrsChoice = Literal["wgs84", "source"]

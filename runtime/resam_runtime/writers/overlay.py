@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resam_runtime.errors import ResamError
-from resam_runtime.files import atomic_write
-from resam_runtime.georeference import metres_per_pixel
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import atomic_write
+from resam_runtime.scenes.georeference import metres_per_pixel
 from resam_runtime.writers.scene import SceneResult
 
 LONGEST = 2048

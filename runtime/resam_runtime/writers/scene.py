@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from resam_runtime.georeference import Affine
-from resam_runtime.instance import Instance
+from resam_runtime.masks.instance import Instance
+from resam_runtime.scenes.georeference import Affine
 
 
 @dataclass(frozen=True, eq=False)

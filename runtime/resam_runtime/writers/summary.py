@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from resam_runtime.files import atomic_write
+from resam_runtime.common.files import atomic_write
 
 STAGES = ("read", "prepare", "inference", "write")
 

@@ -1,0 +1,1 @@
+"""`resam-bench ablation`: what each part of the method adds."""

@@ -1,0 +1,1 @@
+"""How things are measured: cases, contenders, the runner, metrics and their statistics."""

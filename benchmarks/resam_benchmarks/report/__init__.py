@@ -1,0 +1,1 @@
+"""What was measured, written down and shown: documents, tables, plots, pages, comparisons."""

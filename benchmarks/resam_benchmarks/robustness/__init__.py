@@ -1,0 +1,1 @@
+"""`resam-bench robustness`: mIoU under corruptions."""

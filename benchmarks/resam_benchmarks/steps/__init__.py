@@ -1,0 +1,1 @@
+"""`resam-bench train`: our training step beside the reference's."""

@@ -1,0 +1,77 @@
+"""Kinds of values that `resam-run`'s options take, each told in one line from what is none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class Words(click.ParamType):
+    """Some of a few words, separated by commas."""
+
+    name = "list"
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        self._choices = choices
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = _split(self, value, param, ctx)
+        for word in words:
+            if word not in self._choices:
+                self.fail(f"{word!r} is not one of {', '.join(self._choices)}", param, ctx)
+        return words
+
+
+class Bands(click.ParamType):
+    """One or three band numbers, counted from 1, separated by commas."""
+
+    name = "bands"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = _split(self, value, param, ctx)
+        for word in words:
+            if not (word.isdecimal() and len(word) < 10 and int(word) > 0):
+                self.fail(f"{word!r} is not a band number (1, 2, ...)", param, ctx)
+        if len(words) not in (1, 3):
+            self.fail(f"expected one or three bands, got {len(words)}", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+class Bytes(click.ParamType):
+    """A number of bytes, with k, M or G for powers of 1000."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        factor = {"k": 1000, "m": 1000**2, "g": 1000**3}.get(str(value)[-1:].lower(), 1)
+        digits = str(value)[:-1] if factor > 1 else str(value)
+        if not digits.isdecimal() or len(digits) > 18:
+            self.fail(f"{value!r} is not a number of bytes (20000, 20k, 2M)", param, ctx)
+        return int(digits) * factor
+
+
+class Finite(click.FloatRange):
+    """A range of numbers that "nan" is outside of: it is neither below nor above any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
+def _split(
+    kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None
+) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in str(value).split(",") if word.strip())
+    if not words:
+        kind.fail("empty list", param, ctx)
+    return words

@@ -1,0 +1,1 @@
+"""The engine file, its manifest, and the backends that execute its graphs."""

@@ -1,0 +1,230 @@
+"""What a run has done so far: the folder `.resam` inside its output folder.
+
+`run.json` says what the run was asked to do (engine, points, options); `scenes/*.json` hold one record per scene,
+written after the scene's own outputs. A scene whose record is there is done; everything else is derived from records,
+so a run may be killed at any moment and resumed. `writing.json` names the outputs in hand: what a run that was killed
+leaves of them is no one else's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import TEMPORARY, atomic_write
+from resam_runtime.scenes.scene_files import STATE_FOLDER
+
+Mode = Literal["new", "resume", "overwrite"]
+Record = dict[str, Any]
+FORMAT = 1
+
+
+class RunFolder:
+    """An output folder taken by one run. Use as a context manager: it holds a lock while open."""
+
+    def __init__(self, out: Path, lock: TextIO | None) -> None:
+        self.out = out
+        self._state = out / STATE_FOLDER
+        self._lock = lock
+        self._ours: set[str] | None = set()  # outputs that this run or an earlier one wrote; None: all there may be
+
+    @classmethod
+    def open(
+        cls, out: str | os.PathLike[str], request: Mapping[str, Any], mode: Mode, outputs: Iterable[str] = ()
+    ) -> RunFolder:
+        """Take an output folder for a run that is asked for `request` (plain JSON data).
+
+        new: the folder must hold no earlier run, nor any of the `outputs` (paths inside it) to be written. resume: an
+        earlier run, if there is one, must have had the same request; else as new. overwrite: what an earlier run wrote
+        is removed first. Raises ResamError, one line, when that is not so, when another run holds the folder, and when
+        it cannot be written.
+        """
+        out = Path(out)
+        state = out / STATE_FOLDER
+        try:
+            state.joinpath("scenes").mkdir(parents=True, exist_ok=True)
+            folder = cls(out, _lock(state / "lock", out))
+        except OSError as error:
+            raise ResamError(
+                f"{out}: cannot write there ({error.strerror or error}); choose a folder with -o"
+            ) from None
+        try:
+            folder._begin(dict(request), mode, outputs)
+        except OSError as error:
+            folder.close()
+            raise ResamError(
+                f"{out}: cannot write there ({error.strerror or error}); choose a folder with -o"
+            ) from None
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(self, name: str) -> Record | None:
+        """The record of a scene, None if it has none (or a damaged one: then the scene is simply done again)."""
+        return _read(self._path(name))
+
+    def save(self, record: Record) -> None:
+        """Write a scene's record, whole or not at all. Raises OSError."""
+        write_json(self._path(record["name"]), record)
+
+    def records(self) -> Iterator[Record]:
+        """All records, in no particular order."""
+        for path in sorted(self._state.joinpath("scenes").glob("[!.]*.json")):
+            record = _read(path)
+            if record is not None:
+                yield record
+
+    def has_outputs(self, record: Record) -> bool:
+        """Whether the files that a record lists are there."""
+        # os.path's isfile: Path's raises where a folder cannot be read, before Python 3.14
+        return all(os.path.isfile(self.out / name) for name in record.get("outputs", []))
+
+    def remove_outputs(self, record: Record) -> None:
+        """Remove the files that a record lists, and the record first: a half-removed scene is done again."""
+        self._path(record["name"]).unlink(missing_ok=True)
+        for name in record.get("outputs", []):
+            with contextlib.suppress(FileNotFoundError):
+                self.out.joinpath(name).unlink()
+
+    def claim(self, name: str, outputs: Iterable[str]) -> None:
+        """Note that a scene's outputs are about to be written or removed: should that be cut short, they are known as
+        the run's own. Raises ResamError where one of them is there already and someone else's, OSError."""
+        outputs, earlier = list(outputs), self.record(name)
+        # a damaged record may have listed any of them
+        if self._ours is not None and (earlier is not None or not os.path.exists(self._path(name))):
+            for output in outputs:
+                path = self.out / output  # a folder cannot be overwritten: the system says so in its turn
+                if output not in self._ours and os.path.lexists(path) and not os.path.isdir(path):
+                    raise ResamError(f"{path}: exists, and is not this run's; move it, or choose another -o")
+            self._ours.update(outputs)
+        self._mark([*outputs, *(earlier or {}).get("outputs", [])])
+
+    def _mark(self, outputs: list[str]) -> None:
+        write_json(self._state / "writing.json", {"format": FORMAT, "outputs": outputs})
+
+    def _path(self, name: str) -> Path:
+        # a name may hold slashes and be longer than a file name may be
+        return self._state / "scenes" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
+
+    def _begin(self, request: dict[str, Any], mode: Mode, outputs: Iterable[str]) -> None:
+        path = self._state / "run.json"
+        earlier = _read(path)
+        begun = earlier is not None or any(self.records())
+        if begun and mode == "new":
+            raise ResamError(f"{self.out}: holds an earlier run; use --resume or --overwrite")
+        if not begun and mode != "overwrite":
+            for name in ("instances.json", "summary.json", *outputs):  # what is there is someone else's
+                if os.path.lexists(self.out / name):
+                    raise ResamError(f"{self.out / name}: exists; choose another folder with -o, or --overwrite")
+        if begun and mode == "resume":
+            difference = _difference((earlier or {}).get("request", {}), request)
+            if difference:
+                raise ResamError(f"{self.out}: cannot resume, {difference}; ask for the same, or use --overwrite")
+        for folder in {self.out, self._state, self._state / "scenes", *self._output_folders()}:
+            for leftover in folder.iterdir():
+                if TEMPORARY.fullmatch(leftover.name):
+                    leftover.unlink(missing_ok=True)
+        if begun:
+            self._ours = {name for record in self.records() for name in record.get("outputs", [])}
+            cut_short = set((_read(self._state / "writing.json") or {}).get("outputs", [])) - self._ours
+            for name in cut_short:
+                with contextlib.suppress(OSError):
+                    self.out.joinpath(name).unlink()
+        if mode == "overwrite":
+            self._mark(sorted(self._ours or ()))
+            self._ours = None
+            for record in list(self.records()):
+                self.remove_outputs(record)
+            for name in ("instances.json", "summary.json"):
+                (self.out / name).unlink(missing_ok=True)
+        if not begun or mode == "overwrite":
+            write_json(path, {"format": FORMAT, "request": request})
+
+    def _output_folders(self) -> set[Path]:
+        """Folders that outputs of this run may lie in: those under the output folder, but for hidden ones and those of
+        other runs, which may be at work."""
+        folders = set()
+        for parent, names, _ in os.walk(self.out):
+            names[:] = [
+                name
+                for name in names
+                if not name.startswith(".") and not os.path.isdir(os.path.join(parent, name, STATE_FOLDER))
+            ]
+            folders.add(Path(parent))
+        return folders
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as compact JSON, whole or not at all, the same bytes for the same data. Raises OSError."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii")
+
+
+def without_points(record: Record) -> str | None:
+    """The one of a scene's notes that says that it came without points; None for a scene that had some."""
+    if "without_points" in record:
+        note: str | None = record["without_points"]
+        return note
+    # written by a resam that did not record it
+    return next((note for note in record.get("notes", ()) if note.startswith("no points")), None)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) and data.get("format") == FORMAT else None
+
+
+def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two requests, in words; empty if nothing does."""
+    for key, what in (("engine", "the earlier run used another engine"), ("points", "the points have changed")):
+        if earlier.get(key) != now.get(key):
+            return what
+    for key in sorted(set(earlier) | set(now)):
+        if earlier.get(key) != now.get(key):
+            return f"the earlier run had {key} {_show(earlier.get(key))}, this one {_show(now.get(key))}"
+    return ""
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _lock(path: Path, out: Path) -> TextIO | None:
+    try:
+        import fcntl
+    except ImportError:  # not on this system: two runs into one folder are then the user's to avoid
+        return None
+    handle = path.open("a", encoding="ascii")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise ResamError(f"{out}: another run is writing there; wait for it, or choose a folder with -o") from None
+    except OSError:  # a file system without locks
+        handle.close()
+        return None
+    return handle

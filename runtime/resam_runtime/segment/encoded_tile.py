@@ -1,0 +1,114 @@
+"""A tile that was encoded: its embeddings, and the instances that a graph decodes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resam_runtime.engine.backends import Backend
+from resam_runtime.engine.manifest import Manifest
+from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.upsample import grid_boxes, scene_mask
+from resam_runtime.tiles.averaged_views import Decoded, View, Window, decode_views
+from resam_runtime.tiles.placement import into_tile
+from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch
+from resam_runtime.tiles.tiling import Tile, neighbour_batches
+
+Image = NDArray[np.uint8]
+
+
+class EncodedTile:
+    """The embedding of a tile, made now, and those of its views' windows, made when they are first asked for."""
+
+    def __init__(
+        self, backend: Backend, manifest: Manifest, tile_image: Image, views: tuple[View, ...], max_points: int
+    ) -> None:
+        """backend: of the engine that `manifest` describes. tile_image: (S, S, 3) uint8. views: itself first.
+        max_points: prompts in one run of a graph at most."""
+        self._backend, self._manifest, self._image, self._views = backend, manifest, tile_image, views
+        self._max_points = max_points
+        self._windows: dict[Window, Any] = {}
+        self._whole = self._encode(tile_image)
+
+    def decode(self, graph: str, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
+        """What a graph, "decoder" or "loop", makes of prompts on the tile as it is.
+
+        coords: (N, P, 2) in tile pixels, labels: (N, P). Returns masks (N, M, M) logits, scores (N,), coarse_scores
+        (N,).
+        """
+        return self._run(graph, self._whole, coords, labels)
+
+    def instances(
+        self,
+        graph: str,
+        tile: Tile,
+        prompts: PromptBatch,
+        indices: Sequence[int] | NDArray[np.intp],
+        scene_size: tuple[int, int],
+        keep_logits: bool = False,
+    ) -> list[Instance]:
+        """The instances of the prompts `indices` of a scene, in that order, in scene pixels; means over the views.
+
+        tile: where in the scene this is. scene_size: (H, W). keep_logits: for `make_exclusive`.
+        """
+        indices = np.asarray(indices, np.intp)
+        coords, labels = into_tile(prompts, indices, tile)
+        size = self._manifest.image_size
+        height, width = tile.extent(size)
+        found: dict[int, Instance] = {}
+
+        def decode(window: Window, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
+            return self._run(graph, self._seen_in(window), coords, labels)
+
+        for batch in neighbour_batches(prompts.centroids[indices], self._max_points):
+            # Columns that hold nothing but padding in this batch would only cost time.
+            used = (labels[batch] != PADDING).any(0)
+            batch_coords = np.ascontiguousarray(coords[batch][:, used])
+            batch_labels = np.ascontiguousarray(labels[batch][:, used])
+            masks, scores, coarse_scores = decode_views(
+                decode, batch_coords, batch_labels, (width, height), size, self._views
+            )
+            cells = grid_boxes(masks)
+            for row, place in enumerate(batch):
+                mask, origin, logits = scene_mask(masks[row], cells[row], tile, size, keep_logits)
+                points, point_labels = prompts.prompt(int(indices[place]))
+                found[int(place)] = Instance(
+                    index=int(indices[place]),
+                    score=_unit(scores[row]),
+                    coarse_score=_unit(coarse_scores[row]),
+                    mask=mask,
+                    origin=origin,
+                    points=points,
+                    labels=point_labels,
+                    scene_size=scene_size,
+                    logits=logits,
+                )
+        return [found[place] for place in range(len(indices))]
+
+    def _run(self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
+        """The decoder's scores are its coarse scores."""
+        inputs = {"embedding": embedding, "point_coords": coords, "point_labels": labels}
+        if graph == "decoder":
+            masks, scores = self._backend.run(graph, inputs, ["masks", "scores"])
+            return masks, scores, scores
+        masks, scores, coarse_scores = self._backend.run(graph, inputs, ["masks", "scores", "coarse_scores"])
+        return masks, scores, coarse_scores
+
+    def _seen_in(self, window: Window) -> Any:
+        """The embedding of a window."""
+        if window.is_whole:
+            return self._whole
+        if window not in self._windows:  # two threads may both encode: the same, and no harm
+            self._windows[window] = self._encode(window.image(self._image))
+        return self._windows[window]
+
+    def _encode(self, image: Image) -> Any:
+        return self._backend.run("encoder", {"image": image[None]}, ["embedding"], keep=True)[0]
+
+
+def _unit(value: float) -> float:
+    """A predicted IoU as a score: the head is a regression and may leave 0..1 a little."""
+    return float(min(max(value, 0.0), 1.0))

@@ -1,0 +1,256 @@
+"""The segmenter: an engine file, an image and points in; instances out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.backends import Backend, load_backend
+from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import Manifest
+from resam_runtime.masks.instance import Instance, in_order
+from resam_runtime.segment.automatic import (
+    AutomaticOptions,
+    DecodedMasks,
+    grid_points,
+    lies_on_data,
+    merge_proposals,
+    on_data,
+    propose,
+)
+from resam_runtime.segment.embedding import Embedding
+from resam_runtime.segment.encoded_tile import EncodedTile, Image
+from resam_runtime.tiles.averaged_views import VIEWS
+from resam_runtime.tiles.letterbox import scale_to_tile, tile_to_scene
+from resam_runtime.tiles.placement import compact, owners
+from resam_runtime.tiles.prompt_batch import PADDING, POSITIVE, PromptBatch, prompt_batch
+from resam_runtime.tiles.tiling import DEFAULT_OVERLAP, Tile, plan_tiles
+
+DEFAULT_MAX_POINTS = 32
+"""Instances in one call of a graph. Memory grows with it (ViT-B: about 60 MB each), time per instance does not fall
+beyond a few; Refine compares the instances of one call, so it is no smaller than need be."""
+
+
+class Segmenter:
+    """Runs one engine file.
+
+        segmenter = Segmenter("model.resam")
+        instances = segmenter(image, [(120, 80), (300, 212)])
+
+    It holds the loaded engine and nothing about the images it has seen, so one segmenter may be called from
+    several threads: with ONNX Runtime they run side by side, with TensorRT one after the other.
+
+    Each instance is segmented on one tile, a window of image_size / scale pixels a side (see the manifest) in all but
+    small images: a mask ends at its edge, and points beyond are not used.
+
+    The parts of a call are public, for pipelines that read and write while this computes:
+    `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `tiles` -> `prepare_tile`
+    and `propose_tile` -> `merge_proposals`. `backend` is what runs the graphs.
+    """
+
+    def __init__(
+        self,
+        engine_file: str | os.PathLike[str] | EngineFile,
+        device: str | None = None,
+        threads: int | None = None,
+        *,
+        overlap: float = DEFAULT_OVERLAP,
+        max_points: int = DEFAULT_MAX_POINTS,
+        automatic: AutomaticOptions | None = None,
+        views: int = 1,
+    ) -> None:
+        """Load an engine file (a path or an open `EngineFile`).
+
+        device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
+        "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
+        max_points: instances decoded together at most; the engine's own limit counts too. automatic: how
+        instances are proposed where no points are given. views: of each tile, 1 to 7
+        (`resam_runtime.tiles.averaged_views.VIEWS`): with more, masks and scores are means over mirrored and
+        rescaled images, slower and better. Raises `ResamError` for a file, a device or another argument
+        that will not do.
+        """
+        engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
+        max_points, views = _whole("max_points", max_points), _whole("views", views, len(VIEWS))
+        if not isinstance(overlap, int | float | np.number) or not 0 <= overlap <= 0.9:
+            raise ResamError(f"overlap: expected 0 to 0.9, got {overlap!r}")
+        if device is not None and not isinstance(device, str):
+            raise ResamError(f'device: expected a text such as "cpu" or "cuda:1", got {device!r}')
+        if automatic is not None and not isinstance(automatic, AutomaticOptions):
+            raise ResamError(f"automatic: expected AutomaticOptions or None, got {type(automatic).__name__}")
+        self.manifest: Manifest = engine.manifest
+        self.automatic = automatic or AutomaticOptions()
+        self._views = VIEWS[:views]
+        self._path = engine.path
+        self._overlap = overlap
+        self._max_points = min(max_points, engine.manifest.max_points or max_points)
+        self.backend: Backend = load_backend(engine, device, None if threads is None else _whole("threads", threads))
+
+    def describe(self) -> str:
+        """One line: engine file, backend, what executes it in fact, precision."""
+        return f"{self._path.name}: {self.backend.describe()}"
+
+    def __call__(self, image: Image, points: Any = None, labels: Any = None, exclusive: bool = False) -> list[Instance]:
+        """Segment the instances of an image that points mark, or, without points, those it finds itself.
+
+        image: (H, W, 3) uint8 RGB, any size. points: (N, 2) one per instance, (N, P, 2), or a list with one
+        (P_i, 2) entry per instance, in pixels (x, y), pixel centres at integers. labels: the points' shape,
+        1 positive, 0 negative, -1 padding; None: all positive. exclusive: give each pixel to one instance.
+        Returns one `Instance` per prompt, in order, also where a mask is empty. Raises `ResamError` naming the
+        instance for points that are not finite or not inside the image, or of which none is positive.
+        """
+        height, width = _check_image(image)
+        if points is None:
+            if labels is not None:
+                raise ResamError("prompt: labels without points; give the points they belong to")
+            return self._find(image, exclusive)
+        prompts = self.prompts(points, labels, None, width, height)
+        found: list[Instance] = []
+        for tile, indices in self.plan(prompts, width, height):
+            tile_image = self.prepare_tile(tile.cut(image), tile)
+            found += self.segment_tile(tile_image, tile, prompts, indices, (height, width), keep_logits=exclusive)
+        return in_order(found, exclusive)
+
+    def embed(self, image: Image) -> Embedding:
+        """Encode an image once, to be prompted many times.
+
+        image: (H, W, 3) uint8 RGB. An image of one tile is encoded now; of a larger one each tile when a prompt
+        first needs it (the image is kept until then: do not change it).
+        """
+        _check_image(image)
+        return Embedding(self, image)
+
+    def prompts(self, points: Any, labels: Any, boxes: Any, width: int, height: int) -> PromptBatch:
+        """Check prompts against an image of width x height pixels and this engine's limits; see `prompt_batch`."""
+        batch = prompt_batch(points, labels, boxes, width, height)
+        limit = self.manifest.max_points_per_instance
+        if limit is not None and batch.coords.shape[1] > limit:
+            counts = (batch.labels != PADDING).sum(1)
+            if len(counts) and counts.max() > limit:
+                raise ResamError(
+                    f"instance {int(counts.argmax())}: {counts.max()} points (a box counts as 2), but the engine takes "
+                    f"{limit} per instance; give fewer or export with a higher limit"
+                )
+            batch = compact(batch, limit)
+        return batch
+
+    def tiles(self, width: int, height: int) -> list[Tile]:
+        """The tiles of a scene of width x height pixels."""
+        return plan_tiles(width, height, self.manifest.image_size, self.manifest.framing, self._overlap)
+
+    def plan(self, prompts: PromptBatch, width: int, height: int) -> list[tuple[Tile, NDArray[np.intp]]]:
+        """The tiles that own prompts, each with the indices of its own; together every index once."""
+        if not len(prompts):
+            return []
+        tiles = self.tiles(width, height)
+        owner = owners(tiles, prompts)
+        return [(tiles[i], np.flatnonzero(owner == i)) for i in np.unique(owner)]
+
+    def prepare_tile(self, window: Image, tile: Tile) -> Image:
+        """The window's pixels (tile.height, tile.width, 3) uint8, as the engine sees them: (S, S, 3)."""
+        if window.shape[:2] != (tile.height, tile.width):
+            raise ResamError(f"tile: expected {tile.width} x {tile.height} px, got an array of shape {window.shape}")
+        return scale_to_tile(window, self.manifest.image_size, tile.scale)
+
+    def encode_tile(self, tile_image: Image) -> EncodedTile:
+        """Encode one tile (S, S, 3) uint8. Raises `ResamError` for pixels that are not as `prepare_tile` gives them."""
+        size = self.manifest.image_size
+        if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
+            what = f"{tile_image.shape} {tile_image.dtype}"
+            raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, got {what}")
+        return EncodedTile(self.backend, self.manifest, tile_image, self._views, self._max_points)
+
+    def segment_tile(
+        self,
+        tile_image: Image,
+        tile: Tile,
+        prompts: PromptBatch,
+        indices: Sequence[int] | NDArray[np.intp],
+        scene_size: tuple[int, int],
+        *,
+        keep_logits: bool = False,
+    ) -> list[Instance]:
+        """Encode one prepared tile (S, S, 3) and run Refine and Requery for the prompts `indices` on it.
+
+        prompts: those of the whole scene, in scene pixels; scene_size: (H, W) of the scene. Returns their instances in
+        the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
+        `make_exclusive` compares.
+        """
+        encoded = self.encode_tile(tile_image)
+        return encoded.instances("loop", tile, prompts, indices, scene_size, keep_logits)
+
+    def propose_tile(
+        self,
+        tile_image: Image,
+        tile: Tile,
+        scene_size: tuple[int, int],
+        *,
+        valid: NDArray[np.bool_] | None = None,
+        keep_logits: bool = False,
+    ) -> list[Instance]:
+        """Find instances on one prepared tile (S, S, 3) without points: a grid of points, filtered, through the loop.
+
+        valid: which of the window's pixels have data, (tile.height, tile.width) bool, None: all; no instance is looked
+        for, nor kept, where there are none. Follow with `merge_proposals` once all tiles are done: neighbours see the
+        same instances.
+        """
+        encoded = self.encode_tile(tile_image)
+
+        def decode(coords: NDArray[np.float32]) -> DecodedMasks:
+            masks, scores, _ = encoded.decode("decoder", coords[:, None], _positive(len(coords)))
+            return DecodedMasks(masks, scores)
+
+        tiles = self.tiles(scene_size[1], scene_size[0])
+        size = self.manifest.image_size
+        grid = grid_points(tiles, tiles.index(tile), size, self.automatic.points_per_side)
+        if valid is not None:
+            grid = grid[on_data(grid, tile, valid)]
+        points = propose(decode, grid, tile, self.manifest, self.automatic, self._max_points)
+        if not len(points):
+            return []
+        in_scene = tile_to_scene(points, tile.scale, tile.origin)
+        prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
+        everyone = np.arange(len(points))
+        found = encoded.instances("loop", tile, prompts, everyone, scene_size, keep_logits)
+        return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
+
+    def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
+        """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
+        return merge_proposals(instances, self.tiles(scene_size[1], scene_size[0]), self.automatic)
+
+    def _find(self, image: Image, exclusive: bool) -> list[Instance]:
+        height, width = image.shape[:2]
+        proposals: list[Instance] = []
+        for tile in self.tiles(width, height):
+            tile_image = self.prepare_tile(tile.cut(image), tile)
+            proposals += self.propose_tile(tile_image, tile, (height, width), keep_logits=exclusive)
+        merged = self.merge_proposals(proposals, (height, width))
+        return in_order(merged, exclusive)
+
+
+def _check_image(image: Any) -> tuple[int, int]:
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if not isinstance(image, np.ndarray) or dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = type(image).__name__ if shape is None else f"{dtype} of shape {shape}"
+        raise ResamError(f"image: expected a uint8 RGB array of shape (H, W, 3), got {what}")
+    if 0 in image.shape:
+        raise ResamError(f"image: expected at least one pixel, got shape {shape}")
+    return image.shape[0], image.shape[1]
+
+
+def _whole(name: str, value: Any, most: int | None = None) -> int:
+    """A number of things, numpy's too. bool is an int to Python, and none here."""
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
+    if number < 1 or (most is not None and number > most):
+        limits = f"1 to {most}" if most else "at least 1"
+        raise ResamError(f"{name}: expected a whole number, {limits}, got {value!r}")
+    return number
+
+
+def _positive(count: int) -> NDArray[np.int32]:
+    return np.full((count, 1), POSITIVE, np.int32)
