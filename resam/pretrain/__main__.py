@@ -55,7 +55,13 @@ from resam_runtime.common.errors import ResamError, command_errors
     show_default=True,
     help="Images per step, of half the tile's side; of whole tiles, in other steps, a quarter as many.",
 )
-@click.option("--instances", type=click.IntRange(1), default=4, show_default=True, help="Instances of each image.")
+@click.option(
+    "--instances",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Instances of each image; of whole tiles, half as many again.",
+)
 @click.option(
     "--tiles", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of steps on whole tiles."
 )
@@ -114,7 +120,8 @@ def pretrain(
     run = Run(sam, Plan(steps, falling, learning_rate, every, bf16, workers), target)
     if resume:
         run.resume(output.with_suffix(".pt"))
-    half, whole = Shape(full.image_size // 2, images, instances), Shape(full.image_size, max(1, images // 4), instances)
+    half = Shape(full.image_size // 2, images, instances)
+    whole = Shape(full.image_size, max(1, images // 4), instances * 3 // 2)
     shares = [(half, 1 - tiles), (whole, tiles)]
     mixture = Mixture(sources, procedural if sources else 1.0)
     record = {

@@ -33,13 +33,14 @@ from resam.training.outputs import write_bytes
 from resam_runtime.common.errors import ResamError
 
 NO_ROOM = "make room there"
+SAVED_EVERY = 200  # steps
 AVERAGING = 0.998  # of the weights' moving average, each step
 
 
 @dataclass(frozen=True)
 class Plan:
     """steps: of the whole run; falling: those at its end with a falling learning rate; every: steps between two
-    validations; the run is saved at each."""
+    validations."""
 
     steps: int
     falling: int
@@ -57,7 +58,7 @@ class Run:
         self.placed = PlacedSam(self.sam)
         self.placed.encoder.to(device)
         self.average = copy.deepcopy(self.sam)
-        self.optimizers = make_optimizers(self.sam, plan.learning_rate)
+        self.optimizers = make_optimizers(self.sam, plan.learning_rate, plan.bf16)
         self.step, self.best, self.seconds = 0, -math.inf, 0.0
 
     def resume(self, path: Path) -> None:
@@ -111,10 +112,12 @@ class Run:
             recent.append(self._learn(batch, rate, np.random.default_rng((seed, self.step, 1))))
             self.step += 1
             progress.update(task, advance=1, loss=float(np.mean(recent[-50:])))
+            self.seconds = time.monotonic() - began
             if self.step % plan.every and self.step != plan.steps:
+                if self.step % SAVED_EVERY == 0:
+                    self.save_state(output.with_suffix(".pt"))
                 continue
             figures = validate(self.average, held_out)
-            self.seconds = time.monotonic() - began
             row = {"step": self.step, "loss": float(np.mean(recent)), "rate": rate, "seconds": round(self.seconds)}
             recent = []
             score = (figures["mean"]["point"] + figures["mean"]["box"]) / 2

@@ -18,7 +18,7 @@ def learning_rate(step: int, steps: int, falling: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / WARMUP, (steps - step) / max(1, falling))
 
 
-def make_optimizers(sam: Sam, rate: float) -> list[torch.optim.Optimizer]:
+def make_optimizers(sam: Sam, rate: float, bf16: bool) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the transformers, AdamW for all else."""
     matrices: list[torch.Tensor] = []
     others: list[torch.Tensor] = []
@@ -27,4 +27,5 @@ def make_optimizers(sam: Sam, rate: float) -> list[torch.optim.Optimizer]:
         is_matrix = parameter.ndim == 2 and not any(word in name for word in vectors)
         (matrices if is_matrix else others).append(parameter)
     adam = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    return [Muon(matrices, lr=rate, weight_decay=0.02), adam]
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return [Muon(matrices, lr=rate, weight_decay=0.02, dtype=dtype), adam]
