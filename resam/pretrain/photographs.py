@@ -30,6 +30,7 @@ MOST_ENLARGED = 4.0
 SIDES = (1, 2, 3)  # photographs along a side of a tile ...
 SIDE_SHARES = (0.6, 0.25, 0.15)  # ... and how often
 MIN_AREA = 16  # pixels of the tile that an instance must show to be prompted
+MOST_COVERED = 0.9  # of the tile's part, by an instance
 MIN_VISIBLE = 0.3  # and the share of it that the tile's part must show
 LOOKED_AT = 12  # instances of a photograph that are cut out for one tile
 JPEG_QUALITY = 95  # of the copies in memory
@@ -179,14 +180,14 @@ def _cut(photograph: Photograph, width: int, height: int, rng: np.random.Generat
     window = np.ascontiguousarray(photograph.pixels[top : top + cut_height, left : left + cut_width])
     masks = []
     for place, index in enumerate(order):
-        mask = _within(photograph.instances[index], left, top, cut_width, cut_height)
-        if mask is not None:
-            mask = cv2.resize(mask, (width, height), interpolation=how) >= 128
-        if mask is not None and MIN_AREA <= mask.sum() <= 0.9 * mask.size:
-            masks.append(mask)
-        elif place == 0:
+        shown = _within(photograph.instances[index], left, top, cut_width, cut_height)
+        if shown is not None:
+            mask = np.asarray(cv2.resize(shown, (width, height), interpolation=how) >= 128, bool)
+            if MIN_AREA <= mask.sum() <= MOST_COVERED * mask.size:
+                masks.append(mask)
+        if place == 0 and not masks:
             return None
-    return cv2.resize(window, (width, height), interpolation=how), masks
+    return np.asarray(cv2.resize(window, (width, height), interpolation=how), np.uint8), masks
 
 
 def _within(instance: _Instance, left: int, top: int, width: int, height: int) -> NDArray[np.uint8] | None:

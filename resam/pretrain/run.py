@@ -100,7 +100,7 @@ class Run:
         """Go on to the planned end, writing the files as the module says. record: of how the weights are made."""
         plan, log = self.plan, output.with_suffix(".jsonl")
         loader = DataLoader(
-            batches,  # type: ignore[arg-type]  # a data set of whole batches
+            batches,  # a data set of whole batches
             batch_size=None,
             sampler=range(self.step, plan.steps),
             num_workers=plan.workers,

@@ -9,7 +9,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch.nn import functional as F
 
-from resam.data.coco import CocoData
+from resam.data.coco import CocoData, CocoInstance
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.data.spread import spread
 from resam.data.tiles import plan_samples, tile_arrays
@@ -41,7 +41,7 @@ def held_out_tiles(data: CocoData, size: int) -> list[LabelledTile]:
     for place in spread(len(samples), TILES):
         sample = samples[place]
         scene, members = data.scenes[sample.scene], [prompts[sample.scene][i] for i in sample.prompts]
-        by_id = {instance.id: instance for instance in scene.instances}
+        by_id: dict[str | int | None, CocoInstance] = {instance.id: instance for instance in scene.instances}
         image = tile_arrays(scene.read(sample.tile), sample.tile, members, size).image
         masks = []
         for index in spread(len(members), INSTANCES):

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from resam.model.bases import random_base
+from resam.model.decoder import PromptDecoder
 from resam.model.sam import ARCHITECTURES, build_sam
 from resam.pretrain.__main__ import load_pretrained, pretrain
 from resam.pretrain.batches import Batches, Mixture, Shape, jittered_box, sample_points
@@ -39,6 +40,23 @@ def test_an_image_placed_on_the_whole_tile_is_encoded_and_decoded_as_by_the_mode
         placed.encode(image[:, :128, :128], (5, 9))
         whole = sam.prompt_encoder.get_dense_pe()
         assert torch.equal(placed.decoder.positions(), whole[:, :, 9:25, 5:21])
+
+
+def test_all_masks_of_a_prompt_are_those_of_segment_anything() -> None:
+    sam = random_base(ARCHITECTURES["tiny"]).sam
+    embedding = torch.randn(1, 128, 32, 32, generator=torch.Generator().manual_seed(0))
+    coords, labels = torch.tensor([[[40.0, 52.5], [200.0, 7.0]]]), torch.tensor([[1, 0]])
+    with torch.no_grad():
+        sparse, dense = sam.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
+        position = sam.prompt_encoder.get_dense_pe()
+        masks, scores = sam.mask_decoder.predict_masks(embedding, position, sparse, dense)
+        found, found_scores = PromptDecoder(sam).every_mask(embedding, coords, labels)
+        single, score = PromptDecoder(sam)(embedding, coords, labels)
+    assert found.shape == (1, 4, 128, 128)
+    assert torch.linalg.norm(found - masks) <= 2e-5 * torch.linalg.norm(masks)
+    torch.testing.assert_close(found_scores, scores, atol=2e-5, rtol=0)
+    torch.testing.assert_close(found[:, 0], single)
+    torch.testing.assert_close(found_scores[:, 0], score)
 
 
 def test_points_lie_where_their_labels_say() -> None:
