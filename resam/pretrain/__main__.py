@@ -30,7 +30,7 @@ from resam_runtime.common.errors import ResamError, command_errors
 @click.option(
     "--photographs",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="A COCO data set (train.json, images/, perhaps val.json) or a folder of such; may be given several times.",
 )
 @click.option(
@@ -68,7 +68,7 @@ from resam_runtime.common.errors import ResamError, command_errors
 @click.option("--learning-rate", type=float, default=2e-3, show_default=True)
 @click.option(
     "--init",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Go on from the weights of an earlier pretraining [default: random weights]; give another seed then.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that wrote --output; --steps may say another end.")

@@ -40,7 +40,7 @@ COLUMNS = ("one point", "after Requery", "box")
     "folders",
     multiple=True,
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="A COCO data set, or a folder of such; may be given several times.",
 )
 @click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True)

@@ -60,6 +60,7 @@ class Run:
         self.average = copy.deepcopy(self.sam)
         self.optimizers = make_optimizers(self.sam, plan.learning_rate, plan.bf16)
         self.step, self.best, self.seconds = 0, -math.inf, 0.0
+        self.stretches: list[dict[str, Any]] = []  # first step and command of each, where a run was told another end
 
     def resume(self, path: Path) -> None:
         """Take the state that `save_state` wrote. Raises `ResamError` for a file that holds none of this model."""
@@ -70,6 +71,7 @@ class Run:
             for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(own)
             self.step, self.best, self.seconds = int(state["step"]), float(state["best"]), float(state["seconds"])
+            self.stretches = list(state["stretches"])
         except FileNotFoundError:
             raise ResamError(f"{path}: no such file; --resume goes on with a run of the same --output") from None
         except Exception as error:  # the unpickler answers damage with whatever it trips over
@@ -83,6 +85,7 @@ class Run:
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
+            "stretches": self.stretches,
         }
         data = io.BytesIO()
         torch.save(state, data)
@@ -97,8 +100,10 @@ class Run:
         record: dict[str, Any],
         progress: Progress,
     ) -> None:
-        """Go on to the planned end, writing the files as the module says. record: of how the weights are made."""
+        """Go on to the planned end, writing the files as the module says. record: of how the weights are made, with
+        the member `command`."""
         plan, log = self.plan, output.with_suffix(".jsonl")
+        self.stretches.append({"first": self.step, "command": record["command"]})
         loader = DataLoader(
             batches,  # a data set of whole batches
             batch_size=None,
@@ -123,7 +128,8 @@ class Run:
             score = (figures["mean"]["point"] + figures["mean"]["box"]) / 2
             if score > self.best:
                 self.best = score
-                write_weights(output, self.average, record | {"step": self.step, "validation": figures["mean"]})
+                made = {"step": self.step, "minutes": round(self.seconds / 60, 1), "stretches": self.stretches}
+                write_weights(output, self.average, record | made | {"held_out": figures})
             self.save_state(output.with_suffix(".pt"))
             with log.open("a") as out:
                 out.write(json.dumps(row | figures) + "\n")
