@@ -90,6 +90,10 @@ EXISTING = click.Path(path_type=Path)
               "0: the last weights.")  # fmt: skip
 @click.option("--rank", type=int, help="Rank of LoRA.")
 @click.option("--start", type=int, help="First encoder block with LoRA.")
+@click.option("--prompter/--no-prompter", default=None, help="Teach a prompter too: the engine then finds instances "
+              "without points, by class.")  # fmt: skip
+@click.option("--partial", "clicked", type=float, is_flag=False, flag_value=0.5, help="Not every instance of the "
+              "training images is clicked, about this share [bare: 0.5]; for the prompter.")  # fmt: skip
 @click.option("--epochs", type=int, help="Times each tile is seen.")
 @click.option("--batch", type=int, help="Tiles per step, over all devices.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
@@ -159,7 +163,8 @@ def train(
         from resam.training.devices import launch, make_fabric, on_main
         from resam.training.options import read_options
         from resam.training.progress import Live, print_result
-        from resam.training.run import check_free, check_start, run
+        from resam.training.run import check_start, run
+        from resam.training.run_folder import check_free
         from resam.training.sources import Sources
 
     if resume is not None:
@@ -173,7 +178,7 @@ def train(
         check_free(folder)
     base = load_base(changes["base"] or options.base)
     check_start(base, options, tensorboard)  # here too: synthetic scenes are drawn before the run begins
-    fabric = make_fabric(devices, accelerator, precision, base.architecture.encoder_dim)
+    fabric = make_fabric(devices, accelerator, precision, base.architecture.width)
     launch(fabric)
     folder = Path(fabric.broadcast(str(folder)))
     with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
@@ -233,6 +238,8 @@ def _idle(
         yield f"{names}: nothing to do where true masks are taught (--supervised)"
     if options.needs_consensus and options.ssa == "off" and (names := given("teacher")):
         yield f"{names}: nothing to do where the base's consensus is taught (--pseudo) without --ssa"
+    if changes["clicked"] is not None and not options.prompter:
+        yield "--partial: nothing to do without a prompter (--prompter)"
 
 
 def _free_folder(name: str) -> Path:

@@ -20,6 +20,7 @@ from resam_benchmarks.report import document, report_html
 from resam_benchmarks.report.page_style import save_page
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.precisions import FP32
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class BenchOptions:
 
     data: a COCO data set; None: latency alone, on the synthetic scene with `prompts` prompts. points: numbers of points
     per instance. limit: scenes at most. random: an architecture to measure with random weights in place of engines, in
-    each `precision` (of `resam_runtime.engine.manifest.PRECISIONS`).
+    each `precision` (of `resam_runtime.engine.precisions.PRECISIONS`).
     views: above 1, every engine a second time, with masks averaged over so many views. base_weights, adapter: where
     the baselines' weights lie, if not in the package. repeats: of every scene; None: 3, and 10 of the synthetic scene,
     which has no other scenes beside it to tell the noise from. automatic: scenes for the automatic mode. threads: of
@@ -43,7 +44,7 @@ class BenchOptions:
     baselines: Sequence[str] = ()
     views: int = 1
     random: str | None = None
-    precision: Sequence[str] = ("fp32",)
+    precision: Sequence[str] = (FP32.name,)
     base_weights: str | None = None
     adapter: Path | None = None
     limit: int | None = None

@@ -11,17 +11,16 @@ from typing import Any
 import click
 
 from resam_benchmarks.ablation.rows import NAMES
-from resam_benchmarks.baselines.rivals import BASELINES
+from resam_benchmarks.baselines.table import BASELINES
+from resam_benchmarks.baselines.weights import PACKAGES
 from resam_benchmarks.report.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
 from resam_benchmarks.report.document import check_folder
-from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.commands import HELP, output_folder, version
 from resam_runtime.common.errors import ResamError, command_errors
 from resam_runtime.common.extras import check_installed, needs_extra
-from resam_runtime.engine.manifest import PRECISIONS
+from resam_runtime.engine.precisions import FP32, PRECISIONS
 
 _PATH = click.Path(path_type=Path)
-_TRAIN = ("torch", "segment_anything", "safetensors")
-ARCHITECTURES = ("tiny", "vit_b", "vit_l", "vit_h")
 
 
 class _WithDefault(click.Group):
@@ -67,15 +66,15 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--prompts", default="1,16,64", show_default=True, callback=numbers, help="Prompts of the synthetic scene."
 )
-@click.option("--baseline", "baselines", multiple=True, type=click.Choice(BASELINES), help="A rival with the weights "
-              "of the first engine; may be repeated.")  # fmt: skip
+@click.option("--baseline", "baselines", multiple=True, type=click.Choice(list(BASELINES)), help="A rival with the "
+              "weights of the first engine; may be repeated.")  # fmt: skip
 @click.option(
     "--views", type=click.IntRange(1), default=1, help="Each engine a second time, as resam-run --views N runs it."
 )
-@click.option("--random", type=click.Choice(ARCHITECTURES), help="Random weights of an architecture, in place of engine "
-              "files: latency of the true size without a download.")  # fmt: skip
-@click.option("--precision", multiple=True, type=click.Choice(PRECISIONS), default=("fp32",),
-              help="Of --random; may be repeated.  [default: fp32]")  # fmt: skip
+@click.option("--random", metavar="NAME", help="Random weights of an architecture (vit_b, mobile_sam, ...), in place "
+              "of engine files: latency of the true size without a download.")  # fmt: skip
+@click.option("--precision", multiple=True, type=click.Choice(list(PRECISIONS)), default=(FP32.name,),
+              show_default=True, help="Of --random; may be repeated.")  # fmt: skip
 @click.option("--base-weights", help="Checkpoint that the first engine was made from, for baselines; default: tiny.")
 @click.option("--adapter", type=_PATH, help="adapter.safetensors of the first engine, for baselines.")
 @click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
@@ -83,7 +82,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Scenes to run "
               "without points.")  # fmt: skip
 @click.option("--tolerance", default=2.0, show_default=True, callback=not_negative, help="Of the boundary F-score, px.")
-@click.option("-o", "--out", type=_PATH, default=Path("bench"), show_default=True, help="Folder of the results.")
+@output_folder("bench", "Folder of the results.")
 @_shared
 @version
 @command_errors
@@ -99,6 +98,8 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     with ends_cleanly(), progress_bar(quiet) as progress:
         data = benchmark(BenchOptions(**chosen), out, _typed(), progress)
     print_tables(data)
+    for note in data["data"].get("notes", ()):
+        click.echo(note, err=True)
     click.echo(out / "bench.html")
 
 
@@ -140,14 +141,14 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
 @click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
 @click.option("--points", default=1, show_default=True, type=click.IntRange(1), help="Points per instance.")
 @click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
-@click.option("-o", "--out", type=_PATH, default=Path("robustness"), show_default=True, help="Folder of the results.")
+@output_folder("robustness", "Folder of the results.")
 @_shared
 @version
 @command_errors
 def robustness(
     engines: tuple[Path, ...], data: Path, split: str, points: int, limit: int | None, out: Path, **rest: Any
 ) -> None:
-    """mIoU under noise, blur, haze, brightness and JPEG at five severities: a curve per corruption and engine.
+    """mIoU under corruptions (noise, blur, haze, ...) at five severities: a curve per corruption and engine.
 
     Writes robustness.json and robustness.html.
     """
@@ -163,16 +164,19 @@ def robustness(
 
 
 @bench.command(epilog="Example: resam-bench train --random vit_b --instances 1,50 --steps 2")
-@click.option("--random", default="tiny", show_default=True, type=click.Choice(ARCHITECTURES), help="Architecture; its "
-              "weights are random.")  # fmt: skip
+@click.option("--random", default="tiny", show_default=True, metavar="NAME", help="Architecture "
+              "(tiny, vit_b, mobile_sam, ...); its weights are random.")  # fmt: skip
 @click.option("--instances", default="1,16", show_default=True, callback=numbers, help="Instances per image.")
 @click.option("--steps", default=6, show_default=True, type=click.IntRange(1), help="Measured steps of each case.")
 @click.option(
     "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]), help="bf16: autocast."
 )
-@click.option("--reference-precision", type=click.Choice(["fp32", "bf16"]), help="Of the reference's step [default: that "
-              "of --precision].")  # fmt: skip
-@click.option("-o", "--out", type=_PATH, default=Path("bench-train"), show_default=True, help="Folder of the results.")
+@click.option(
+    "--reference-precision",
+    type=click.Choice(["fp32", "bf16"]),
+    help="Of the reference's step [default: that of --precision].",
+)
+@output_folder("bench-train", "Folder of the results.")
 @_shared
 @version
 @command_errors
@@ -196,8 +200,8 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
 
 
 @bench.command(epilog="Example: resam-bench ablation --data synthetic --data nwpu --seeds 3 -o ablation")
-@click.option("--data", multiple=True, default=("synthetic",), show_default=True, help="Folder with train.json, test.json "
-              "and images/, or synthetic; may be repeated.")  # fmt: skip
+@click.option("--data", multiple=True, default=("synthetic",), show_default=True, help="Folder with train.json, "
+              "test.json and images/, or synthetic; may be repeated.")  # fmt: skip
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of every row.")
 @click.option("--base", help="tiny, or a SAM checkpoint file; default: the preset's.")
 @click.option("--preset", default="tiny", show_default=True, help="A preset of resam-train, or a TOML file.")
@@ -211,7 +215,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
               "resam-train.")  # fmt: skip
 @click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train that no row "
               "decides, for all rows.")  # fmt: skip
-@click.option("-o", "--out", type=_PATH, default=Path("ablation"), show_default=True, help="Folder of the results.")
+@output_folder("ablation", "Folder of the results.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @version
 @command_errors
@@ -275,10 +279,9 @@ def _refuse_idle() -> None:
 def _check_installed(random: str | None, baselines: tuple[str, ...]) -> None:
     """What rivals import in processes of their own: there a package that is missing would be a traceback."""
     if random is not None:
-        check_installed("--random", "train,export", *_TRAIN, "onnx", "onnxscript")
+        check_installed("--random", "train,export", *PACKAGES, "onnx", "onnxscript")
     for name in baselines:
-        extras, more = ("train,export", ["onnx"]) if name == "onnx-per-prompt" else ("train", [])
-        check_installed(f"--baseline {name}", extras, *_TRAIN, *more)
+        check_installed(f"--baseline {name}", BASELINES[name].extras, *BASELINES[name].packages)
 
 
 def _typed() -> str:

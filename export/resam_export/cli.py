@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shlex
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,24 @@ from rich.console import Console
 
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import ResamError, command_errors
+from resam_runtime.common.gpu import NotHereError
+from resam_runtime.common.option_types import Bytes
+from resam_runtime.engine.backends.onnx import OnnxBackend
+from resam_runtime.engine.backends.tensorrt import TensorRTBackend
 from resam_runtime.engine.engine_file import EngineFile
-from resam_runtime.engine.manifest import PRECISIONS
+from resam_runtime.engine.precisions import FP16, FP32, PRECISIONS, Precision
 
 from .inspect import print_engine
 from .progress import print_written, step_progress
 from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
-from .tensorrt.device import NotHereError
 from .tensorrt.precision import check_precision
 from .tensorrt.profiles import Limits
 from .write_engine import write_engine
 
+RESAM, PLAN = OnnxBackend.suffix, TensorRTBackend.suffix
 _PATH = click.Path(path_type=Path)
 _PLAN_OPTIONS = (
-    "max_points", "points_per_instance", "batch", "workspace", "timing_cache",
+    "max_points", "points_per_instance", "workspace", "timing_cache",
     "version_compatible", "hardware_compatible",
 )  # fmt: skip
 _EXAMPLES = """
@@ -46,27 +50,20 @@ Examples:
 """
 
 
-class _Bytes(click.ParamType[int]):
-    """A size such as 512M or 2G (powers of 1024), in bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d{1,9})([KMG])i?B?", str(value), re.IGNORECASE)
-        if match is None or int(match[1]) < 1:
-            self.fail(f"{value!r} is no size; give one such as 512M or 2G", param, ctx)
-        return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2].upper()]
+def _precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A flag for each precision, in the order of the table."""
+    usual = {FP32: RESAM, FP16: PLAN}
+    for precision in reversed(PRECISIONS.values()):
+        note = f"  [default for a {usual[precision]}]" if precision in usual else ""
+        command = click.option(precision.option, is_flag=True, help=precision.help + note)(command)
+    return command
 
 
 @click.command("resam-export", context_settings=HELP, epilog=_EXAMPLES)
 @click.argument("source", required=False, type=_PATH, metavar="[ADAPTER|MODEL.resam]")
 @click.option("-o", "--output", type=_PATH, help="What to write: a name ending in .resam (ONNX graphs, any machine) "
               "or .plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
-@click.option("--fp32", is_flag=True, help="Everything in float32  [default for a .resam]")
-@click.option("--fp16", is_flag=True, help="float16, with float32 where it matters  [default for a .plan]")
-@click.option("--int8", is_flag=True, help="The encoder in INT8 where it can be, calibrated on "
-              "--images, the rest in float16: for GPUs")  # fmt: skip
-@click.option("--int8-fp32", is_flag=True, help="The same, and the upscaling of masks; the rest in float32: for CPUs")
+@_precision_options
 @click.option("--base", help="Export a bare base ('tiny' or a SAM checkpoint), or the one an adapter was trained on.")
 @click.option("--images", type=_PATH, help="Folder of your own images, to verify and to calibrate with.")
 @click.option("--keep-anyway", is_flag=True, help="Write the file even where it misses the limits of its verification.")
@@ -74,15 +71,12 @@ class _Bytes(click.ParamType[int]):
               help=".plan: instances in one call at most.")  # fmt: skip
 @click.option("--points-per-instance", type=click.IntRange(1, 256), default=8, show_default=True,
               help=".plan: points of one instance at most.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(1, 256), default=1, show_default=True,
-              help=".plan: tiles encoded in one call at most; resam-run sends one.")  # fmt: skip
 @click.option(
-    "--workspace", type=_Bytes(), help=".plan: scratch memory at most, such as 512M or 2G  [default: no limit]"
+    "--workspace", type=Bytes(), help=".plan: scratch memory at most, such as 512M or 2G  [default: no limit]"
 )
 @click.option("--timing-cache", type=_PATH, help=".plan: file of kernel timings; makes the next build here faster.")
 @click.option("--version-compatible", is_flag=True, help=".plan: let later TensorRT of the same first number load it.")
 @click.option("--hardware-compatible", is_flag=True, help=".plan: let any GPU from compute capability 8.0 on run it.")
-@click.option("--dla", is_flag=True, hidden=True)
 @click.option(
     "--inspect", "inspected", type=_PATH, metavar="FILE", help="Print what is inside an engine file, and stop."
 )
@@ -103,32 +97,30 @@ def export(ctx: click.Context, **given: Any) -> None:
         _check_alone(ctx)
         print_engine(EngineFile.open(given["inspected"]), console)
         return
-    if given["dla"]:
-        raise ResamError(
-            "--dla: not possible: a DLA runs fixed shapes only and no LayerNormalization, and these graphs have both; "
-            "leave it out, and the plan runs on the GPU"
-        )
-    chosen = [name for name in PRECISIONS if given[name.replace("-", "_")]]
+    chosen = [precision for name, precision in PRECISIONS.items() if given[name.replace("-", "_")]]
     if len(chosen) > 1:
-        raise ResamError(f"--{chosen[0]} and --{chosen[1]}: an engine has one precision; give one of them")
+        raise ResamError(f"{chosen[0].option} and {chosen[1].option}: an engine has one precision; give one of them")
     given["precision"] = chosen[0] if chosen else None
     source: Path | None = given["source"]
-    from_engine = source is not None and source.suffix == ".resam"
-    output = given["output"] or (source.with_suffix(".plan") if source and from_engine else Path("model.resam"))
+    from_engine = source is not None and source.suffix == RESAM
+    usual = source.with_suffix(PLAN) if source and from_engine else Path("model").with_suffix(RESAM)
+    output = given["output"] or usual
     _check_names(source, output, given)
+    if given["workspace"] == 0:
+        raise ResamError("--workspace: 0 bytes are none to work with; give some, such as 512M, or leave it out")
     set_here = [name for name in _PLAN_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    if output.suffix == ".resam" and set_here:
+    if output.suffix == RESAM and set_here:
         flag = set_here[0].replace("_", "-")
         raise ResamError(f"--{flag} is for plans, {output} is none; choose a name ending in .plan, or leave it out")
-    engine_path = output.with_suffix(".resam")
+    engine_path = output.with_suffix(RESAM)
     if source is not None and from_engine:
         engine_path = source
     else:
-        precision: Any = given["precision"] or ("fp16" if output.suffix == ".plan" else "fp32")
-        plan = output if output.suffix == ".plan" else None
+        precision: Precision = given["precision"] or (FP16 if output.suffix == PLAN else FP32)
+        plan = output if output.suffix == PLAN else None
         base, images, keep_anyway = given["base"], given["images"], given["keep_anyway"]
         write_engine(source, base, engine_path, precision, images, keep_anyway, console, plan)
-    if output.suffix == ".plan":
+    if output.suffix == PLAN:
         write_plan(engine_path, output, given, set_here, console)
 
 
@@ -142,7 +134,7 @@ def _check_alone(ctx: click.Context) -> None:
 
 
 def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> None:
-    if output.suffix not in (".resam", ".plan"):
+    if output.suffix not in (RESAM, PLAN):
         raise ResamError(f"{output}: expected a name ending in .resam (any machine) or .plan (TensorRT, this GPU)")
     folder = next(folder for folder in output.absolute().parents if os.path.exists(folder))
     try:  # now, not after minutes of work
@@ -153,10 +145,10 @@ def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> No
         raise ResamError(f"{output}: cannot be written ({error.strerror}); choose another name") from None
     if source is None:
         return
-    if source.suffix == ".plan":
+    if source.suffix == PLAN:
         raise ResamError(f"{source}: holds compiled plans; give the .resam or the adapter that it was made from")
-    if source.suffix == ".resam":
-        if output.suffix == ".resam":
+    if source.suffix == RESAM:
+        if output.suffix == RESAM:
             raise ResamError(
                 f"{source}: its graphs stay as they are; to get other ones run resam-export ADAPTER -o {output}"
             )
@@ -170,7 +162,7 @@ def write_plan(source: Path, output: Path, given: dict[str, Any], set_here: list
     engine = EngineFile.open(source)
     precision = check_precision(engine, given["precision"], output)
     options = PlanOptions(
-        Limits(given["max_points"], given["points_per_instance"], given["batch"]),
+        Limits(given["max_points"], given["points_per_instance"]),
         given["workspace"],
         given["timing_cache"],
         given["version_compatible"],
@@ -200,13 +192,11 @@ def _graph_line(name: str, graph: BuiltGraph) -> str:
     return line + (f", {len(graph.warnings)} warnings (see --inspect)" if graph.warnings else "")
 
 
-def _command(source: Path, output: Path, precision: str, given: dict[str, Any], set_here: list[str]) -> str:
+def _command(source: Path, output: Path, precision: Precision, given: dict[str, Any], set_here: list[str]) -> str:
     """This command as it is to be run beside a copy of the .resam."""
-    words = ["resam-export", source.name, f"--{precision}", "-o", output.name]
+    words = ["resam-export", source.name, precision.option, "-o", output.name]
     for name in set_here:
         words.append(f"--{name.replace('_', '-')}")
-        if name == "workspace":
-            words.append(f"{given[name] >> 10}K")
-        elif given[name] is not True:
+        if given[name] is not True:
             words.append(str(given[name]))
     return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,13 @@ from resam import __version__
 from resam.model.bases import Base
 from resam.training.checkpoints import Adapter, describe_base
 from resam.training.options import TrainOptions, options_from
+from resam_runtime.common.checked import Malformed, take
 from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.backends.onnx import OnnxBackend
 from resam_runtime.engine.engine_file import write_engine_file
-from resam_runtime.engine.manifest import GraphSpec, Manifest, Precision
+from resam_runtime.engine.manifest import DIGEST_KEY, GraphSpec, Manifest
+from resam_runtime.engine.precisions import FP32, PRECISIONS, Precision, precision_named
+from resam_runtime.engine.prompter_spec import PrompterSpec
 from resam_runtime.tiles.tiling import Framing
 
 from .graphs import Graph, build_graphs
@@ -25,8 +30,8 @@ from .int8 import quantise
 from .models import PROTOBUF_LIMIT, open_session, run_session, to_bytes
 from .onnx_export import export_graphs
 from .precision import island_names, to_fp16
+from .prompted_tiles import Images, PromptedTile, default_count, image_tiles, synthetic_tiles
 from .ranges import measure_ranges, too_large
-from .samples import Images, Sample, default_count, image_samples, synthetic_samples
 from .verify import plain, verify
 
 KEPT_OPTIONS = ("tau", "requery", "rounds", "fit_within", "scale")
@@ -49,7 +54,7 @@ def export_engine(
     path: Path,
     advance: Callable[[str], None] = lambda step: None,
     *,
-    precision: Precision = "fp32",
+    precision: str = FP32.name,
     images: Images | None = None,
     keep_anyway: bool = False,
     scenes: int | None = None,
@@ -64,32 +69,37 @@ def export_engine(
     Raises `LimitError` naming graph and tensor where a limit is missed, and nothing is written, unless `keep_anyway`:
     then the file is written and its manifest says what is missed.
     """
-    check_size(base, precision)
+    chosen = precision_named(precision)
+    check_size(base, chosen)
     options = _options(adapter)
     framing = Framing(options.fit_within or base.fit_within, options.scale)
     size = base.architecture.image_size
-    count = default_count(size, precision) if scenes is None else scenes
+    count = default_count(size, chosen) if scenes is None else scenes
     # Images are read before the long work, so that one that cannot be read is said at once.
-    own = [] if images is None else list(image_samples(size, framing, images, max(2, count // 4), VERIFICATION_PHASE))
-    calibrate = [] if precision == "fp32" else list(calibration(size, framing, images))
+    own = [] if images is None else list(image_tiles(size, framing, images, max(2, count // 4), VERIFICATION_PHASE))
+    calibrate = [] if chosen.exact else list(calibration(size, framing, images))
 
-    fold = not precision.endswith("fp32")  # which is for CPUs
-    graphs = build_graphs(base.sam, options.tau, options.requery, options.rounds, fold=fold)
+    graphs = build_graphs(base.sam, options.tau, options.requery, options.rounds, fold=chosen.for_gpus)
     models = export_graphs(graphs, lambda name: advance(f"export: {name}"))
-    models, made = set_precision(models, precision, calibrate, advance)
+    models, made = set_precision(models, chosen, calibrate, advance)
     for model in models.values():
         onnx.checker.check_model(ir.to_proto(model))
-    samples = itertools.chain(own, synthetic_samples(size, count))
-    verification = verify(graphs, models, precision, samples, advance)
+    tiles = itertools.chain(own, synthetic_tiles(size, count))
+    verification = verify(graphs, models, chosen, tiles, advance)
     report: dict[str, Any] = plain({"precision": made, **verification.report})
     if verification.misses and not keep_anyway:
         more = f" (and {len(verification.misses) - 1} more)" if len(verification.misses) > 1 else ""
-        instead = "report it" if precision == "fp32" else "choose a higher precision"
+        instead = "report it" if chosen.exact else "choose a higher precision"
         raise LimitError(f"{path}: not written: {verification.misses[0]}{more}; {instead}, or --keep-anyway", report)
     advance("write")
-    manifest = _manifest(base, adapter, graphs, precision, options, framing, report)
+    contents = {name: to_bytes(models[name]) for name in graphs}
+    digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents.values())).hexdigest()
+    stamp = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key=DIGEST_KEY, value=digest)])
+    manifest = _manifest(base, adapter, graphs, chosen, options, framing, report, digest)
     try:
-        write_engine_file(path, manifest, {name: to_bytes(models[name]) for name in graphs})
+        # protobufs that are joined are merged
+        stamped = {name: content + stamp.SerializeToString() for name, content in contents.items()}
+        write_engine_file(path, manifest, stamped)
     except OSError as error:
         raise ResamError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
     return report
@@ -98,21 +108,21 @@ def export_engine(
 def set_precision(
     models: Mapping[str, ir.Model],
     precision: Precision,
-    samples: Sequence[Sample],
+    tiles: Sequence[PromptedTile],
     advance: Callable[[str], None] = lambda step: None,
 ) -> tuple[dict[str, ir.Model], dict[str, Any]]:
     """fp32 models in another precision, and what was decided for it, as plain data.
 
-    samples: what to calibrate on.
+    tiles: what to calibrate on.
     """
-    if precision == "fp32":
+    if precision.exact:
         return dict(models), {}
-    images = list(dict.fromkeys(sample.source for sample in samples))
-    made: dict[str, Any] = {"calibration": {"tiles": len(samples), "images": images}}
+    images = list(dict.fromkeys(tile.source for tile in tiles))
+    made: dict[str, Any] = {"calibration": {"tiles": len(tiles), "images": images}}
     result, hot = dict(models), {}
     advance("calibration tiles")
-    inputs = _inputs(models, samples)
-    if not precision.endswith("fp32"):
+    inputs = _inputs(models, tiles)
+    if precision.half:
         for name in models:
             advance(f"ranges: {name}")
             hot[name] = too_large(measure_ranges(models[name], inputs[name]))
@@ -121,9 +131,9 @@ def set_precision(
             for name, model in models.items()
             if (more := island_names(model, hot[name]) - island_names(model))
         }
-    if precision.startswith("int8"):
+    if precision.quantised:
         made["int8"] = {}
-        for name in ("encoder",) if precision == "int8" else models:
+        for name in precision.quantised:
             advance(f"calibrate: {name}")
             # of the loop only what upscales masks: a product made once an image has a row for each of its tokens
             tokens = 0 if name == "encoder" else inputs[name][0]["embedding"][0, 0].size
@@ -132,23 +142,24 @@ def set_precision(
     return {name: to_fp16(model, hot[name]) if name in hot else model for name, model in result.items()}, made
 
 
-def calibration(size: int, framing: Framing, images: Images | None = None) -> Iterator[Sample]:
-    """The samples that ranges are measured on: the user's images, else synthetic scenes (not those of verification)."""
+def calibration(size: int, framing: Framing, images: Images | None = None) -> Iterator[PromptedTile]:
+    """The tiles that ranges are measured on: the user's images, else synthetic scenes (not those of verification)."""
     if images is not None:
-        yield from image_samples(size, framing, images, CALIBRATION_TILES, CALIBRATION_PHASE)
+        yield from image_tiles(size, framing, images, CALIBRATION_TILES, CALIBRATION_PHASE)
     else:
         count = CALIBRATION_TILES if size <= 512 else 3
-        yield from synthetic_samples(size, count, CALIBRATION_SEED, prompts=12)
+        yield from synthetic_tiles(size, count, CALIBRATION_SEED, prompts=12)
 
 
 def check_size(base: Base, precision: Precision) -> None:
     """Refuse, before the work starts, a graph whose weights no ONNX file in one piece can hold."""
-    width = 4 if precision == "fp32" else 2  # enough for INT8 with what is not a product in fp32
     count = sum(value.numel() for value in base.sam.image_encoder.parameters())
-    if count * width > PROTOBUF_LIMIT:
+    size = count * precision.weight_bytes
+    if size > PROTOBUF_LIMIT:
+        smaller = [other.option for other in PRECISIONS.values() if other.weight_bytes < precision.weight_bytes]
         raise ResamError(
-            f"{base.name}: its encoder has {count * width / 1e9:.1f} GB of weights in {precision}, and a graph in an "
-            "engine file may have 2.1 GB (the limit of ONNX's protobuf); export it with --fp16, or --int8-fp32"
+            f"{base.name}: its encoder has {size / 1e9:.1f} GB of weights in {precision.name}, and a graph in an "
+            f"engine file may have 2.1 GB (the limit of ONNX's protobuf); export it with {' or '.join(smaller)}"
         )
 
 
@@ -158,16 +169,25 @@ def _options(adapter: Adapter | None) -> TrainOptions:
     return options_from({name: given[name] for name in KEPT_OPTIONS if name in given}, "the adapter")
 
 
-def _inputs(models: Mapping[str, ir.Model], samples: Sequence[Sample]) -> dict[str, list[dict[str, Any]]]:
-    """What each graph is fed with on the calibration samples."""
+def _inputs(models: Mapping[str, ir.Model], tiles: Sequence[PromptedTile]) -> dict[str, list[dict[str, Any]]]:
+    """What each graph is fed with on the calibration tiles."""
     encoder = open_session(models["encoder"])
-    inputs: dict[str, list[dict[str, Any]]] = {"encoder": [], "loop": []}
-    for sample in samples:
-        inputs["encoder"].append({"image": sample.image})
-        embedding = run_session(encoder, {"image": sample.image})
-        inputs["loop"].append({**embedding, "point_coords": sample.coords, "point_labels": sample.labels})
-    inputs["decoder"] = inputs["loop"]
+    inputs: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
+    for tile in tiles:
+        known = {"image": tile.image, "point_coords": tile.coords, "point_labels": tile.labels}
+        known |= run_session(encoder, {"image": tile.image})
+        for name, model in models.items():
+            inputs[name].append({str(value.name): known[str(value.name)] for value in model.graph.inputs})
     return inputs
+
+
+def _found_classes(adapter: Adapter | None) -> PrompterSpec:
+    """What an adapter says of its prompter. Raises `ResamError` where that is damaged."""
+    given = None if adapter is None else adapter.provenance.get("prompter")
+    try:
+        return take(given, PrompterSpec, "prompter")
+    except Malformed as error:
+        raise ResamError(f"the adapter says not what its prompter finds ({error}); train it again") from None
 
 
 def _manifest(
@@ -178,13 +198,14 @@ def _manifest(
     options: TrainOptions,
     framing: Framing,
     report: dict[str, Any],
+    digest: str,
 ) -> Manifest:
     a = base.architecture
     return Manifest(
-        backend="onnx",
-        precision=precision,
+        backend=OnnxBackend.reads,
+        precision=precision.name,
         image_size=a.image_size,
-        patch_size=a.patch_size,
+        patch_size=a.stride,
         mask_size=a.mask_size,
         embedding_dim=a.embedding_dim,
         fit_within=framing.fit_within,
@@ -195,11 +216,13 @@ def _manifest(
         refine_threshold=options.tau,
         requery=options.requery,
         rounds=options.rounds,
+        digest=digest,
         graphs={name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in graphs.items()},
         base=describe_base(base),
         adapter=None if adapter is None else {"sha256": adapter.sha256},
         training=None if adapter is None else plain(adapter.provenance),  # a metric of no scenes is NaN
         verification=report,
+        prompter=None if "prompter" not in graphs else _found_classes(adapter),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         resam_version=__version__,
     )

@@ -1,4 +1,4 @@
-"""The three graphs of an engine file: module, example inputs and dynamic axes of each, in one place."""
+"""The graphs of an engine file: module, example inputs and dynamic axes of each, in one place."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from torch import nn
 
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
+from resam.model.prompter import prompter_of
 from resam.model.refine_requery import RefineRequery, Requery
 from resam_runtime.engine.manifest import TensorSpec
-
-from .encoder_graph import EncoderGraph
 
 DYNAMIC = {
     "B": 2,
@@ -53,8 +52,8 @@ class Graph:
 def build_graphs(
     sam: Sam, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1, *, fold: bool = True
 ) -> Mapping[str, Graph]:
-    """`encoder`, `decoder` and `loop` of a SAM (LoRA merged), as the engine file's contract has them. fold: see
-    `EncoderGraph`.
+    """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
+    contract has them. fold: see `EncoderFamily.graph`.
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """
@@ -72,15 +71,24 @@ def build_graphs(
     )
     masks = (TensorSpec("masks", "float32", ("N", mask, mask)), TensorSpec("scores", "float32", ("N",)))
     coarse = (TensorSpec("coarse_masks", "float32", ("N", mask, mask)), TensorSpec("coarse_scores", "float32", ("N",)))
-    graphs = (
+    graphs = [
         Graph(
             "encoder",
-            EncoderGraph(encoder, fold).eval(),
+            encoder.graph(fold).eval(),
             encoder,
             (TensorSpec("image", "uint8", ("B", size, size, 3)),),
             (TensorSpec("embedding", "float32", ("B", channels, grid, grid)),),
         ),
         Graph("decoder", decoder, decoder, prompts, masks),
         Graph("loop", loop, loop, prompts, (*masks, TensorSpec("boxes", "float32", ("N", 4)), *coarse)),
-    )
+    ]
+    head = prompter_of(sam)
+    if head is not None:
+        classes, side = head.classes, 2 * grid
+        maps = (
+            TensorSpec("heat", "float32", ("B", classes, side, side)),
+            TensorSpec("boxes", "float32", ("B", 4, side, side)),
+        )
+        embedding = TensorSpec("embedding", "float32", ("B", channels, grid, grid))
+        graphs.append(Graph("prompter", head.eval(), head, (embedding,), maps))
     return {graph.name: graph for graph in graphs}

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -48,7 +49,11 @@ def export_graphs(
     advance("loop")
     loop = _traced_once(graphs["loop"])
     advance("decoder")
-    return {"encoder": encoder, "loop": loop, "decoder": _first_pass(loop, graphs["decoder"])}
+    models = {"encoder": encoder, "loop": loop, "decoder": _first_pass(loop, graphs["decoder"])}
+    for name in [name for name in graphs if name not in models]:
+        advance(name)
+        models[name] = export_graph(graphs[name])
+    return models
 
 
 _last_traced: dict[str, bytes] = {}
@@ -145,7 +150,13 @@ def _fold_fills(graph: ir.Graph) -> None:
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
-    """The exact GELU, in the order of operations that ONNX Runtime recognises and fuses."""
+    """GELU, exact or by its formula with tanh, in the order of operations that ONNX Runtime recognises and fuses."""
+    if approximate == "tanh":
+        three: Any = op.Constant(value_float=3.0)
+        cubic = op.Mul(op.Pow(x, three), op.Constant(value_float=0.044715))
+        inner = op.Mul(op.Add(x, cubic), op.Constant(value_float=math.sqrt(2 / math.pi)))
+        half = op.Mul(x, op.Constant(value_float=0.5))
+        return op.Mul(half, op.Add(op.Tanh(inner), op.Constant(value_float=1.0)))
     erf = op.Erf(op.Div(x, op.Constant(value_float=2.0**0.5)))
     return op.Mul(op.Mul(x, op.Add(erf, op.Constant(value_float=1.0))), op.Constant(value_float=0.5))
 

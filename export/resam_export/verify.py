@@ -21,39 +21,17 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from resam_runtime.engine.precisions import Precision, Tolerances
+
 from .graphs import Graph
 from .models import Feeds, open_session, run_session, to_bytes
 from .precision import half_values
+from .prompted_tiles import PromptedTile
 from .rounding import rounded
-from .samples import Sample
 
-ALONE = (
-    4  # samples on which each graph is also run by itself, and as stored; on the others the engine as a whole, rounded
-)
+# Tiles on which each graph is also run by itself, and as stored; on the others the engine as a whole, rounded.
+ALONE = 4
 Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a precision must keep to. encoder: relative error of the embedding. prompted: of every tensor of the other
-    graphs (fp32), else of those before Refine; given torch's embedding, so that `int8`, all of it in the encoder, has
-    fp16's, and `int8-fp32` one for the upscaling of masks.
-
-    iou: mean IoU of masks with those of torch. drop: how much lower the mean IoU with the true masks may be.
-    """
-
-    encoder: float
-    prompted: float
-    iou: float
-    drop: float
-
-
-LIMITS = {
-    "fp32": Limits(1e-5, 1e-5, 0.999, 0.0005),
-    "fp16": Limits(1e-2, 1e-2, 0.99, 0.002),
-    "int8": Limits(0.25, 1e-2, 0.90, 0.01),
-    "int8-fp32": Limits(0.25, 0.1, 0.90, 0.01),
-}
 
 
 @dataclass
@@ -67,12 +45,12 @@ class Verification:
 def verify(
     graphs: Mapping[str, Graph],
     models: Mapping[str, ir.Model],
-    precision: str,
-    samples: Iterable[Sample],
+    precision: Precision,
+    tiles: Iterable[PromptedTile],
     advance: Callable[[str], None] = lambda step: None,
 ) -> Verification:
-    """Compare every graph with its torch reference on random inputs and on samples."""
-    found = _Findings(LIMITS[precision])
+    """Compare every graph with its torch reference on random inputs and on tiles."""
+    found = _Findings(precision.tolerances)
     stored = {name: open_session(to_bytes(model)) for name, model in models.items()}
     advance("verify: random inputs")
     for name, graph in graphs.items():
@@ -82,59 +60,63 @@ def verify(
     if any(half_values(model) for model in models.values()):
         executions["rounded"] = {name: open_session(rounded(model)) for name, model in models.items()}
     last, with_truth = list(executions)[-1], 0
-    for number, sample in enumerate(samples, 1):
+    for number, tile in enumerate(tiles, 1):
         advance(f"verify: image {number}")
-        with_truth += sample.truths is not None
-        prompts = {"point_coords": sample.coords, "point_labels": sample.labels}
-        embedding = _torch(graphs["encoder"], {"image": sample.image})
-        wanted = _torch(graphs["loop"], {**embedding, **prompts})
-        found.reference(sample, wanted)
+        with_truth += tile.truths is not None
+        prompts = {"point_coords": tile.coords, "point_labels": tile.labels}
+        embedding = _torch(graphs["encoder"], {"image": tile.image})
+        feeds = {"image": tile.image, **embedding, **prompts}
+        wanted = _torch(graphs["loop"], feeds)
+        found.reference(tile, wanted)
         coarse = {"masks": wanted["coarse_masks"], "scores": wanted["coarse_scores"]}
+        references = {"loop": wanted, "decoder": coarse}  # the loop's first pass is the decoder: not run again
+        for name in [name for name in graphs if name not in ("encoder", *references)] if number <= ALONE else ():
+            references[name] = _torch(graphs[name], feeds)
         for kind, sessions in executions.items():
             if number > ALONE and kind != last:
                 continue
-            mine = run_session(sessions["encoder"], {"image": sample.image})
+            mine = run_session(sessions["encoder"], {"image": tile.image})
             found.tensors("encoder", mine, embedding, kind)
-            for name, reference in (("decoder", coarse), ("loop", wanted)) if number <= ALONE else ():
-                found.tensors(name, run_session(sessions[name], {**embedding, **prompts}), reference, kind)
-            found.sample(kind, sample, run_session(sessions["loop"], {**mine, **prompts}), wanted)
-    return found.result(precision, with_truth)
+            for name, reference in references.items() if number <= ALONE else ():
+                alone = {spec.name: feeds[spec.name] for spec in graphs[name].inputs}
+                found.tensors(name, run_session(sessions[name], alone), reference, kind)
+            found.engine(kind, tile, run_session(sessions["loop"], {**mine, **prompts}), wanted)
+    return found.result(precision.exact, with_truth)
 
 
 class _Findings:
     """Collects errors, then judges them."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Tolerances) -> None:
         self.limits = limits
         self.errors: dict[str, dict[str, float]] = {}  # "graph.tensor" -> kind of inputs or execution -> error
-        self.rows: dict[str, list[NDArray[np.float64]]] = {}  # execution -> per sample (N, 6), see `sample`
-        self.samples = 0
-        self.before: NDArray[np.float64] = np.empty(0)  # IoU of torch's masks with the true ones, last sample
+        self.rows: dict[str, list[NDArray[np.float64]]] = {}  # execution -> per tile (N, 6), see `engine`
+        self.tiles = 0
+        self.before: NDArray[np.float64] = np.empty(0)  # IoU of torch's masks with the true ones, last tile
 
     def tensors(self, graph: str, mine: Arrays, wanted: Arrays, kind: str) -> None:
         for name, theirs in wanted.items():
             errors = self.errors.setdefault(f"{graph}.{name}", {})
             errors[kind] = max(errors.get(kind, 0.0), relative_error(mine[name], theirs))
 
-    def reference(self, sample: Sample, wanted: Arrays) -> None:
-        self.samples += 1
-        self.before = _known(wanted["masks"], sample)
+    def reference(self, tile: PromptedTile, wanted: Arrays) -> None:
+        self.tiles += 1
+        self.before = _known(wanted["masks"], tile)
 
-    def sample(self, kind: str, sample: Sample, mine: Arrays, wanted: Arrays) -> None:
+    def engine(self, kind: str, tile: PromptedTile, mine: Arrays, wanted: Arrays) -> None:
         """The whole engine: encoder and loop in a row against torch's."""
         columns = (
             mask_iou(mine["masks"] > 0, wanted["masks"] > 0),
             mask_iou(mine["coarse_masks"] > 0, wanted["coarse_masks"] > 0),
             np.abs(mine["boxes"] - wanted["boxes"]).max(axis=1),
             np.abs(mine["scores"] - wanted["scores"]),
-            _known(mine["masks"], sample),
+            _known(mine["masks"], tile),
             self.before,
         )
         self.rows.setdefault(kind, []).append(np.stack([np.asarray(column, np.float64) for column in columns], axis=1))
 
-    def result(self, precision: str, with_truth: int) -> Verification:
+    def result(self, exact: bool, with_truth: int) -> Verification:
         out = Verification()
-        exact = precision == "fp32"
         tensors: dict[str, Any] = {}
         for name, errors in self.errors.items():
             graph, _, tensor = name.partition(".")
@@ -170,7 +152,7 @@ class _Findings:
                     )
         out.report = {
             "passed": not out.misses,
-            "images": self.samples,
+            "images": self.tiles,
             "images_with_truth": with_truth,
             "instances": max((sum(map(len, blocks)) for blocks in self.rows.values()), default=0),
             "masks": masks,
@@ -228,9 +210,9 @@ def _torch(graph: Graph, feeds: Feeds) -> Arrays:
     return {spec.name: value.numpy() for spec, value in zip(graph.outputs, wanted, strict=True)}
 
 
-def _known(logits: NDArray[np.float32], sample: Sample) -> NDArray[np.float64]:
+def _known(logits: NDArray[np.float32], tile: PromptedTile) -> NDArray[np.float64]:
     """IoU with the true masks, NaN where they are not known."""
-    return np.full(len(logits), np.nan) if sample.truths is None else _true_iou(logits, sample.truths)
+    return np.full(len(logits), np.nan) if tile.truths is None else _true_iou(logits, tile.truths)
 
 
 def _true_iou(logits: NDArray[np.float32], truths: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import needs_extra
 from resam_runtime.engine.engine_file import EngineFile
-from resam_runtime.engine.manifest import Precision
+from resam_runtime.engine.precisions import Precision
 
 from .inspect import print_verification
 from .progress import print_written, step_progress
@@ -46,8 +46,8 @@ def write_engine(
     else:
         loaded = load_base(base or "tiny")
     if plan is not None:
-        _check_beside(plan, output, precision, loaded.sha256, None if adapter is None else adapter.sha256)
-    if precision.startswith("int8") and images is None:
+        _check_beside(plan, output, precision.name, loaded.sha256, None if adapter is None else adapter.sha256)
+    if precision.quantised and images is None:
         note = "note    INT8 is calibrated on synthetic scenes; pass --images with a folder of your own"
         console.print(note, markup=False, highlight=False)
     try:
@@ -57,7 +57,7 @@ def write_engine(
                 adapter,
                 output,
                 lambda step: show(step, None, ""),
-                precision=precision,
+                precision=precision.name,
                 images=images,
                 keep_anyway=keep_anyway,
             )

@@ -81,7 +81,7 @@ def tile_arrays(
     """One sample's arrays from its window of the scene (h, w, 3) uint8; `mirror` as in `tile_points`."""
     image = scale_to_tile(mirrored(window, mirror), tile_size, tile.scale)
     coords, labels = tile_points(prompts, tile, mirror)
-    return TileArrays(image, coords, labels, tile.extent(tile_size))
+    return TileArrays(image, coords, labels, tile.filled_hw(tile_size))
 
 
 def tile_masks(

@@ -1,29 +1,30 @@
 """Bases as files: the weights that `resam` adapts, and what kind of SAM they are.
 
-A base is a state dict of segment-anything's `Sam`. Its architecture is read off the shapes of its tensors, so the
-official checkpoints, the shipped tiny base and any other SAM of the same classes load alike.
+A base is a state dict of a SAM. Its encoder's family is recognised by its tensors, and its architecture read off their
+shapes, so the official checkpoints, the shipped tiny base and any other SAM of the same families load alike.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
-from resam.model.sam import ARCHITECTURES, Architecture, build_sam
+from resam.encoders import ENCODERS, Architecture, EncoderFamily, family_of
+from resam.encoders.family import PREFIX
+from resam.model.sam import build_sam
 from resam_runtime.common.errors import ResamError, system_error
 from resam_runtime.common.files import sha256_file
 
 TINY_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
-OFFICIAL_FILES = ("sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth")
-HEAD_CHANNELS = 32  # channels per head in SAM's mask decoder, of every size
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,8 @@ class Base:
 
     @property
     def fit_within(self) -> int:
-        """Longest side, in pixels, of a scene that becomes one tile: twice the tile for the official sizes."""
-        size = self.architecture.image_size
-        return 2 * size if size >= 1024 else size
+        """Longest side, in pixels, of a scene that becomes one tile, unless a run or an engine says otherwise."""
+        return self.architecture.fit_within
 
 
 def load_base(name_or_path: str | Path) -> Base:
@@ -50,20 +50,34 @@ def load_base(name_or_path: str | Path) -> Base:
     """
     path = TINY_WEIGHTS if str(name_or_path) == "tiny" else Path(name_or_path)
     if not path.is_file():
-        known = f"expected 'tiny' or a checkpoint file ({', '.join(OFFICIAL_FILES)})"
+        known = f"expected 'tiny' or a checkpoint file ({', '.join(official_files())})"
         hint = "the shipped weights are absent; run python -m resam.pretrain" if path == TINY_WEIGHTS else known
         raise ResamError(f"{path}: no such base; {hint}")
-    state = _read(path)
+    state, record = _read(path)
+    family = _recognised(path, state)
     try:
-        architecture = architecture_of(state)
+        architecture = family.architecture(state, _image_size(record))
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         missing = error.args[0] if isinstance(error, KeyError) else str(error)
         raise ResamError(f"{path}: not a checkpoint of SAM ({missing} is missing or mis-shaped)") from None
-    name = next((known for known, value in ARCHITECTURES.items() if value == architecture), path.stem)
+    name = next((known for known, value in family.known.items() if value == architecture), path.stem)
     sam = build_sam(architecture)
-    _check_keys(path, sam, state)
-    sam.load_state_dict(state)
+    names = published_names(sam)
+    _check_keys(path, {names[key]: value for key, value in sam.state_dict().items()}, state, family.ignored)
+    sam.load_state_dict({key: state[published] for key, published in names.items()})
     return Base(sam, architecture, name, sha256_file(path))
+
+
+def published_names(sam: Sam) -> dict[str, str]:
+    """The name that each tensor of a SAM's state dict has in checkpoints, by its name here. LoRA must be merged."""
+    family = family_of(sam.image_encoder)
+    keys = sam.state_dict().keys()
+    return {key: PREFIX + family.published(key[len(PREFIX) :]) if key.startswith(PREFIX) else key for key in keys}
+
+
+def official_files() -> tuple[str, ...]:
+    """Names under which checkpoints that load are published."""
+    return tuple(file for family in ENCODERS.values() for file in family.files)
 
 
 def random_base(architecture: Architecture, name: str = "random", seed: int = 0) -> Base:
@@ -77,47 +91,25 @@ def random_base(architecture: Architecture, name: str = "random", seed: int = 0)
     return Base(sam, architecture, name, digest.hexdigest())
 
 
-def architecture_of(state: Mapping[str, torch.Tensor]) -> Architecture:
-    """The numbers of a SAM from the shapes in its state dict. `KeyError` names a tensor that ought to be there."""
-    encoder = "image_encoder."
-    position = state[encoder + "pos_embed"]  # (1, G, G, dim)
-    patch = state[encoder + "patch_embed.proj.weight"]  # (dim, 3, patch, patch)
-    grid, dim, patch_size = int(position.shape[1]), int(position.shape[3]), int(patch.shape[-1])
-    depth = 0
-    while f"{encoder}blocks.{depth}.norm1.weight" in state:
-        depth += 1
-    if depth == 0:
-        raise KeyError(encoder + "blocks.0.norm1.weight")
-    relative = [state[f"{encoder}blocks.{block}.attn.rel_pos_h"] for block in range(depth)]  # (2 * side - 1, head dim)
-    sides = [(len(table) + 1) // 2 for table in relative]
-    global_blocks = tuple(block for block, side in enumerate(sides) if side == grid)
-    windows = {side for side in sides if side != grid} or {grid}
-    if len(windows) > 1:
-        raise ValueError(f"one window size for all blocks (came {sorted(windows)})")
-    decoder = "mask_decoder."
-    channels = int(state[encoder + "neck.0.weight"].shape[0])
-    return Architecture(
-        image_size=grid * patch_size,
-        patch_size=patch_size,
-        encoder_dim=dim,
-        encoder_depth=depth,
-        encoder_heads=dim // int(relative[0].shape[1]),
-        global_blocks=global_blocks,
-        window_size=windows.pop(),
-        embedding_dim=channels,
-        decoder_heads=channels // HEAD_CHANNELS,
-        decoder_mlp_dim=int(state[decoder + "transformer.layers.0.mlp.lin1.weight"].shape[0]),
-        multimask_outputs=int(state[decoder + "mask_tokens.weight"].shape[0]) - 1,
-        iou_hidden_dim=int(state[decoder + "iou_prediction_head.layers.0.weight"].shape[0]),
+def _recognised(path: Path, state: Mapping[str, torch.Tensor]) -> EncoderFamily:
+    for family in ENCODERS.values():
+        if family.recognises(state):
+            return family
+    raise ResamError(
+        f"{path}: not a checkpoint of SAM (holds no image encoder of a known kind: {', '.join(ENCODERS)}); "
+        f"give one such as {', '.join(official_files())}"
     )
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
+    """The state dict of a checkpoint, and the record in it of how resam made it, if there is one."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                record = json.loads((file.metadata() or {}).get("resam", "null"))
+            return load_file(path), record
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ResamError(f"{path}: not a whole safetensors file ({error})") from None
     except OSError as error:
         raise ResamError(system_error(error, path)) from None
@@ -129,22 +121,31 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             ) from None
         raise ResamError(
             f"{path}: not a checkpoint that torch can read; "
-            f"give one of SAM, such as {OFFICIAL_FILES[0]}, or download it again"
+            f"give one of SAM, such as {official_files()[0]}, or download it again"
         ) from None
-    if isinstance(state, Mapping) and isinstance(state.get("sam"), Mapping):  # an unfinished run of resam.pretrain
-        state = state["sam"]
+    for wrapper in ("sam", "state_dict"):  # an unfinished run of resam.pretrain; a habit of published checkpoints
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ResamError(f"{path}: expected a state dict of tensors, got {type(state).__name__} of other things")
-    return dict(state)
+    return dict(state), None
 
 
-def _check_keys(path: Path, sam: Sam, state: Mapping[str, torch.Tensor]) -> None:
-    expected = sam.state_dict()
-    missing, foreign = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+def _image_size(record: Any) -> int | None:
+    """The side of the tile that a record says, for encoders whose shapes do not tell it."""
+    architecture = record.get("architecture") if isinstance(record, dict) else None
+    size = architecture.get("image_size") if isinstance(architecture, dict) else None
+    return size if isinstance(size, int) and 16 <= size <= 16384 else None
+
+
+def _check_keys(
+    path: Path, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], ignored: frozenset[str]
+) -> None:
+    missing, foreign = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys() - ignored)
     shaped = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
     found = [("missing", missing), ("foreign", foreign), ("mis-shaped", sorted(shaped))]
     if any(keys for _, keys in found):
         parts = (
             f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' * (len(keys) > 3)}" for what, keys in found if keys
         )
-        raise ResamError(f"{path}: not a SAM of segment-anything ({'; '.join(parts)})")
+        raise ResamError(f"{path}: not a whole SAM ({'; '.join(parts)})")

@@ -6,13 +6,13 @@ import torch
 from segment_anything.modeling import Sam
 from torch import nn
 
-from resam.model.attention import fold_attention
+from resam.encoders import family_of
 
 
 class ImageEncoder(nn.Module):
-    """SAM's image encoder with normalisation inside and folded attention.
+    """A SAM's image encoder with normalisation inside, in the form its family prepares for training.
 
-    Takes ownership of `sam.image_encoder`: its attention modules are replaced in place (same parameters).
+    Takes ownership of `sam.image_encoder`, which may be changed in place (same parameters).
     """
 
     pixel_mean: torch.Tensor
@@ -20,7 +20,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
-        self.vit = fold_attention(sam.image_encoder)
+        self.network = family_of(sam.image_encoder).prepare(sam.image_encoder)
         self.register_buffer("pixel_mean", sam.pixel_mean.reshape(1, 3, 1, 1).clone(), persistent=False)
         self.register_buffer("pixel_std", sam.pixel_std.reshape(1, 3, 1, 1).clone(), persistent=False)
 
@@ -30,4 +30,8 @@ class ImageEncoder(nn.Module):
         Returns the embedding, (B, C, G, G) float.
         """
         x = image.permute(0, 3, 1, 2).to(self.pixel_mean.dtype)
-        return self.vit((x - self.pixel_mean) / self.pixel_std)
+        return self.network((x - self.pixel_mean) / self.pixel_std)
+
+    def graph(self, fold: bool) -> nn.Module:
+        """The encoder as it is exported, see `EncoderFamily.graph`."""
+        return family_of(self.network).graph(self.network, self.pixel_mean, self.pixel_std, fold)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError, safe_open
 from segment_anything.modeling import Sam
 
+from resam.encoders import ARCHITECTURES
+from resam.encoders.family import describe_architecture
 from resam.model.bases import load_base
-from resam.model.sam import ARCHITECTURES, build_sam
+from resam.model.sam import build_sam
 from resam.pretrain.batches import Batches, Mixture, Shape
 from resam.pretrain.photographs import open_sources
 from resam.pretrain.run import Plan, Run
@@ -133,7 +135,7 @@ def pretrain(
         + " --init EARLIER" * (init is not None),
         "sources": {source.name: len(source.photographs) for source in sources},
         "earlier": earlier,
-        "architecture": asdict(full),
+        "architecture": describe_architecture(full),
         "seed": seed,
         "device": device,
     }

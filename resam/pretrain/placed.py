@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from segment_anything.modeling import Sam
 
+from resam.encoders.vit import encode_placed
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 
@@ -21,15 +22,11 @@ class PlacedSam:
 
     def encode(self, images: torch.Tensor, offset: tuple[int, int]) -> torch.Tensor:
         """(B, s, s, 3) uint8 -> (B, C, g, g), with the position embeddings of tokens offset ... offset + g."""
-        encoder, vit = self.encoder, self.encoder.vit
-        pixels = (images.permute(0, 3, 1, 2).float() - encoder.pixel_mean) / encoder.pixel_std
-        x = vit.patch_embed(pixels)
-        (dx, dy), side = offset, x.shape[1]
+        pixels = (images.permute(0, 3, 1, 2).float() - self.encoder.pixel_mean) / self.encoder.pixel_std
+        embedding = encode_placed(self.encoder.network, pixels, offset)
+        (dx, dy), side = offset, embedding.shape[-1]
         self.decoder.window = (slice(dy, dy + side), slice(dx, dx + side))
-        x = x + vit.pos_embed[:, dy : dy + side, dx : dx + side]
-        for block in vit.blocks:
-            x = block(x)
-        return vit.neck(x.permute(0, 3, 1, 2))
+        return embedding
 
 
 class PlacedDecoder(PromptDecoder):

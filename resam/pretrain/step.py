@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from resam.model.refine_requery import refine_logit, tight_boxes
 from resam.pretrain.batches import Batch
 from resam.pretrain.placed import PlacedSam
-from resam.training.losses import dice_loss, overlap
+from resam.training.losses.dice import dice_loss
+from resam.training.losses.score import overlap
 
 OWN_BOX = 0.5  # of the boxes are drawn around the model's own masks, where these meet the instance
 WITH_POINTS = 0.6  # of the boxes go with the points

@@ -18,7 +18,7 @@ from resam.model.encoder import ImageEncoder
 from resam.pretrain.batches import jittered_box
 from resam.pretrain.photographs import MIN_AREA, LabelledTile, Source
 from resam.pretrain.procedural import generate
-from resam.training.losses import overlap
+from resam.training.losses.score import overlap
 from resam_runtime.tiles.tiling import Framing
 
 HELD_OUT_SEED = 1_000_000_000  # procedural images from here on are never trained on

@@ -1,6 +1,6 @@
 """Files of a run that hold tensors: the adapter, which is its result, and checkpoints, from which it goes on.
 
-Both are written whole or not at all. An adapter is a safetensors file of LoRA tensors (`resam.model.lora`), with its
+Both are written whole or not at all. An adapter is a safetensors file of the tensors of `resam.model.parts`, with its
 provenance as JSON in the metadata under `resam`: base (name, SHA-256, architecture), data, options, metrics, version.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from resam.encoders.family import describe_architecture
 from resam.model.bases import Base, load_base
-from resam.model.lora import load_lora, merge_lora
+from resam.model.parts import PrompterHead, load_adapter, merge_adapter
 from resam.training.outputs import write_bytes
 from resam_runtime.common.errors import ResamError, system_error
 from resam_runtime.common.files import sha256_file
@@ -28,7 +29,7 @@ KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one i
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA tensors, where they come from, and the SHA-256 of their file."""
+    """Its tensors, where they come from, and the SHA-256 of their file."""
 
     state: dict[str, torch.Tensor]
     provenance: dict[str, Any]
@@ -54,12 +55,12 @@ class Adapter:
 
     @classmethod
     def of(cls, path: Path, state: Mapping[str, torch.Tensor]) -> Adapter | None:
-        """The adapter file at `path` if there is one and it holds these very tensors."""
+        """The adapter file at `path` if there is one and it holds these very tensors, with or without a prompter."""
         try:
             found = cls.open(path)
         except ResamError:
             return None
-        if found.state.keys() != state.keys():
+        if {name for name in found.state if not name.startswith(PrompterHead.prefix)} != state.keys():
             return None
         return found if all(torch.equal(found.state[name], value.cpu()) for name, value in state.items()) else None
 
@@ -73,11 +74,11 @@ def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Map
 
 def describe_base(base: Base) -> dict[str, Any]:
     """What an adapter's provenance says of its base."""
-    return {"name": base.name, "sha256": base.sha256, "architecture": asdict(base.architecture)}
+    return {"name": base.name, "sha256": base.sha256, "architecture": describe_architecture(base.architecture)}
 
 
 def apply_adapter(base: Base, adapter: Adapter, merge: bool = True) -> Base:
-    """The base with an adapter in its encoder, in place; `merge`: as plain weights, as export wants them.
+    """The base with an adapter in it, in place; `merge`: as plain weights, as export wants them.
 
     Raises `ResamError` where the adapter was trained on another base.
     """
@@ -89,11 +90,11 @@ def apply_adapter(base: Base, adapter: Adapter, merge: bool = True) -> Base:
             f"({base.sha256[:12]}...); give that base with --base"
         )
     try:
-        load_lora(base.sam.image_encoder, adapter.state)
+        load_adapter(base.sam, adapter.state)
     except ValueError as error:
         raise ResamError(f"the adapter does not fit base {base.name!r}: {error}") from None
     if merge:
-        merge_lora(base.sam.image_encoder)
+        merge_adapter(base.sam)
     return base
 
 

@@ -19,10 +19,10 @@ WIDE = 768  # channels, ViT-B's: bf16 halves a step on a CPU; the tiny base's ta
 MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # parameters of glibc's mallopt, from its malloc.h
 
 
-def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "auto", encoder_dim: int = 0) -> Fabric:
+def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "auto", encoder_width: int = 0) -> Fabric:
     """Devices and precision. "auto" precision: bf16 on CUDA, and on a CPU that has instructions for it where the
-    encoder is wide (`encoder_dim` channels, `WIDE` or more); else full. More than one device: DDP. On a CPU the process
-    keeps its freed memory from then on, see `keep_freed_memory`.
+    encoder is wide (`encoder_width` channels, `WIDE` or more); else full. More than one device: DDP. On a CPU the
+    process keeps its freed memory from then on, see `keep_freed_memory`.
 
     Raises `ResamError` for devices that are not there.
     """
@@ -34,7 +34,7 @@ def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "a
         if devices > most:
             raise ResamError(f"--devices {devices}: at most {most} processes on this machine's cores")
         keep_freed_memory()
-    halved = on_gpu or (accelerator == "cpu" and encoder_dim >= WIDE and multiplies_bfloat16())
+    halved = on_gpu or (accelerator == "cpu" and encoder_width >= WIDE and multiplies_bfloat16())
     chosen = {"auto": "bf16-mixed" if halved else "32-true", "bf16": "bf16-mixed", "32": "32-true"}.get(precision)
     try:
         return Fabric(

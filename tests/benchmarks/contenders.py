@@ -16,8 +16,8 @@ from resam_runtime.tiles.prompt_batch import PromptBatch
 class Squares:
     """Answers each prompt with a square of `side` px around its first point, and sleeps `seconds` in the loop.
 
-    Memory: `ballast_mb` as long as it lives, `loading_mb` while it is made, `prompt_mb` for each prompt while it answers,
-    `coarse_mb` while its coarse masks are asked for.
+    Memory: `ballast_mb` as long as it lives, `loading_mb` while it is made, `prompt_mb` for each prompt while it
+    answers, `coarse_mb` while its coarse masks are asked for.
     """
 
     def __init__(

@@ -68,8 +68,8 @@ def make_document(
         "data": {"name": "made & up", "digest": "0", "boundary_tolerance": 2,
                  "scenes": [{"name": f"{s}.png", "width": 256, "height": 256, "instances": 3} for s in range(samples)]},
         "rivals": [
-            {"name": name, "description": "somewhere", "size_bytes": 1_000_000, "about": {}, "load_s": 0.1, "first_s": 0.2,
-             "peak_bytes": memory, "before_bytes": 1, "device_bytes": None,
+            {"name": name, "description": "somewhere", "size_bytes": 1_000_000, "about": {}, "load_s": 0.1,
+             "first_s": 0.2, "peak_bytes": memory, "before_bytes": 1, "device_bytes": None,
              "proposals": [{"scene": 0, "proposed": 7, "found": [True, False, True]}]}
             for name in ("base <1>", "adapted")
         ],

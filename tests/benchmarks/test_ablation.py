@@ -137,7 +137,7 @@ def test_seeds_share_what_is_made_before_the_first_epoch(
         calls.append("made")
         return consensus_masks(*arguments)
 
-    monkeypatch.setattr("resam.training.run.consensus_masks", counted)
+    monkeypatch.setattr("resam.training.preparation.consensus_masks", counted)
     found = ablate(dataclasses.replace(settings, rows=("consensus",)), tmp_path, "x")
     assert len(calls) == 1
     first, second = (cell for cell in found["cells"] if cell["row"] == "consensus")
@@ -201,8 +201,9 @@ def _whole() -> dict[str, Any]:
     options = {"requery": "box"}
     part = {"digest": "0", "scenes": 1, "instances": 2}
     return {
-        "format": "resam-ablation", "version": 1, "created": "2030-01-01", "command": "resam-bench ablation", "versions": {},
-        "machine": {"processor": "x", "cores": 2, "devices": [], "system": "Linux"}, "base": {"name": "tiny", "sha256": "0"},
+        "format": "resam-ablation", "version": 1, "created": "2030-01-01", "command": "resam-bench ablation",
+        "machine": {"processor": "x", "cores": 2, "devices": [], "system": "Linux"}, "versions": {}, "resumed": [],
+        "base": {"name": "tiny", "sha256": "0"},
         "data": [{"name": "set", "train": part, "test": {**part, "split": "test"}}],
         "rows": [{"name": "base", "title": "base", "trained": False, "precision": "32", "options": options}],
         "cells": [CELL],
@@ -214,17 +215,17 @@ def _whole() -> dict[str, Any]:
     [
         ("rows", [1], "rows[0]: expected an object, got 1"),
         ("cells", [1], "cells[0]: expected an object, got 1"),
-        ("cells", [{}], "no cells[0].data"),
-        ("data", [{}], "no data[0].name"),
+        ("cells", [{}], "cells[0].data: missing"),
+        ("data", [{}], "data[0].name: missing"),
         ("cells", [CELL | {"final": None}], "cells[0].final: expected an object, got null"),
         ("cells", [CELL | {"final": {"miou": None, "miou_images": 0.5}}], "cells[0].final.miou: expected a number"),
         ("cells", [CELL | {"seed": []}], "cells[0].seed: expected a whole number"),
-        ("cells", [CELL, CELL | {"training": {"loss": 1.0}}], "no cells[1].training.labelled"),
-        ("cells", [CELL | {"seconds": float("nan")}], "NaN is no measurement"),
-        ("rows", [{"name": "base"}], "no rows[0].title"),
-        ("base", {}, "no base.name"),
-        ("machine", {}, "no machine.processor"),
-        ("resumed", [{}], "no resumed[0].created"),
+        ("cells", [CELL, CELL | {"training": {"loss": 1.0}}], "cells[1].training.labelled: missing"),
+        ("cells", [CELL | {"seconds": float("nan")}], "NaN is not a number"),
+        ("rows", [{"name": "base"}], "rows[0].title: missing"),
+        ("base", {}, "base.name: missing"),
+        ("machine", {}, "machine.processor: missing"),
+        ("resumed", [{}], "resumed[0].created: missing"),
     ],
 )  # fmt: skip
 def test_a_part_of_an_ablation_that_is_damaged_is_named_in_one_line(

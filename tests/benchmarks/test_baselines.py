@@ -1,7 +1,10 @@
-"""The baselines: the same weights give the same masks, however they are run; Refine at full size against a slow loop."""
+"""The baselines: the same weights give the same masks, however they are run; Refine at full size against a slow
+loop."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +93,12 @@ def test_refined_boxes_equal_a_loop_over_pixels() -> None:
     twins[0, 4:16, 4:16] = twins[1, 4:16, 5:16] = twins[2, :3] = 9
     assert refined_boxes(twins, 0.975)[1].tolist() == [False, False, True]  # a rim of 12 pixels of 144 is a crumb
     assert CRUMBS == refine_requery.CRUMBS
+
+
+def test_the_table_of_baselines_loads_no_torch() -> None:
+    """The command reads it; the memory of torch belongs to the processes that need it."""
+    code = (
+        "import sys, resam_benchmarks.baselines.table; print(sorted({'torch', 'segment_anything'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

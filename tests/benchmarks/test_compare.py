@@ -295,7 +295,7 @@ def test_a_file_cut_short_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text(text[: len(text) // 2], encoding="utf-8")
     result = CliRunner().invoke(bench, ["compare", str(tmp_path / "good.json"), str(tmp_path / "cut.json")])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "cut.json: not JSON" in result.stderr
+    assert "cut.json: damaged (not JSON" in result.stderr
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": "resam-bench", "version": 9}', '{"format": "x"}'])

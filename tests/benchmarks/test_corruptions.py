@@ -12,7 +12,7 @@ import pytest
 from resam.synthetic import write_dataset
 from resam.synthetic.scenes import generate_scene
 from resam_benchmarks.robustness import curves as robustness
-from resam_benchmarks.robustness.corruptions import CORRUPTIONS, SEVERITIES, SEVERITY_WORDS, corrupt
+from resam_benchmarks.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from resam_benchmarks.robustness.curves import robustness_page, tables_of
 
 
@@ -31,7 +31,7 @@ def test_every_corruption_departs_further_from_the_scene_with_severity(kind: str
     assert distances[4] > 1.5 * distances[0]
     assert np.array_equal(corrupt(image, kind, 0), image)
     assert np.array_equal(image, given), "the clean scene was changed"
-    assert kind in SEVERITY_WORDS
+    assert f"{CORRUPTIONS[kind].levels[0]:g}" in CORRUPTIONS[kind].describe()
 
 
 class Recorder:
@@ -65,7 +65,8 @@ def test_every_engine_sees_the_same_pictures_and_points(tmp_path: Path, monkeypa
 
 
 def made_up(lost: dict[str, float]) -> dict[str, Any]:
-    """Two engines on eight scenes of three instances; noise costs each what `lost` says, nothing else costs anything."""
+    """Two engines on eight scenes of three instances; noise costs each what `lost` says, nothing else costs
+    anything."""
     rng = np.random.default_rng(0)
     scenes, clean = np.repeat(np.arange(8), 3), rng.uniform(0.5, 0.9, 24)
     engines = {}

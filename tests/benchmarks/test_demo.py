@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from resam_benchmarks.demo.cli import demo
 from resam_benchmarks.demo.page import DemoPage, demo_page
 from resam_benchmarks.demo.picture import GAP, write_picture
-from resam_benchmarks.demo.steps import DemoOptions, Diary
-from resam_benchmarks.demo.strips import STAGES, ShownScene, _first_of_each_kind
+from resam_benchmarks.demo.steps import DemoOptions, DemoRecord
+from resam_benchmarks.demo.strips import LOOP_MASKS, ShownScene, _first_of_each_kind
 from resam_runtime.common.errors import ResamError
 
 from .documents import make_document
@@ -37,7 +37,7 @@ def bench(**changes: Any) -> dict[str, Any]:
 
 def scene(place: int = 2, instances: int = 3, value: int = 10) -> ShownScene:
     picture = np.full((40, 60, 3), value, np.uint8)
-    stages = {name: dict.fromkeys(STAGES, picture) for name in ("base", "adapted")}
+    stages = {name: dict.fromkeys(LOOP_MASKS, picture) for name in ("base", "adapted")}
     return ShownScene("test_00002_dry_<dock>.png", place, instances, picture, picture, stages)
 
 
@@ -94,7 +94,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     shown = page(bench(), {}, tmp_path)
     assert not re.search(r'(src|href)="(?!data:|out/")', shown), "links only to what is there, and fetches nothing"
     assert "<dock>" not in shown
-    assert shown.count("data:image/jpeg") == 2 + 2 * len(STAGES)
+    assert shown.count("data:image/jpeg") == 2 + 2 * len(LOOP_MASKS)
 
 
 def test_shown_scenes_are_the_first_of_each_kind() -> None:
@@ -115,10 +115,10 @@ def test_the_picture_shows_the_busiest_scenes(tmp_path: Path) -> None:
 
 
 def test_a_second_run_with_other_options_says_what_to_do(tmp_path: Path) -> None:
-    Diary(tmp_path / "demo" / "demo.json", DemoOptions(scenes=3))
-    Diary(tmp_path / "demo" / "demo.json", DemoOptions(scenes=3))
+    DemoRecord(tmp_path / "demo" / "demo.json", DemoOptions(scenes=3))
+    DemoRecord(tmp_path / "demo" / "demo.json", DemoOptions(scenes=3))
     with pytest.raises(ResamError, match=r"holds a demo made with --scenes 3 .*choose another -o"):
-        Diary(tmp_path / "demo" / "demo.json", DemoOptions(scenes=4))
+        DemoRecord(tmp_path / "demo" / "demo.json", DemoOptions(scenes=4))
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

@@ -29,14 +29,14 @@ from click.testing import CliRunner
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
+from resam.encoders.vit import VitArchitecture
 from resam.model.bases import load_base, random_base
-from resam.model.sam import Architecture
 from resam.synthetic import write_dataset
 from resam.training.options import preset_names
 from resam_benchmarks.ablation.rows import NAMES
 from resam_export.engine import export_engine
 
-from .pages import PAGES, Line, blocks, commands
+from .pages import PAGES, ROOT, Line, blocks, commands
 
 COMMANDS = {
     "resam-train": "resam.cli:train",
@@ -101,6 +101,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(user: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh copy of the user's folder as the working folder."""
     shutil.copytree(user, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
     # an export is verified on many scenes; here on one
@@ -156,7 +157,8 @@ def annotate(arguments: list[str], here: Path) -> None:
         assert server.stdout is not None
         lines = [server.stdout.readline() for _ in range(2)]
         assert "http://127.0.0.1:" in lines[1], lines
-    shutil.copy(here / "drawn.json", arguments[arguments.index("-o") + 1])
+    if "-o" in arguments:
+        shutil.copy(here / "drawn.json", arguments[arguments.index("-o") + 1])
 
 
 class background:
@@ -206,7 +208,7 @@ def test_commands_of_a_page_run_in_its_order(page: str, here: Path) -> None:
         execute(line, here)
 
 
-TOY = Architecture(
+TOY = VitArchitecture(
     image_size=64, patch_size=8, encoder_dim=32, encoder_depth=7, encoder_heads=2, global_blocks=(6,), window_size=4,
     embedding_dim=32, decoder_heads=1, decoder_mlp_dim=32, multimask_outputs=0, iou_hidden_dim=16,
 )  # fmt: skip

@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 import resam_export.engine as engine_module
 import resam_export.models as models_module
+from resam.encoders import ARCHITECTURES, vit_graph
 from resam.model.bases import Base, load_base
-from resam.model.sam import ARCHITECTURES, build_sam
-from resam_export import encoder_graph, onnx_export
+from resam.model.sam import build_sam
+from resam_export import onnx_export
 from resam_export.engine import LimitError, check_size, export_engine
 from resam_export.graphs import build_graphs
 from resam_export.models import add_constant, constant, open_session, run_session
@@ -25,6 +26,7 @@ from resam_export.verify import mask_iou, relative_error, verify
 from resam_runtime import Segmenter
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.precisions import FP16, FP32
 
 from .conftest import Traced
 
@@ -101,7 +103,7 @@ def test_the_encoder_equals_segment_anything(traced: Traced) -> None:
 def test_scores_made_in_pieces_are_the_same(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     base = load_base("tiny")
     heads, grid = base.architecture.encoder_heads, base.architecture.grid
-    monkeypatch.setattr(encoder_graph, "LARGEST_SCORES", heads * grid**4 // pieces)
+    monkeypatch.setattr(vit_graph, "LARGEST_SCORES", heads * grid**4 // pieces)
     graph = build_graphs(base.sam, fold=False)["encoder"]
     largest = 0
 
@@ -122,7 +124,7 @@ def test_scores_made_in_pieces_are_the_same(pieces: int, monkeypatch: pytest.Mon
 
 
 def test_every_graph_equals_torch_on_random_inputs(traced: Traced) -> None:
-    report = verify(traced.graphs, traced.models, "fp32", []).report
+    report = verify(traced.graphs, traced.models, FP32, []).report
     errors = {name: error["random"] for name, error in report["relative_error"].items()}
     assert len(errors) == 8
     assert max(errors.values()) <= 1e-5
@@ -249,8 +251,8 @@ def test_a_graph_beyond_protobuf_is_refused_before_the_work_starts() -> None:
         sam = build_sam(ARCHITECTURES["vit_h"])
     base = Base(sam, ARCHITECTURES["vit_h"], "vit_h", "0" * 64)
     with pytest.raises(ResamError, match=r"vit_h: its encoder has 2\.5 GB .*--fp16"):
-        check_size(base, "fp32")
-    check_size(base, "fp16")
+        check_size(base, FP32)
+    check_size(base, FP16)
 
 
 def test_a_model_beyond_protobuf_still_runs_for_measurements(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:

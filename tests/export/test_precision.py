@@ -20,26 +20,27 @@ from onnx import TensorProto, helper
 from resam.model.bases import load_base
 from resam_export.engine import calibration, set_precision
 from resam_export.graphs import build_graphs
-from resam_export.int8 import quantise
+from resam_export.int8 import quantise, quantise_weight
 from resam_export.models import add_constant, constant, open_session, run_session, to_bytes
 from resam_export.onnx_export import export_graph
 from resam_export.precision import to_fp16
+from resam_export.prompted_tiles import PromptedTile, synthetic_tiles
 from resam_export.ranges import measure_ranges, too_large
 from resam_export.rounding import rounded
-from resam_export.samples import Sample, synthetic_samples
-from resam_export.verify import LIMITS, Verification, verify
+from resam_export.verify import Verification, verify
+from resam_runtime.engine.precisions import FP16, FP32, INT8, INT8_FP32
 from resam_runtime.tiles.tiling import Framing
 
 from .conftest import Traced
 
 
-def few(count: int = 3) -> list[Sample]:
+def few(count: int = 3) -> list[PromptedTile]:
     return list(islice(calibration(256, Framing(256)), count))
 
 
 @pytest.fixture(scope="module")
 def fp16(traced: Traced) -> dict[str, ir.Model]:
-    return set_precision(traced.models, "fp16", few())[0]
+    return set_precision(traced.models, FP16, few())[0]
 
 
 def proto_types(model: ir.Model) -> dict[str, int]:
@@ -74,7 +75,7 @@ def test_fp16_graphs_have_the_types_they_claim(fp16: dict[str, ir.Model], name: 
 
 
 def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, ir.Model]) -> None:
-    found = verify(traced.graphs, fp16, "fp16", synthetic_samples(256, 6))
+    found = verify(traced.graphs, fp16, FP16, synthetic_tiles(256, 6))
     assert found.misses == []
     masks = found.report["masks"]["rounded"]
     assert masks["iou"] >= 0.99
@@ -82,11 +83,11 @@ def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, 
 
 
 def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
-    models, made = set_precision(traced.models, "int8", few(6))
+    models, made = set_precision(traced.models, INT8, few(6))
     assert made["int8"]["encoder"]["products"] >= 6 * traced.base.architecture.encoder_depth
-    found = verify(traced.graphs, models, "int8", synthetic_samples(256, 10))
+    found = verify(traced.graphs, models, INT8, synthetic_tiles(256, 10))
     masks = found.report["masks"]["rounded"]
-    assert masks["iou"] >= LIMITS["int8"].iou
+    assert masks["iou"] >= INT8.tolerances.iou
     assert masks["miou_torch"] - masks["miou"] <= 0.01
     # Its decoder is no INT8, and has fp16's limit.
     decoder = models["decoder"].clone()
@@ -94,7 +95,7 @@ def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
     weight = constant(norm.inputs[1])
     assert weight is not None
     norm.replace_input_with(1, add_constant(decoder.graph, "scaled", weight * np.float32(1.05)))
-    (miss, *_) = verify(traced.graphs, {**models, "decoder": decoder}, "int8", []).misses
+    (miss, *_) = verify(traced.graphs, {**models, "decoder": decoder}, INT8, []).misses
     assert "graph decoder" in miss
     assert miss.endswith("limit 0.01")
 
@@ -102,17 +103,17 @@ def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
 @pytest.fixture(scope="module")
 def for_cpus(traced: Traced) -> dict[str, ir.Model]:
     encoder = export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
-    return set_precision({**traced.models, "encoder": encoder}, "int8-fp32", few(6))[0]
+    return set_precision({**traced.models, "encoder": encoder}, INT8_FP32, few(6))[0]
 
 
 def test_int8_with_the_rest_in_fp32_keeps_its_limits(traced: Traced, for_cpus: dict[str, ir.Model]) -> None:
     assert not any(TensorProto.FLOAT16 in proto_types(model).values() for model in for_cpus.values())
-    found = verify(traced.graphs, for_cpus, "int8-fp32", synthetic_samples(256, 10))
+    found = verify(traced.graphs, for_cpus, INT8_FP32, synthetic_tiles(256, 10))
     assert found.misses == []
     # What upscales the masks is in INT8 too, and nothing else of the decoder.
     errors = found.report["relative_error"]
     assert 1e-4 < errors["decoder.masks"]["stored"] < errors["decoder.masks"]["limit"] == 0.1
-    assert errors["decoder.scores"]["stored"] < LIMITS["fp32"].prompted
+    assert errors["decoder.scores"]["stored"] < FP32.tolerances.prompted
 
 
 @pytest.mark.parametrize("graph", ["encoder", "decoder", "loop"])
@@ -155,6 +156,72 @@ def test_int8_pairs_are_what_tensorrt_accepts(traced: Traced) -> None:
             assert scale.shape == ()
 
 
+def int8_weights(model: ir.Model) -> list[np.ndarray]:
+    """Codes (K, N) of every product's weight."""
+    arrays = (constant(value) for value in model.graph.initializers.values())
+    return [array for array in arrays if array is not None and array.dtype == np.int8 and array.ndim == 2]
+
+
+def saturating_sums(activations: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """(M, K) uint8 times (K, N) int8 as AVX2 sums it (vpmaddubsw): two neighbours in 16 bits, which saturate."""
+    products = activations.astype(np.int32)[:, :, None] * codes.astype(np.int32)[None]
+    products = np.concatenate([products, np.zeros_like(products[:, : products.shape[1] % 2])], axis=1)
+    pairs = products.reshape(len(products), -1, 2, products.shape[2]).sum(axis=2)
+    return np.clip(pairs, -(1 << 15), (1 << 15) - 1).sum(axis=1)
+
+
+def worst_activations(codes: np.ndarray) -> np.ndarray:
+    """For some columns of a weight the activations that drive it as far up, and as far down, as any can."""
+    columns = codes[:, np.argsort(np.abs(codes.astype(int)).sum(axis=0))[-8:]].T
+    return np.concatenate([np.where(columns > 0, 255, 0), np.where(columns < 0, 255, 0)]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("graph", ["encoder", "decoder", "loop"])
+def test_int8_products_sum_exactly_in_16_bits(for_cpus: dict[str, ir.Model], graph: str) -> None:
+    """On a CPU with AVX2 alone ONNX Runtime adds up pairs of products in 16 bits; there is none here to show it."""
+    for codes in int8_weights(for_cpus[graph]):
+        whole = codes.astype(np.int32)
+        whole = np.concatenate([whole, np.zeros_like(whole[: len(whole) % 2])]).reshape(-1, 2, codes.shape[1])
+        assert 255 * np.maximum(whole, 0).sum(axis=1).max() < 1 << 15
+        assert 255 * np.minimum(whole, 0).sum(axis=1).min() >= -(1 << 15)
+        some = codes[:, :16]
+        activations = worst_activations(some)
+        exact = activations.astype(np.int32) @ some.astype(np.int32)
+        assert np.array_equal(saturating_sums(activations, some), exact)
+
+
+def test_scales_from_single_weights_would_saturate() -> None:
+    """What the scale by pairs is for; and the most that it takes from the precision of a weight."""
+    weight = np.random.default_rng(5).standard_normal((257, 16)).astype(np.float32)
+    alone = np.rint(weight / (np.abs(weight).max(axis=0) / 127)).astype(np.int8)
+    codes, steps = quantise_weight(weight)
+    for found, exactly in ((alone, False), (codes, True)):
+        activations = worst_activations(found)
+        exact = activations.astype(np.int32) @ found.astype(np.int32)
+        assert np.array_equal(saturating_sums(activations, found), exact) is exactly
+    assert np.abs(codes * steps - weight).max() <= 1.001 * steps.max() / 2
+    assert 1.1 < (steps / (np.abs(weight).max(axis=0) / 127)).mean() < 1.6
+
+
+def test_onnx_runtimes_integer_products_are_numpys() -> None:
+    rng = np.random.default_rng(3)
+    first, second = (rng.standard_normal((64, 64)).astype(np.float32) for _ in range(2))
+    x = rng.standard_normal((50, 64)).astype(np.float32)
+    model = quantise(_products(first, second), [{"x": x}], sensitive=1.0).model
+    (codes,) = int8_weights(model)  # the second one: the first's factor is the graph's input
+    there = next(node for node in model.graph if node.op_type == "QuantizeLinear")
+    back = next(node for node in model.graph if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.INT8
+                and node.inputs[0].is_initializer())  # fmt: skip
+    scale, steps = constant(there.inputs[1]), constant(back.inputs[1])
+    assert scale is not None
+    assert steps is not None
+    activations = np.clip(np.rint((x @ first) / scale), -128, 127).astype(np.int32)
+    wanted = (activations @ codes.astype(np.int32)).astype(np.float64) * (scale * steps)
+    found = run_session(open_session(model), {"x": x})["y"]
+    # one code of an activation that lies on an edge may differ; a sum that wrapped or saturated is off by thousands
+    assert np.quantile(np.abs(found - wanted), 0.9) < 1e-5 * np.abs(wanted).max()
+
+
 def test_a_sensitive_product_is_left_alone(traced: Traced) -> None:
     inputs = [{"image": s.image} for s in few(1)]
     report = quantise(traced.models["encoder"], inputs).report
@@ -185,8 +252,8 @@ def large(traced: Traced) -> tuple[Traced, Any]:
 
 
 def test_activations_that_fp16_cannot_hold_become_islands(large: tuple[Traced, Any]) -> None:
-    it, samples = large
-    models, made = set_precision(it.models, "fp16", samples)
+    it, tiles = large
+    models, made = set_precision(it.models, FP16, tiles)
     assert any("blocks.5" in name for name in made["measured_islands"]["encoder"])
     found = _verify_large(it, models)
     assert found.misses == []
@@ -201,7 +268,7 @@ def test_without_those_islands_verification_refuses(large: tuple[Traced, Any]) -
 
 
 def _verify_large(it: Traced, models: dict[str, ir.Model]) -> Verification:
-    return verify(it.graphs, models, "fp16", synthetic_samples(256, 2))
+    return verify(it.graphs, models, FP16, synthetic_tiles(256, 2))
 
 
 def test_ranges_are_those_of_numpy() -> None:

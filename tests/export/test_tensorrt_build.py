@@ -20,7 +20,7 @@ from resam_runtime.engine.manifest import TensorRTTarget
 from ..runtime.engines import engine_graphs, engine_manifest, write_engine
 from .trt_cpu.command import Outcome, resam_export
 
-LIMITS = ("--max-points", "24", "--points-per-instance", "4", "--batch", "3")
+LIMITS = ("--max-points", "24", "--points-per-instance", "4")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_plan_says_what_it_was_built_from_and_for(small: Path, built: tuple[En
     assert manifest.backend == "tensorrt"
     assert manifest.tensorrt is not None
     assert (manifest.tensorrt.version, manifest.tensorrt.compute_capability) == ("11.4.0.106", "8.7")
-    assert (manifest.max_points, manifest.max_points_per_instance, manifest.max_batch) == (24, 4, 3)
+    assert (manifest.max_points, manifest.max_points_per_instance, manifest.max_batch) == (24, 4, 1)
     assert {name: spec.inputs for name, spec in manifest.graphs.items()} == {
         name: spec.inputs for name, spec in source.graphs.items()
     }

@@ -10,24 +10,25 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from resam.encoders import ARCHITECTURES
 from resam.model.bases import random_base
-from resam.model.sam import ARCHITECTURES
 from resam_export.engine import set_precision
 from resam_export.graphs import build_graphs
 from resam_export.int8 import quantise
 from resam_export.models import to_bytes
 from resam_export.onnx_export import export_graph, export_graphs
 from resam_export.precision import to_fp16
-from resam_export.samples import synthetic_samples
+from resam_export.prompted_tiles import synthetic_tiles
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
-from resam_runtime.engine.manifest import GraphSpec, Precision
+from resam_runtime.engine.manifest import GraphSpec
+from resam_runtime.engine.precisions import FP16, FP32, INT8, INT8_FP32, Precision
 
 from ..runtime.engines import engine_manifest
 from .conftest import Traced
 from .trt_cpu.command import resam_export
 
-LIMITS = ("--max-points", "32", "--points-per-instance", "4", "--batch", "2")
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+LIMITS = ("--max-points", "32", "--points-per-instance", "4")
+SMALLER = (FP32, FP16, INT8)
 
 
 def compiled(engine: Path, folder: Path) -> EngineFile:
@@ -48,16 +49,16 @@ def compiled(engine: Path, folder: Path) -> EngineFile:
 
 
 def compile_every_precision(traced: Traced, folder: Path, *more: Precision) -> None:
-    size, patch_size = traced.base.architecture.image_size, traced.base.architecture.patch_size
+    size, patch_size = traced.base.architecture.image_size, traced.base.architecture.stride
     specs = {name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in traced.graphs.items()}
     sizes = {}
-    for precision in (*PRECISIONS, *more):
-        manifest = engine_manifest(size, patch_size, precision=precision, graphs=specs)
-        engine = folder / f"{precision}.resam"
+    for precision in (*SMALLER, *more):
+        manifest = engine_manifest(size, patch_size, precision=precision.name, graphs=specs)
+        engine = folder / f"{precision.name}.resam"
         models = in_precision(traced, precision)
         write_engine_file(engine, manifest, {name: to_bytes(model) for name, model in models.items()})
         del models
-        sizes[precision] = compiled(engine, folder).graph("encoder").nbytes
+        sizes[precision.name] = compiled(engine, folder).size("encoder")
     # What is compiled has the precision of the graphs; how much smaller it is depends on what stays in float32.
     assert sizes["fp16"] < 0.85 * sizes["fp32"]
     assert sizes["int8"] < 0.85 * sizes["fp32"]
@@ -65,19 +66,19 @@ def compile_every_precision(traced: Traced, folder: Path, *more: Precision) -> N
 
 def in_precision(traced: Traced, precision: Precision) -> Mapping[str, ir.Model]:
     """The graphs as an export writes them, calibrated on one tile instead of many."""
-    sample = next(synthetic_samples(traced.base.architecture.image_size, 1, prompts=2))
-    if precision.endswith("fp32"):
+    tile = next(synthetic_tiles(traced.base.architecture.image_size, 1, prompts=2))
+    if not precision.for_gpus:
         encoder = export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
-        return set_precision({**traced.models, "encoder": encoder}, precision, [sample])[0]
-    if precision == "int8":  # as `set_precision` makes them, without measuring ranges again: the loop is that of fp16
-        quantised = quantise(traced.models["encoder"], [{"image": sample.image}]).model
+        return set_precision({**traced.models, "encoder": encoder}, precision, [tile])[0]
+    if precision is INT8:  # as `set_precision` makes them, without measuring ranges again: the loop is that of fp16
+        quantised = quantise(traced.models["encoder"], [{"image": tile.image}]).model
         return {name: to_fp16(model) for name, model in {**traced.models, "encoder": quantised}.items()}
-    return set_precision(traced.models, precision, [sample])[0]
+    return set_precision(traced.models, precision, [tile])[0]
 
 
 @pytest.mark.slow
 def test_the_tiny_graphs_compile_in_every_precision(traced: Traced, tmp_path: Path) -> None:
-    compile_every_precision(traced, tmp_path, "int8-fp32")
+    compile_every_precision(traced, tmp_path, INT8_FP32)
 
 
 @pytest.mark.slow

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from resam.data.coco import CocoData
+from resam.encoders.vit import VitArchitecture
 from resam.model.bases import Base, random_base
-from resam.model.sam import Architecture
 from resam.synthetic import write_dataset
 
-TOY = Architecture(
+TOY = VitArchitecture(
     image_size=64, patch_size=8, encoder_dim=32, encoder_depth=2, encoder_heads=2, global_blocks=(1,), window_size=4,
     embedding_dim=32, decoder_heads=1, decoder_mlp_dim=32, multimask_outputs=0, iou_hidden_dim=16,
 )  # fmt: skip

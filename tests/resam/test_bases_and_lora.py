@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from resam.model.bases import Base, architecture_of, load_base
+from resam.encoders import ARCHITECTURES, ENCODERS
+from resam.encoders.low_rank import project
+from resam.model.bases import Base, load_base
 from resam.model.encoder import ImageEncoder
-from resam.model.lora import add_lora, load_lora, lora_state, merge_lora, project
-from resam.model.sam import ARCHITECTURES, build_sam
+from resam.model.lora import add_lora, load_lora, lora_state, merge_lora
+from resam.model.sam import build_sam
 from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.letterbox import PAD_VALUE
 
 from .conftest import TOY
 
@@ -22,7 +25,7 @@ from .conftest import TOY
 def test_the_type_of_a_sam_is_read_from_its_shapes(name: str) -> None:
     with torch.device("meta"):  # ViT-H has 640 M parameters
         state = build_sam(ARCHITECTURES[name]).state_dict()
-    assert architecture_of(state) == ARCHITECTURES[name]
+    assert ENCODERS["vit"].architecture(state) == ARCHITECTURES[name]
 
 
 def test_a_checkpoint_loads_whatever_its_format(toy: Base, tmp_path: Path) -> None:
@@ -73,6 +76,11 @@ def test_missing_and_foreign_keys_are_named(toy: Base, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "hq.pth")
     with pytest.raises(ResamError, match=r"missing: mask_decoder\.iou_token.*foreign: mask_decoder\.hq_token"):
         load_base(tmp_path / "hq.pth")
+
+
+def test_every_family_pads_as_the_runtime_does() -> None:
+    for family in ENCODERS.values():
+        assert tuple(round(value) for value in family.pixel_mean) == PAD_VALUE
 
 
 def test_another_network_is_no_sam(tmp_path: Path) -> None:

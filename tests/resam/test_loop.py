@@ -11,8 +11,9 @@ import torch
 from segment_anything.modeling.image_encoder import Attention
 from torch.nn import functional as F
 
-from resam.model import chunked_attention, refine_requery
-from resam.model.attention import FoldedAttention, fold_attention
+from resam.encoders import chunked_attention
+from resam.encoders.vit_attention import FoldedAttention, fold_attention
+from resam.model import refine_requery
 from resam.model.bases import Base
 from resam.model.decoder import PromptDecoder
 from resam.model.refine_requery import HIDDEN, RefineRequery, refine, refine_logit, tight_boxes

@@ -13,9 +13,10 @@ from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from resam.encoders import ARCHITECTURES
 from resam.model.bases import random_base
 from resam.model.decoder import PromptDecoder
-from resam.model.sam import ARCHITECTURES, build_sam
+from resam.model.sam import build_sam
 from resam.pretrain.__main__ import load_pretrained, pretrain
 from resam.pretrain.batches import Batches, Mixture, Shape, jittered_box, sample_points
 from resam.pretrain.muon import orthogonalise

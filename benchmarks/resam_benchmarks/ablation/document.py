@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resam_benchmarks.ablation.rows import NAMES
-from resam_benchmarks.report.kinds import mismatch, read_json
+from resam_runtime.common.checked import read_json, take, take_from
 from resam_runtime.common.errors import ResamError
 
 FORMAT, VERSION = "resam-ablation", 1
@@ -22,8 +22,16 @@ _RUN = {
     "versions": dict,
 }
 _STAGE = {"miou": float, "miou_images": float}
+
+
+def _training(value: Any) -> dict[str, Any]:
+    """Figures of a cell's training: rows that are not trained have none."""
+    return take(value, {"labelled": float} if value else dict)
+
+
 _DOCUMENT = {
     **_RUN,
+    "resumed": [_RUN],
     "base": {"name": str, "sha256": str},
     "data": [
         {
@@ -34,7 +42,15 @@ _DOCUMENT = {
     ],
     "rows": [{"name": str, "title": str, "trained": bool, "precision": str, "options": {"requery": str}}],
     "cells": [
-        {"data": str, "row": str, "seed": int, "coarse": _STAGE, "final": _STAGE, "training": dict, "seconds": float}
+        {
+            "data": str,
+            "row": str,
+            "seed": int,
+            "coarse": _STAGE,
+            "final": _STAGE,
+            "training": _training,
+            "seconds": float,
+        }
     ],
 }
 """What is read from an `ablation.json`, by anybody."""
@@ -46,14 +62,14 @@ def go_on(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
         return fresh
     old = read(path)
     if old["base"] != fresh["base"]:
-        raise ResamError(f"{path}: was made with another base; choose another --out or remove it")
+        raise ResamError(f"{path}: was made with another base; choose another --output or remove it")
     merged = {}
     for part, key in (("data", "data set"), ("rows", "row")):
         known = {entry["name"]: entry for entry in old[part]}
         for entry in json.loads(json.dumps(fresh[part])):
             if known.setdefault(entry["name"], entry) != entry:
                 raise ResamError(
-                    f"{path}: {key} {entry['name']!r} was measured with other scenes or options; choose another --out"
+                    f"{path}: {key} {entry['name']!r} was measured otherwise (scenes, options); choose another --output"
                 )
         merged[part] = list(known.values())
     order = {name: place for place, name in enumerate(NAMES)}
@@ -64,7 +80,7 @@ def go_on(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
 def add_run(found: dict[str, Any], fresh: Mapping[str, Any]) -> None:
     """List the conditions of the run that adds cells now, where no run before it had the same."""
     run = {key: fresh[key] for key in _RUN}
-    resumed = found.setdefault("resumed", [])
+    resumed = found["resumed"]
     if all(any(run[key] != other[key] for key in ("command", "machine", "versions")) for other in (found, *resumed)):
         resumed.append(run)
 
@@ -75,11 +91,4 @@ def read(path: Path) -> dict[str, Any]:
     data = read_json(path, advice)
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise ResamError(f"{path}: not an ablation of this version; {advice}")
-    found = mismatch(data, _DOCUMENT)
-    found = found or mismatch(data.get("resumed", []), [_RUN], "resumed")  # older files say not where they were resumed
-    for place, cell in enumerate(data["cells"] if found is None else ()):
-        if cell["training"] and found is None:  # rows that are not trained have no figures of it
-            found = mismatch(cell["training"], {"labelled": float}, f"cells[{place}].training")
-    if found is not None:
-        raise ResamError(f"{path}: damaged ({found}); {advice}")
-    return data
+    return take_from(path, data, _DOCUMENT, advice)

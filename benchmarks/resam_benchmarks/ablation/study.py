@@ -1,11 +1,11 @@
 """`resam-bench ablation`: what each part of the method adds, in one table, over seeds.
 
-A row is a name and changes to the options (`resam_benchmarks.ablation.rows`). A cell is a row, a data set and a seed: the
-base is adapted on the training split and measured on the test split; rows that are not trained have one cell. All rows of
-a data set see the same scenes, the same points and, with the same seed, the same order, views and first weights, so that
-differences between rows are paired. What is made before the first epoch (a scale, a consensus) is the base's alone and
-the same for every seed: it is made once. Cells are written as they are done, and a run that was stopped goes on with
-those that lack.
+A row is a name and changes to the options (`resam_benchmarks.ablation.rows`). A cell is a row, a data set and a seed:
+the base is adapted on the training split and measured on the test split; rows that are not trained have one cell. All
+rows of a data set see the same scenes, the same points and, with the same seed, the same order, views and first
+weights, so that differences between rows are paired. What is made before the first epoch (a scale, a consensus) is the
+base's alone and the same for every seed: it is made once. Cells are written as they are done, and a run that was
+stopped goes on with those that lack.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def ablate(
 ) -> dict[str, Any]:
     """Compute the cells that `out`/ablation.json lacks and return its contents (written after each cell).
 
-    note: given one line per finished cell. Raises `ResamError` for unknown rows, bad options or data, options that a row
-    decides, and where `out` holds an ablation of other data, options or another base.
+    note: given one line per finished cell. Raises `ResamError` for unknown rows, bad options or data, options that a
+    row decides, and where `out` holds an ablation of other data, options or another base.
     """
     from resam.model.bases import load_base
     from resam.training.devices import make_fabric
@@ -108,7 +108,7 @@ def ablate(
     cells = [cell for cell in cells if (cell[0].name, cell[1].name, cell[2]) not in done]
     if cells and found["cells"]:
         ablation_document.add_run(found, fresh)
-    fabric = make_fabric(precision=settings.precision, encoder_dim=base.architecture.encoder_dim)
+    fabric = make_fabric(precision=settings.precision, encoder_width=base.architecture.width)
     prepared: dict[tuple[str, str], _Prepared] = {}
     began, commit = time.perf_counter(), machine.commit()
     for number, (split, row, seed) in enumerate(cells):
@@ -162,14 +162,14 @@ def _measure(
     """
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
-    from resam.training.run import framed_training_set
+    from resam.training.preparation import prepared_set
     from resam.training.run_data import RunData
     from resam.training.trainer import Trainer
 
     base, key = load_base(options.base), (split.name, row.name)
     if key not in prepared:
         began = time.perf_counter()
-        samples = framed_training_set(options, base, RunData(split.train), fabric)
+        samples = prepared_set(options, base, RunData(split.train), fabric)
         prepared[key] = _Prepared(samples, time.perf_counter() - began)
     began = time.perf_counter() - prepared[key].seconds
     samples = prepared[key].samples.seeded(options.seed)
@@ -265,5 +265,6 @@ def _fresh(
             }
             for row in rows
         ],
+        "resumed": [],
         "cells": [],
     }

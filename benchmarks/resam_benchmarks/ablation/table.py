@@ -94,7 +94,7 @@ def _text(values: Sequence[float], reference: float | None) -> str:
 
 def write_page(found: Mapping[str, Any], path: Path) -> None:
     """Write the tables as one HTML file."""
-    options = next((row["options"] for row in found["rows"]), {})
+    options: Mapping[str, Any] = next((row["options"] for row in found["rows"]), {})
     body = "<h1>Ablation</h1><p class=lead>What each part of the method adds, over seeds.</p>"
     for made in tables_of(found):
         body += section(made)
@@ -104,7 +104,7 @@ def write_page(found: Mapping[str, Any], path: Path) -> None:
         ("Options", ", ".join(f"{name} {options.get(name)}" for name in shown)),
         ("Data", ", ".join(f"{about['name']} {about['train']['digest'][:16]}..." for about in found["data"])),
         ("Precision", next((row["precision"] for row in found["rows"]), "")),
-        *(("Resumed", _resumed(run, found)) for run in found.get("resumed", [])),
+        *(("Resumed", _resumed(run, found)) for run in found["resumed"]),
     ]
     body += conditions(found, more)
     save_page(path, page("Ablation", body))

@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resam_benchmarks.baselines.baseline import Baseline, Prepared
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
+from resam_benchmarks.baselines.weights import PACKAGES, Weights
 from resam_benchmarks.measure.contender import Image
+from resam_benchmarks.measure.worker import Worker
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.backends.onnx import physical_cores
+from resam_runtime.engine.precisions import FP32
 from resam_runtime.tiles.letterbox import PIXEL_MEAN, PIXEL_STD
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
@@ -55,7 +59,7 @@ class OnnxPerPrompt(PromptByPrompt):
         height, width = image.shape[:2]
         new_height, new_width = self._scaled(height, width)
         resized = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-        pixels = (resized.astype(np.float32) - np.float32(PIXEL_MEAN)) / np.float32(PIXEL_STD)
+        pixels = (resized.astype(np.float32) - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
         padded = np.zeros((1, 3, self._size, self._size), np.float32)
         padded[0, :, :new_height, :new_width] = pixels.transpose(2, 0, 1)
         return self._encoder.run(None, {"image": padded})[0], (height, width)
@@ -89,8 +93,19 @@ class OnnxPerPrompt(PromptByPrompt):
     def describe(self) -> str:
         """See `Contender`."""
         threads = f", {self._threads} threads" if self._where == "CPU" else ""
-        return f"SAM's ONNX decoder, ONNX Runtime {self._version}, {self._where}{threads}, fp32"
+        return f"SAM's ONNX decoder, ONNX Runtime {self._version}, {self._where}{threads}, {FP32.title}"
 
     def _scaled(self, height: int, width: int) -> tuple[int, int]:
         scale = self._size / max(height, width)
         return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def _published(weights: Weights, folder: Path) -> Prepared:
+    from resam_benchmarks.baselines.published_export import export_graphs
+
+    with Worker("resam_benchmarks.baselines.published_export:Exporter") as worker:
+        size = worker.call(export_graphs, weights, str(folder))
+    return Prepared({"folder": str(folder), "size": size}, sum(file.stat().st_size for file in folder.iterdir()))
+
+
+ONNX_PER_PROMPT = Baseline("onnx-per-prompt", OnnxPerPrompt, _published, (*PACKAGES, "onnx"), "train,export")

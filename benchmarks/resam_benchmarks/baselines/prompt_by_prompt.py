@@ -101,10 +101,10 @@ def refined_boxes(logits: NDArray[np.float32], threshold: float) -> tuple[NDArra
     logits: (N, H, W) at scene resolution. Returns (N, 4) x0, y0, x1, y1, outer pixels included (zeros where nothing, or
     nothing but crumbs, is left), and (N,) whether anything is.
     """
-    kept = logits > threshold
+    kept = np.asarray(logits > threshold, np.bool_)
     before = kept.sum(axis=(1, 2))
     kept &= kept.sum(axis=0) == 1
-    columns, rows = kept.any(axis=1), kept.any(axis=2)
+    columns, rows = (np.asarray(kept.any(axis=axis), np.bool_) for axis in (1, 2))
     found = columns.any(axis=1) & (kept.sum(axis=(1, 2)) >= CRUMBS * before)
     lows = [columns.argmax(axis=1), rows.argmax(axis=1)]
     highs = [profile.shape[1] - 1 - profile[:, ::-1].argmax(axis=1) for profile in (columns, rows)]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.measure.worker import Worker
-from resam_runtime.engine.manifest import Precision
+from resam_runtime.engine.precisions import FP32
 
 
-def export_random(weights: Weights, folder: Path, precisions: Sequence[str] = ("fp32",)) -> list[Path]:
-    """Write `random-ARCHITECTURE.resam` (fp32) and `random-ARCHITECTURE-PRECISION.resam` to a folder; returns their paths.
+def export_random(weights: Weights, folder: Path, precisions: Sequence[str] = (FP32.name,)) -> list[Path]:
+    """Write `random-ARCHITECTURE.resam` (fp32) and `random-ARCHITECTURE-PRECISION.resam` to a folder; returns the
+    paths.
 
     weights: with `random` set; the same seed gives the same weights, which the baselines load as well. Raises
     `ResamError` where a graph does not compute what torch does; `ValueError` for weights that are not random.
@@ -25,7 +26,7 @@ def export_random(weights: Weights, folder: Path, precisions: Sequence[str] = ("
     paths = []
     with Worker("resam_benchmarks.baselines.random_engine:Exporter") as worker:  # one for all: the loop is traced once
         for precision in precisions:
-            suffix = "" if precision == "fp32" else f"-{precision}"
+            suffix = "" if precision == FP32.name else f"-{precision}"
             paths.append(folder / f"random-{weights.random}{suffix}.resam")
             worker.call(write_engine, weights, str(paths[-1]), precision)
     return paths
@@ -35,7 +36,7 @@ class Exporter:
     """Held by the worker that exports; the process, and the torch in it, is gone before anything is measured."""
 
 
-def write_engine(held: Exporter, weights: Weights, path: str, precision: Precision) -> None:
+def write_engine(held: Exporter, weights: Weights, path: str, precision: str) -> None:
     """Export to `path`. Called in a worker."""
     from resam_export.engine import export_engine
 

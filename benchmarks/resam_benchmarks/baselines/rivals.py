@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
+from resam_benchmarks.baselines.table import BASELINES
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.measure.cases import Rival
-from resam_benchmarks.measure.worker import Worker
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import sha256_file
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
-
-BASELINES = ("segment-anything", "onnx-per-prompt", "torch")
+from resam_runtime.engine.precisions import FP32
 
 
 def engine_rivals(
@@ -31,7 +30,7 @@ def engine_rivals(
     rivals = []
     for path, name in zip(paths, _names(paths)):
         manifest = EngineFile.open(path).manifest
-        about = {
+        about: dict[str, Any] = {
             "kind": "engine",
             "backend": manifest.backend,
             "precision": manifest.precision,
@@ -72,7 +71,8 @@ def loop_settings(manifest: Manifest) -> LoopSettings:
 def weights_of(engine: Path, base: str | None, adapter: Path | None) -> Weights:
     """The weights that an engine was exported from: its manifest names them, `base` and `adapter` say where they lie.
 
-    Raises `ResamError` where a file is needed and not given, given and not needed, or not the one that the manifest names.
+    Raises `ResamError` where a file is needed and not given, given and not needed, or not the one that the manifest
+    names.
     """
     from resam.model.bases import TINY_WEIGHTS
 
@@ -116,33 +116,16 @@ def baseline_rivals(
     shared = {"settings": loop_settings(manifest), "device": device, "threads": threads}
     framed = {"size": manifest.image_size, "framing": manifest.framing}
 
-    def rival(name: str, factory: str, options: dict[str, Any], size_bytes: int | None) -> Rival:
-        about = {"kind": "baseline", "precision": "fp32", **weights.describe()}
-        tiled = {"factory": factory, "options": {**options, **shared}, **framed}
-        return Rival(name, "resam_benchmarks.baselines.tiled:Tiled", tiled, size_bytes, about)
-
-    torch_baselines = {
-        "segment-anything": "resam_benchmarks.baselines.segment_anything:SegmentAnything",
-        "torch": "resam_benchmarks.baselines.torch_modules:TorchModules",
-    }
+    about = {"kind": "baseline", "precision": FP32.name, **weights.describe()}
     rivals = []
     for name in dict.fromkeys(names):
-        if name in torch_baselines:
-            rivals.append(rival(name, torch_baselines[name], {"weights": weights}, None))
-        elif name == "onnx-per-prompt":
-            size, graphs = _published_graphs(weights, folder)
-            factory = "resam_benchmarks.baselines.onnx_per_prompt:OnnxPerPrompt"
-            bytes_on_disk = sum(file.stat().st_size for file in graphs.iterdir())
-            rivals.append(rival(name, factory, {"folder": str(graphs), "size": size}, bytes_on_disk))
-        else:
+        if name not in BASELINES:
             raise ResamError(f"--baseline {name}: expected one of {', '.join(BASELINES)}")
+        baseline = BASELINES[name]
+        own = folder / name
+        own.mkdir(parents=True, exist_ok=True)
+        prepared = baseline.prepare(weights, own)
+        tiled = {"factory": baseline.factory, "options": {**prepared.options, **shared}, **framed}
+        factory = "resam_benchmarks.baselines.tiled:Tiled"
+        rivals.append(Rival(baseline.name, factory, tiled, prepared.size_bytes, about))
     return rivals
-
-
-def _published_graphs(weights: Weights, folder: Path) -> tuple[int, Path]:
-    from resam_benchmarks.baselines.published_export import export_graphs
-
-    graphs = folder / "onnx-per-prompt"
-    graphs.mkdir(parents=True, exist_ok=True)
-    with Worker("resam_benchmarks.baselines.published_export:Exporter") as worker:
-        return worker.call(export_graphs, weights, str(graphs)), graphs

@@ -1,6 +1,6 @@
-"""A baseline on scenes larger than a tile: cut into the engine's own tiles, each point given to the tile that the engine
-gives it to. Else the engine would see a scene at full scale in many tiles, and the baseline a reduced one in one: other
-work and other masks, which says nothing about either.
+"""A baseline on scenes larger than a tile: cut into the engine's own tiles, each point given to the tile that the
+engine gives it to. Else the engine would see a scene at full scale in many tiles, and the baseline a reduced one in
+one: other work and other masks, which says nothing about either.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class Tiled:
         return planned
 
     def _window(self, image: Image, tile: Tile) -> Image:
-        """The pixels of a tile; padded where it is so small that the contender would enlarge it more than the engine."""
+        """The pixels of a tile; padded where it is so small that the contender would enlarge it more than the
+        engine."""
         window = tile.cut(image)
         missing = _padded_side(tile, self._size) - max(window.shape[:2])
         if missing <= 0:

@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resam_runtime.common.errors import ResamError
+
 if TYPE_CHECKING:
+    from resam.encoders import Architecture
     from resam.model.bases import Base
+
+
+PACKAGES = ("torch", "segment_anything", "safetensors")  # that `Weights.load` imports
 
 
 @dataclass(frozen=True)
@@ -22,13 +28,13 @@ class Weights:
     seed: int = 0
 
     def load(self) -> Base:
-        """The base with a plain SAM in evaluation mode, LoRA merged. `ResamError` for files that do not fit."""
+        """The base with a plain SAM in evaluation mode, LoRA merged. `ResamError` for a name that is no architecture's,
+        and for files that do not fit."""
         from resam.model.bases import load_base, random_base
-        from resam.model.sam import ARCHITECTURES
         from resam.training.checkpoints import Adapter, apply_adapter
 
         if self.random is not None:
-            base = random_base(ARCHITECTURES[self.random], self.random, self.seed)
+            base = random_base(known_architecture(self.random), self.random, self.seed)
         else:
             assert self.base is not None
             base = load_base(self.base)
@@ -43,3 +49,12 @@ class Weights:
             "base": f"random {self.random}, seed {self.seed}" if self.random else self.base,
             "adapter": Path(self.adapter).name if self.adapter else None,
         }
+
+
+def known_architecture(name: str) -> Architecture:
+    """The architecture of that name. `ResamError` where there is none."""
+    from resam.encoders import ARCHITECTURES
+
+    if name not in ARCHITECTURES:
+        raise ResamError(f"--random {name}: no such architecture; give one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

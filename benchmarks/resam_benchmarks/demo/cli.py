@@ -29,9 +29,9 @@ from resam_runtime.common.extras import needs_extra
 def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> None:
     """Everything once, on synthetic scenes, with nothing downloaded: a page to look at comes out.
 
-    Draws scenes, adapts the tiny base to them from one point per object, exports the engine in fp32, fp16 and INT8, runs
-    it on scenes it has not seen, measures all of it, and writes demo.html. About ten minutes on two CPU cores. Stopped or run
-    again, it goes on where it was.
+    Draws scenes, adapts the tiny base to them from one point per object, exports the engine in fp32, fp16 and INT8,
+    runs it on scenes it has not seen, measures all of it, and writes demo.html. About ten minutes on two CPU cores.
+    Stopped or run again, it goes on where it was.
     """
     with needs_extra("resam-demo", "train,export"):
         # what the later steps import: nobody waits for training to hear that the export cannot be done

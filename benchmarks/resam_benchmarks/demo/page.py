@@ -6,12 +6,13 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from resam_benchmarks.demo.strips import STAGES, Picture, ShownScene
+from resam_benchmarks.demo.strips import LOOP_MASKS, Picture, ShownScene
 from resam_benchmarks.measure import statistics
 from resam_benchmarks.report.page_style import conditions, page, table
 from resam_benchmarks.report.plots import bars
@@ -26,28 +27,15 @@ from resam_benchmarks.report.summary import (
     summarise,
     with_noise,
 )
+from resam_runtime.engine.precisions import PRECISIONS
 
 BASE, ADAPTED = "base", "adapted"  # names of the engine files
-PRECISION_NAMES = {"fp32": "fp32", "fp16": "fp16", "int8-fp32": "INT8"}
-_STAGE_WORDS = {
+_MASK_WORDS = {
     "coarse": ("Coarse", "what the points alone give"),
     "refined": ("Refined", "sure pixels, claimed by nobody else; their box"),
     "final": ("Final", "asked again with the box"),
 }
-_STYLE = """
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:1rem;margin:1.6rem 0 0}
-.tile{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:.9rem 1.1rem}
-.tile b{display:block;font-size:2rem;line-height:1.2;font-weight:650;letter-spacing:-.02em;font-variant-numeric:tabular-nums}
-.tile span{color:var(--soft);font-size:.86rem} .tile b small{display:block;font-size:.9rem;line-height:1.4;letter-spacing:0;font-weight:400;color:var(--soft)}
-.scene{margin:1.5rem 0 0} .scene h3{margin:0 0 .5rem} .scene h3 span{font-weight:400;color:var(--soft)}
-.grid{display:grid;grid-template-columns:repeat(4,1fr);gap:.45rem .55rem}
-.grid figure{margin:0;min-width:0} .grid img{display:block;width:100%;height:auto;border-radius:6px;background:var(--rule)}
-.grid figcaption{font-size:.78rem;color:var(--soft);margin:.2rem 0 0;line-height:1.3} .grid figcaption b{color:var(--ink);font-weight:600}
-@media (max-width:44rem){.grid{grid-template-columns:repeat(2,1fr)}}
-pre{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:.9rem 1.1rem;overflow-x:auto;font:.86rem/1.6 ui-monospace,Menlo,Consolas,monospace;margin:.6rem 0}
-pre i{color:var(--soft);font-style:normal} .two{display:grid;grid-template-columns:minmax(0,1.25fr) minmax(0,1fr);gap:1.1rem;align-items:start}
-@media (max-width:60rem){.two{grid-template-columns:1fr}}
-"""
+_STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -116,8 +104,9 @@ def _scenes(demo: DemoPage) -> str:
     kinds = len(demo.scenes)
     parts = [
         "<h2>From points to masks</h2>"
-        f"<p>{'A scene' if kinds == 1 else f'{kinds} scenes'}, the first of each kind in the test set. Above, the points "
-        "and what the adapted model makes of them; below, the truth, and what the base makes of the same points.</p>"
+        f"<p>{'A scene' if kinds == 1 else f'{kinds} scenes'}, the first of each kind in the test set. Above, the "
+        "points and what the adapted model makes of them; below, the truth, and what the base makes of the same "
+        "points.</p>"
     ]
     grades = {
         name: next(case["grades"] for case in demo.bench["cases"] if case["rival"] == name) for name in (BASE, ADAPTED)
@@ -138,8 +127,8 @@ def _scenes(demo: DemoPage) -> str:
 def _row(scene: ShownScene, name: str, grades: Sequence[Mapping[str, Any]]) -> list[str]:
     own = [grade for grade in grades if grade["scene"] == scene.place]
     figures = []
-    for stage in STAGES:
-        title, words = _STAGE_WORDS[stage]
+    for stage in LOOP_MASKS:
+        title, words = _MASK_WORDS[stage]
         key = {"coarse": "coarse_iou", "final": "iou"}.get(stage)
         if key is not None and own:
             words = f"mIoU {sum(grade[key] for grade in own) / len(own):.2f}"
@@ -154,7 +143,8 @@ def _figure(picture: Picture, caption: str, alt: str) -> str:
     source = base64.b64encode(data.tobytes()).decode("ascii")
     height, width = picture.shape[:2]
     return (
-        f'<figure><img width="{width}" height="{height}" alt="{html.escape(alt)}" src="data:image/jpeg;base64,{source}">'
+        f'<figure><img width="{width}" height="{height}" alt="{html.escape(alt)}" '
+        f'src="data:image/jpeg;base64,{source}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
@@ -166,12 +156,12 @@ def _precisions(demo: DemoPage) -> str:
     rows, lengths = [], []
     for number, case in enumerate(summarise(own)):
         rival = rivals[case.rival]
-        name = PRECISION_NAMES[rival["about"]["precision"]]
+        name = PRECISIONS[rival["about"]["precision"]].title
         rows.append([name, *_precision_row(case, rival, against.get(case.rival))])
         lengths.append((name, case.median.value, number))
-    rows += [[PRECISION_NAMES[precision], *["–"] * 4, "not made", "see below"] for precision in demo.missing]
+    rows += [[PRECISIONS[precision].title, *["–"] * 4, "not made", "see below"] for precision in demo.missing]
     reasons = "".join(
-        f'<p class="small">{PRECISION_NAMES[precision]} was not made: {html.escape(reason)}.</p>'
+        f'<p class="small">{PRECISIONS[precision].title} was not made: {html.escape(reason)}.</p>'
         for precision, reason in demo.missing.items()
     )
     head = ["", "file", "encoder p50", "whole p50", "p90", "latency against fp32", "mIoU against fp32"]
@@ -179,8 +169,8 @@ def _precisions(demo: DemoPage) -> str:
     device = ", ".join(where["devices"]) or f"{where['processor']}, {where['cores']} cores"
     note = (
         "Measured in one run, engine by engine in turns on every scene, so that a busy machine hurts all alike. "
-        "fp16 is made for GPUs: a CPU without half-precision arithmetic converts it back and gains nothing. INT8 is the "
-        "encoder's products with weights, and those that upscale masks; the rest is fp32, for CPUs."
+        "fp16 is made for GPUs: a CPU without half-precision arithmetic converts it back and gains nothing. INT8 is "
+        "the encoder's products with weights, and those that upscale masks; the rest is fp32, for CPUs."
     )
     return (
         f"<h2>One model, three precisions</h2><p>The adapted engine on this machine ({html.escape(device)}): from an "

@@ -21,8 +21,9 @@ from resam_benchmarks.report.document import read as read_bench
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write, sha256_file
 from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.precisions import FP16, FP32, INT8_FP32, Precision
 
-PRECISIONS = ("fp32", "fp16", "int8-fp32")
+EXPORTED = (FP32, FP16, INT8_FP32)  # of the adapted model
 SHOWN = 5  # scenes on the page
 CALIBRATION = 16  # training scenes that the INT8 encoder is calibrated on
 CHECKED = 4  # synthetic scenes that fp16 and INT8 are verified on; resam-export takes more, and minutes
@@ -42,7 +43,7 @@ class DemoOptions:
     repeats: int = 2
 
 
-class Diary:
+class DemoRecord:
     """`demo.json`: the options of a demonstration, the seconds of each step, and engines that could not be made."""
 
     def __init__(self, path: Path, options: DemoOptions) -> None:
@@ -80,43 +81,52 @@ def run_demo(folder: Path, options: DemoOptions, say: Say = lambda line: None) -
 
     run/ is the training run, engines/ the engine files, out/ what `resam-run` writes, bench/ what `resam-bench` does.
     """
-    diary = Diary(folder / "demo.json", options)
+    record = DemoRecord(folder / "demo.json", options)
     steps: list[tuple[str, str, Callable[[], bool]]] = [
-        ("train", "adapting the tiny base to synthetic scenes, from one point per object", lambda: _train(folder, options)),
-        ("export", "exporting engines: the base, and the adapted model in three precisions", lambda: _export(folder, diary, say)),
+        (
+            "train",
+            "adapting the tiny base to synthetic scenes, from one point per object",
+            lambda: _train(folder, options),
+        ),
+        (
+            "export",
+            "exporting engines: the base, and the adapted model in three precisions",
+            lambda: _export(folder, record, say),
+        ),
         ("run", "segmenting test scenes that training has not seen", lambda: _run(folder)),
         ("measure", "measuring quality and speed of every engine, in turns", lambda: _measure(folder, options)),
-    ]  # fmt: skip
+    ]
     for number, (name, what, step) in enumerate(steps, 1):
         say(f"[{number}/{len(steps) + 1}] {what}")
         start = time.perf_counter()
         if step():
-            diary.seconds[name] = diary.seconds.get(name, 0.0) + time.perf_counter() - start
-            diary.write()
+            record.seconds[name] = record.seconds.get(name, 0.0) + time.perf_counter() - start
+            record.write()
             say(f"      {time.perf_counter() - start:.0f} s")
         else:
             say("      there already")
     say(f"[{len(steps) + 1}/{len(steps) + 1}] drawing the page")
     bench = read_bench(folder / "bench" / "bench.json")
-    engines = {"base": folder / "engines" / "base.resam", "adapted": _engine(folder, "fp32")}
+    engines = {"base": folder / "engines" / "base.resam", "adapted": _engine(folder, FP32)}
     scenes = draw_scenes(engines, folder / "run" / "synthetic" / "test.json", bench, SHOWN)
     write_picture(folder / "loop.jpg", scenes, "adapted")
     page = folder / "demo.html"
-    scale = EngineFile.open(_engine(folder, "fp32")).manifest.scale
+    scale = EngineFile.open(_engine(folder, FP32)).manifest.scale
     with atomic_write(page) as temporary:
-        shown = DemoPage(folder, bench, scenes, diary.seconds, diary.missing, scale)
+        shown = DemoPage(folder, bench, scenes, record.seconds, record.missing, scale)
         temporary.write_text(demo_page(shown), encoding="utf-8")
     return page
 
 
-def _engine(folder: Path, precision: str) -> Path:
-    return folder / "engines" / ("adapted.resam" if precision == "fp32" else f"adapted-{precision}.resam")
+def _engine(folder: Path, precision: Precision) -> Path:
+    return folder / "engines" / ("adapted.resam" if precision is FP32 else f"adapted-{precision.name}.resam")
 
 
 def _train(folder: Path, options: DemoOptions) -> bool:
     from resam.training.options import read_options
     from resam.training.progress import Live
-    from resam.training.run import run, start_folder
+    from resam.training.run import run
+    from resam.training.run_folder import start_folder
     from resam.training.sources import Sources
 
     target = folder / "run"
@@ -135,10 +145,10 @@ def _train(folder: Path, options: DemoOptions) -> bool:
     return True
 
 
-def _export(folder: Path, diary: Diary, say: Say) -> bool:
+def _export(folder: Path, record: DemoRecord, say: Say) -> bool:
     from resam.data.coco import CocoData
-    from resam.model.bases import load_base
-    from resam.training.checkpoints import load_adapted
+    from resam.model.bases import Base, load_base
+    from resam.training.checkpoints import Adapter, load_adapted
     from resam_export.engine import export_engine
 
     adapter = folder / "run" / "adapter.safetensors"
@@ -147,30 +157,30 @@ def _export(folder: Path, diary: Diary, say: Say) -> bool:
     base_engine = folder / "engines" / "base.resam"
     with progress_bar() as progress:
 
-        def export(path: Path, *what: Any, **how: Any) -> None:
+        def export(path: Path, base: Base, adapter: Adapter | None, **how: Any) -> None:
             say(f"      {path.name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             show = lambda step: progress(0, 0, f"{path.name}: {step}")  # noqa: E731
-            export_engine(*what, path, show, **how)
+            export_engine(base, adapter, path, show, **how)
 
         if not _holds(base_engine, None):
             export(base_engine, load_base("tiny"), None)
             made = True
-        for precision in PRECISIONS:
+        for precision in EXPORTED:
             path = _engine(folder, precision)
-            if _holds(path, digest) or precision in diary.missing:
+            if _holds(path, digest) or precision.name in record.missing:
                 continue
             made = True
             scenes = CocoData.open(folder / "run" / "synthetic" / "train.json").scenes[:CALIBRATION]
-            images = [scene.path for scene in scenes] if precision.startswith("int8") else None
-            checked = None if precision == "fp32" else CHECKED
+            images = [scene.path for scene in scenes] if precision.quantised else None
+            checked = None if precision.exact else CHECKED
             try:
-                export(path, *load_adapted(adapter), precision=precision, images=images, scenes=checked)
+                export(path, *load_adapted(adapter), precision=precision.name, images=images, scenes=checked)
             except ResamError as error:
-                if precision == "fp32":
+                if precision.exact:
                     raise
                 # an engine that is not accurate enough is not written: the page says so
-                diary.missing[precision] = str(error)
+                record.missing[precision.name] = str(error)
                 say(f"      not made: {error}")
     return made
 
@@ -203,7 +213,7 @@ def _run(folder: Path) -> bool:
     }
     with atomic_write(folder / "points.json") as temporary:
         temporary.write_text(json.dumps({"format": "resam-points", "version": 1, "scenes": points}), "utf-8")
-    engine = EngineFile.open(_engine(folder, "fp32"))
+    engine = EngineFile.open(_engine(folder, FP32))
     scenes = [scene.path for scene in data.scenes]
     prepared = Run.prepare(engine, scenes, folder / "out", folder / "points.json")
     with TerminalProgress() as progress:
@@ -214,7 +224,7 @@ def _run(folder: Path) -> bool:
 
 
 def _measure(folder: Path, options: DemoOptions) -> bool:
-    engines = [folder / "engines" / "base.resam", *(p for q in PRECISIONS if (p := _engine(folder, q)).is_file())]
+    engines = [folder / "engines" / "base.resam", *(p for q in EXPORTED if (p := _engine(folder, q)).is_file())]
     result = folder / "bench" / "bench.json"
     if result.is_file() and {rival["name"] for rival in read_bench(result)["rivals"]} == {p.stem for p in engines}:
         return False

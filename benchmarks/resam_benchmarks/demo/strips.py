@@ -27,7 +27,7 @@ from resam_runtime.engine.manifest import Manifest
 from resam_runtime.points import Prompt
 
 SIDE = 384  # px of the longer side of a picture
-STAGES = ("coarse", "refined", "final")
+LOOP_MASKS = ("coarse", "refined", "final")
 Picture = NDArray[np.uint8]
 
 
@@ -89,11 +89,12 @@ class _Drawing:
         window = scene.read()
         self._zoom = SIDE / max(window.shape[:2])
         how = cv2.INTER_AREA if self._zoom < 1 else cv2.INTER_CUBIC
-        self._picture: Picture = cv2.resize(window, None, fx=self._zoom, fy=self._zoom, interpolation=how)
+        larger = cv2.resize(window, None, fx=self._zoom, fy=self._zoom, interpolation=how)
+        self._picture: Picture = np.asarray(larger, np.uint8)
         self._colours = instance_colours(len(prompts))
         self._threshold = refine_logit(manifest.refine_threshold)
         self._boxes = np.zeros((len(prompts), 4))
-        self._masks = {stage: [np.zeros(self._picture.shape[:2], bool) for _ in prompts] for stage in STAGES}
+        self._masks = {stage: [np.zeros(self._picture.shape[:2], bool) for _ in prompts] for stage in LOOP_MASKS}
         size = manifest.image_size
         for sample in plan_samples([(scene.width, scene.height)], [prompts], size, manifest.framing):
             self._add_tile(sample, tile_arrays(scene.read(sample.tile), sample.tile, self._own(sample), size), backend)
@@ -135,13 +136,13 @@ class _Drawing:
         x0, y0, x1, y1 = (
             round(v * self._zoom) for v in (tile.x, tile.y, tile.x + tile.width, tile.y + tile.height)
         )  # fmt: skip
+        high, wide = self._picture.shape[:2]
         rows, columns = (max(1, round(side / size * coarse.shape[-1])) for side in arrays.extent)
         for stage, logits, least in (
             ("coarse", coarse, 0.0), ("refined", refined, self._threshold), ("final", final, 0.0)
         ):  # fmt: skip
             for place, own in zip(sample.prompts, logits):
-                inside = upsampled(own[:rows, :columns], x1 - x0, y1 - y0) > least
-                canvas = self._masks[stage][place]
-                canvas[y0:y1, x0:x1] = inside[: canvas.shape[0] - y0, : canvas.shape[1] - x0]
+                inside: Any = upsampled(own[:rows, :columns], x1 - x0, y1 - y0) > least
+                self._masks[stage][place][y0:y1, x0:x1] = inside[: high - y0, : wide - x0]
         corner = np.array([tile.x, tile.y] * 2)
         self._boxes[list(sample.prompts)] = (boxes / tile.scale + corner) * self._zoom * (boxes[:, 2:3] > 0)

@@ -47,7 +47,8 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
     if limit is not None and limit < len(chosen):
         chosen = [chosen[i] for i in spread(len(chosen), limit)]
     part = CocoData(data.path, data.digest, tuple(data.scenes[number] for number in chosen), data.categories)
-    drawn = {number: scene_prompts(part, PointOptions(points=number)) for number in points}
+    skipped: dict[str, None] = {}
+    drawn = {number: scene_prompts(part, PointOptions(points=number), note=skipped.setdefault) for number in points}
     scenes, kept = [], []
     for place, scene in enumerate(part.scenes):
         scene.check()  # a file that cannot be read is better found now than in the middle of a measurement
@@ -67,6 +68,7 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
             "digest": data.digest,
             "split": split if folder.is_dir() else None,
             "points": list(points),
+            "notes": list(skipped),
         },
     )
 

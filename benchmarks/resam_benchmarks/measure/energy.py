@@ -4,6 +4,7 @@ power reading.
 
 from __future__ import annotations
 
+import functools
 import glob
 import itertools
 import threading
@@ -76,7 +77,8 @@ def mean_power(samples: Sequence[tuple[float, float]]) -> float:
 
 
 def jetson_rail(root: str = "/sys/bus/i2c/drivers/ina3221*/*/hwmon/hwmon*") -> tuple[str, Read] | None:
-    """Watts of the rail that feeds the whole module: millivolts times milliamperes of the INA3221 channel so labelled."""
+    """Watts of the rail that feeds the whole module: millivolts times milliamperes of the INA3221 channel so
+    labelled."""
     for name in ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0"):
         for label in sorted(glob.glob(f"{root}/in*_label")):
             if _text(label) != name:
@@ -84,8 +86,13 @@ def jetson_rail(root: str = "/sys/bus/i2c/drivers/ina3221*/*/hwmon/hwmon*") -> t
             volts = Path(label.replace("_label", "_input"))
             amperes = volts.with_name(volts.name.replace("in", "curr", 1))
             if _number(volts) is not None and _number(amperes) is not None:
-                return f"INA3221 {name}", lambda: (_number(volts) or 0) * (_number(amperes) or 0) * 1e-6
+                return f"INA3221 {name}", functools.partial(_watts, volts, amperes)
     return None
+
+
+def _watts(volts: Path, amperes: Path) -> float:
+    """From files of millivolts and milliamperes."""
+    return (_number(volts) or 0) * (_number(amperes) or 0) * 1e-6
 
 
 def rapl_counter(root: str = "/sys/class/powercap") -> tuple[str, Read] | None:

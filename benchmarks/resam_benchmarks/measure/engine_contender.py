@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +52,7 @@ class EngineContender:
 
     def graph_seconds(self) -> dict[str, float] | None:
         """See `Contender`."""
-        spent, self._clock.seconds = dict(self._clock.seconds), Counter()
+        spent, self._clock.seconds = dict(self._clock.seconds), defaultdict(float)
         return spent
 
     def synchronize(self) -> None:
@@ -68,7 +68,7 @@ class _Clocked:
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def run(self, graph: str, inputs: Mapping[str, Any], outputs: Sequence[str], keep: bool = False) -> list[Any]:
         start = time.perf_counter()

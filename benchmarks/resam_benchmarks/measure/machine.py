@@ -44,7 +44,8 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree this package runs from, with "+" where a file of it was changed; None if installed."""
+    """The commit of the source tree this package runs from, with "+" where a file of it was changed; None if
+    installed."""
     here = Path(__file__).resolve()
     git = ("git", "-C", str(here.parent))
     if output(*git, "ls-files", "--error-unmatch", here.name) is None:

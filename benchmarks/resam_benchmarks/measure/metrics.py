@@ -85,7 +85,8 @@ def _distance_to(edge: NDArray[np.bool_]) -> NDArray[np.float32]:
     """For each pixel its distance in px to the nearest True pixel of `edge`."""
     import cv2
 
-    return cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance, np.float32)
 
 
 def recall_at(proposals: Sequence[Crop], truths: Sequence[Crop], threshold: float = 0.5) -> list[bool]:

@@ -26,7 +26,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Sample:
+class Measurement:
     """One measurement: when, where, how long (seconds) and with how much memory, with how many prompts, joules."""
 
     repeat: int
@@ -54,9 +54,9 @@ class Grade:
 class RivalResult:
     """What was found out about a rival as a whole; bytes and seconds.
 
-    peak_bytes: most resident memory of its process, over loading and all turns. device_bytes: most that its process held
-    of the device. before_bytes: resident before anything was loaded.
-    proposals: per scene of the automatic mode (scene, how many were proposed, for each true instance whether one fits).
+    peak_bytes: most resident memory of its process, over loading and all turns. device_bytes: most that its process
+    held of the device. before_bytes: resident before anything was loaded. proposals: per scene of the automatic mode
+    (scene, how many were proposed, for each true instance whether one fits).
     """
 
     rival: Rival
@@ -74,12 +74,12 @@ class CaseResult:
     """Measurements and grades of one case."""
 
     case: Case
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[Measurement] = field(default_factory=list)
     grades: list[Grade] = field(default_factory=list)
 
 
 @dataclass
-class RunResult:
+class BenchResult:
     """Everything a run found out; `energy_source` is None where the machine tells no energy."""
 
     rivals: list[RivalResult]
@@ -93,12 +93,12 @@ def run(
     automatic_scenes: int = 0,
     progress: Progress = lambda done, total, what: None,
     tolerance: float = metrics.BOUNDARY_TOLERANCE,
-) -> RunResult:
+) -> BenchResult:
     """Measure all cases in the order of `schedule`.
 
-    Before it, every case runs once unmeasured on its first scene (the first of a rival is its cold start). The automatic
-    mode of the rivals that have one runs after it, on `automatic_scenes` scenes, evenly chosen. Raises `ResamError`
-    where a rival cannot be loaded or dies.
+    Before it, every case runs once unmeasured on its first scene (the first of a rival is its cold start). The
+    automatic mode of the rivals that have one runs after it, on `automatic_scenes` scenes, evenly chosen. Raises
+    `ResamError` where a rival cannot be loaded or dies.
     """
     rivals = list({case.rival.name: case.rival for case in cases}.values())
     turns = list(schedule(cases))
@@ -130,7 +130,7 @@ def run(
                     found = workers[rival.name].call(find_masks, scenes[index].path)
                     recall = metrics.recall_at(found, scenes[index].truths)
                     results[rival.name].proposals.append((index, len(found), recall))
-    return RunResult(list(results.values()), case_results, meter.source)
+    return BenchResult(list(results.values()), case_results, meter.source)
 
 
 def _note_loading(worker: Worker, result: RivalResult) -> None:
@@ -155,7 +155,7 @@ def _note_memory(result: RivalResult, timing: Timing, worker: Worker) -> None:
         result.device_bytes = max(result.device_bytes or 0, device)
 
 
-def _measure(turn: Turn, case: Case, worker: Worker, meter: EnergyMeter) -> tuple[Sample, Answer | None]:
+def _measure(turn: Turn, case: Case, worker: Worker, meter: EnergyMeter) -> tuple[Measurement, Answer | None]:
     points, path = case.points[turn.scene], case.scenes[turn.scene].path
     wanted = case.graded and turn.repeat == 0
     worker.call(prepare_scene, path)
@@ -163,13 +163,13 @@ def _measure(turn: Turn, case: Case, worker: Worker, meter: EnergyMeter) -> tupl
         timing, answer = worker.call(measure_scene, path, points, wanted)
         meter.start()
         worker.call(measure_scene, path, points, False)
-        return Sample(turn.repeat, turn.scene, timing, len(points), meter.stop()), answer
+        return Measurement(turn.repeat, turn.scene, timing, len(points), meter.stop()), answer
     meter.start()
     timing, answer = worker.call(measure_scene, path, points, wanted and meter.source is None)
     joules = meter.stop()
     if wanted and answer is None:  # the masks would have been collected on the energy's bill
         _, answer = worker.call(measure_scene, path, points, True)
-    return Sample(turn.repeat, turn.scene, timing, len(points), joules), answer
+    return Measurement(turn.repeat, turn.scene, timing, len(points), joules), answer
 
 
 def grade(index: int, scene: BenchScene, answer: Answer, tolerance: float) -> list[Grade]:

@@ -26,7 +26,8 @@ _CHUNK = 1 << 22  # bounds the (resamples x groups) tables below, in entries
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the interval it lies in with 95 % confidence; low and high are NaN where too few samples say nothing."""
+    """A value and the interval it lies in with 95 % confidence; low and high are NaN where too few samples say
+    nothing."""
 
     value: float
     low: float = math.nan
@@ -45,7 +46,7 @@ class Estimate:
 def mean(values: ArrayLike, groups: Sequence[Hashable], seed: int = 0) -> Estimate:
     """Mean over all values (n,), resampled by group (n,), such as the image an instance lies in. NaN for no values."""
     array, place, count = _grouped(values, groups)
-    sums = np.bincount(place, array, count)
+    sums = np.asarray(np.bincount(place, array, count), np.float64)
     return _mean(sums, np.bincount(place, minlength=count).astype(np.float64), seed)
 
 
@@ -96,8 +97,8 @@ def median(values: ArrayLike, groups: Sequence[Hashable], seed: int = 0) -> Esti
 def percentile(values: ArrayLike, q: float) -> float:
     """The q-th percentile (50 to 100, linear interpolation) of samples (n,).
 
-    NaN for none, and above the median where not one sample is expected beyond it (p90 of 9, p99 of 99): the figure would
-    be the largest sample under a name that claims more.
+    NaN for none, and above the median where not one sample is expected beyond it (p90 of 9, p99 of 99): the figure
+    would be the largest sample under a name that claims more.
     """
     samples = np.asarray(values, np.float64)
     if not len(samples) or (q > 50 and len(samples) * (100 - q) < 100 - 1e-9):
@@ -130,7 +131,8 @@ def _grouped(values: ArrayLike, groups: Sequence[Hashable]) -> tuple[NDArray[np.
 
 
 def _draws(groups: int, seed: int, width: int = 0) -> Iterator[NDArray[np.float64]]:
-    """How often each group is drawn, (R, groups), chunk by chunk, `RESAMPLES` rows in all; width: of what is made of it."""
+    """How often each group is drawn, (R, groups), chunk by chunk, `RESAMPLES` rows in all; width: of what is made of
+    it."""
     step = min(RESAMPLES, max(1, _CHUNK // max(groups, width)))
     for start in range(0, RESAMPLES, step):
         yield _draw(groups, min(step, RESAMPLES - start), seed + start)
@@ -156,7 +158,8 @@ def _mean(sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int) -> 
 def _resampled_medians(
     samples: NDArray[np.float64], place: NDArray[np.intp], groups: int, seed: int
 ) -> NDArray[np.float64]:
-    """The median of each of `RESAMPLES` resamples of whole groups, (RESAMPLES,). place: (n,) the group of each sample."""
+    """The median of each of `RESAMPLES` resamples of whole groups, (RESAMPLES,). place: (n,) the group of each
+    sample."""
     order = np.argsort(samples)
     ranked, owner, done = samples[order], place[order], []
     for drawn in _draws(groups, seed, len(samples)):

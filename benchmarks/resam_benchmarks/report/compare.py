@@ -10,7 +10,7 @@ import numpy as np
 
 from resam_benchmarks.measure import statistics
 from resam_benchmarks.measure.statistics import MIN_GROUPS, Estimate
-from resam_benchmarks.report.summary import STAGES, seconds, size
+from resam_benchmarks.report.summary import TIMED, seconds, size
 from resam_runtime.common.errors import ResamError
 
 Key = TypeVar("Key", bound=Hashable)
@@ -107,8 +107,8 @@ def _check_same(before: Mapping[str, Any], after: Mapping[str, Any], quality_onl
         if one != other:
             shown = "" if what == "scenes" else f" ({one} and {other})"
             raise ResamError(
-                f"the two runs measured different things: data, {what} differ{shown}; measure both with the same --data, "
-                "--split, --limit and --tolerance"
+                f"the two runs measured different things: data, {what} differ{shown}; measure both with the same "
+                "--data, --split, --limit and --tolerance"
             )
     if before["seeds"] != after["seeds"]:
         raise ResamError(f"the two runs differ in their seeds: {before['seeds']} and {after['seeds']}; measure again")
@@ -124,15 +124,15 @@ def _check_same(before: Mapping[str, Any], after: Mapping[str, Any], quality_onl
 def _latency(
     name: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float, changes: list[Change], lost: list[Missing]
 ) -> None:
-    for stage in STAGES:
+    for stage in TIMED:
         runs = [_by_scene(case["samples"], f"{stage}_s") for case in (old, new)]
-        scenes = _shared(name, f"{stage}, median", "scenes", *runs, lost)
+        scenes = _shared(name, f"{stage}, median", "scenes", runs[0], runs[1], lost)
         if not scenes:
             continue
         ratio, noisy = _slowdown(*([run[scene] for scene in scenes] for run in runs))
-        texts = [seconds(float(np.median(np.concatenate(list(run.values()))))) for run in runs]
+        was, now = (seconds(float(np.median(np.concatenate(list(run.values()))))) for run in runs)
         regression = ratio.value > 1 + limit and not noisy
-        changes.append(Change(name, f"{stage}, median", *texts, ratio, False, noisy, regression))
+        changes.append(Change(name, f"{stage}, median", was, now, ratio, False, noisy, regression))
 
 
 def _shared(
@@ -179,10 +179,10 @@ def _quality(
     name: str, old: Mapping[str, Any], new: Mapping[str, Any], limit: float, changes: list[Change], lost: list[Missing]
 ) -> None:
     runs = [{(g["scene"], str(g["id"])): g for g in case["grades"]} for case in (old, new)]
-    if places := _shared(name, "mIoU, boundary F", "instances", *runs, lost):
+    if places := _shared(name, "mIoU, boundary F", "instances", runs[0], runs[1], lost):
         for figure, key in (("mIoU", "iou"), ("boundary F", "boundary")):
-            values = ([run[place][key] for place in places] for run in runs)
-            changes.append(_fall(name, figure, *values, [scene for scene, _ in places], limit))
+            was, now = ([run[place][key] for place in places] for run in runs)
+            changes.append(_fall(name, figure, was, now, [scene for scene, _ in places], limit))
 
 
 def _recall(
@@ -195,9 +195,9 @@ def _recall(
             {(scene["scene"], i): float(hit) for scene in proposals for i, hit in enumerate(scene["found"])}
             for proposals in (rival["proposals"], new.get(rival["name"], []))
         ]
-        if places := _shared(rival["name"], "recall", "instances", *runs, lost):
-            values = ([run[place] for place in places] for run in runs)
-            changes.append(_fall(rival["name"], "recall", *values, [scene for scene, _ in places], limit))
+        if places := _shared(rival["name"], "recall", "instances", runs[0], runs[1], lost):
+            was, now = ([run[place] for place in places] for run in runs)
+            changes.append(_fall(rival["name"], "recall", was, now, [scene for scene, _ in places], limit))
 
 
 def _fall(
@@ -207,8 +207,8 @@ def _fall(
     scenes; where that is not known the limit alone decides."""
     fall = statistics.paired_difference(before, after, scenes)
     noisy = fall.known and not fall.beyond(0)
-    texts = [f"{sum(values) / len(values):.4f}" for values in (before, after)]
-    return Change(case, figure, *texts, fall, True, noisy, fall.value > limit and not noisy)
+    was, now = (f"{sum(values) / len(values):.4f}" for values in (before, after))
+    return Change(case, figure, was, now, fall, True, noisy, fall.value > limit and not noisy)
 
 
 def _sizes(

@@ -9,39 +9,41 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from resam_benchmarks.measure import machine
-from resam_benchmarks.measure.runner import CaseResult, RivalResult, RunResult
-from resam_benchmarks.report.kinds import mismatch, read_json
+from resam_benchmarks.measure.runner import BenchResult, CaseResult, RivalResult
+from resam_runtime.common.checked import kind, number, read_json, take_from
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
 
 FORMAT, VERSION = "resam-bench", 1
 
+_STAGE = Annotated[float, number(0)] | None  # 0: shorter than the clock can see
 _SAMPLE = {
-    "repeat": int, "scene": int, "prompts": int, "whole_s": float, "encoder_s": (float, None), "loop_s": (float, None),
+    "repeat": int, "scene": int, "prompts": int, "whole_s": number(0, ends=False),
+    "encoder_s": _STAGE, "loop_s": _STAGE,
 }  # fmt: skip
 _GRADE = {
-    "scene": int, "id": (int, str), "area": float, "iou": float, "coarse_iou": float, "boundary": float,
+    "scene": int, "id": int | str, "area": float, "iou": float, "coarse_iou": float, "boundary": float,
     "coarse_boundary": float,
 }  # fmt: skip
-_BYTES = (float, None)
+_BYTES = Annotated[float, number(0)] | None
 _RIVAL = {
-    "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES, "load_s": float,
-    "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": [bool]}],
+    "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES,
+    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": list[bool]}],
 }  # fmt: skip
-_DOCUMENT = {
-    "created": str, "command": str, "commit": object, "energy_source": (str, None), "versions": dict, "seeds": dict,
+_DOCUMENT = kind({
+    "created": str, "command": str, "commit": object, "energy_source": str | None, "versions": dict, "seeds": dict,
     "machine": {"processor": object, "cores": object, "devices": object, "system": object},
     "data": {"scenes": [{"instances": int}]},
     "rivals": [_RIVAL],
     "cases": [{"name": str, "rival": str, "label": str, "samples": [_SAMPLE], "grades": [_GRADE]}],
-}  # fmt: skip
+})  # fmt: skip
 """What is read from a `bench.json`, by anybody."""
 
 
-def document(result: RunResult, *, command: str, data: Mapping[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
+def document(result: BenchResult, *, command: str, data: Mapping[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
     """A run as plain JSON data. command: as typed; data: what was measured on; seeds: all there were."""
     scenes = result.cases[0].case.scenes if result.cases else []
     return {
@@ -117,37 +119,20 @@ def check_folder(folder: Path) -> None:
     measuring, not after."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise ResamError(f"{there}: is a file; results need a folder, choose another --out")
+        raise ResamError(f"{there}: is a file; results need a folder, choose another --output")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ResamError(f"{there}: cannot be written to; choose another --out")
+        raise ResamError(f"{there}: cannot be written to; choose another --output")
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read a `bench.json`; `ResamError` names what is wrong with it."""
-    data = read_json(path, "give the bench.json of a run")
+    advice = "give the bench.json of a run"
+    data = read_json(path, advice)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ResamError(f"{path}: not a result of resam-bench; give the bench.json of a run")
+        raise ResamError(f"{path}: not a result of resam-bench; {advice}")
     if data.get("version") != VERSION:
         raise ResamError(f"{path}: version {data.get('version')}, expected {VERSION}; measure again with this resam")
-    if found := mismatch(data, _DOCUMENT) or _impossible(data):
-        raise ResamError(f"{path}: damaged ({found}); measure again")
-    return data
-
-
-def _impossible(data: Mapping[str, Any]) -> str | None:
-    """A figure that nothing can have."""
-    for case in data["cases"]:
-        for sample in case["samples"]:
-            if not sample["whole_s"] > 0:
-                return f"a latency of {sample['whole_s']}"
-            for key in ("encoder_s", "loop_s"):  # 0: shorter than the clock can see
-                if sample[key] is not None and sample[key] < 0:
-                    return f"a latency of {sample[key]}"
-    for rival in data["rivals"]:
-        for key in ("size_bytes", "peak_bytes", "device_bytes"):
-            if rival[key] is not None and rival[key] < 0:
-                return f"{rival[key]} bytes"
-    return None
+    return take_from(path, data, _DOCUMENT, "measure again")
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 COLOURS = 8
 _WIDTH, _HEIGHT = 560, 340
@@ -100,7 +101,8 @@ def bars(
         parts.append(
             f'<text class="name" x="{left}" y="{y + 13}">{html.escape(name)}</text>'
             f'<g class="c{colour % COLOURS}"><rect class="bar" x="{left}" y="{y + 19}" width="{max(length, 1):.1f}" '
-            f'height="14" rx="3"/></g><text class="value" x="{left + length + 8:.1f}" y="{y + 30}">{html.escape(text)}</text>'
+            f'height="14" rx="3"/></g>'
+            f'<text class="value" x="{left + length + 8:.1f}" y="{y + 30}">{html.escape(text)}</text>'
         )
     return _svg(width, height, "".join(parts), label)
 
@@ -113,16 +115,9 @@ def legend(series: Sequence[tuple[str, int]]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-STYLE = """
-svg.plot{width:100%;height:auto;display:block;overflow:visible;font-size:12px;line-height:1.2}
-svg.plot text{fill:var(--soft)}
-svg.plot text.name{fill:var(--ink);font-size:13px} svg.plot text.value{font-size:12.5px;fill:var(--ink)}
-svg.plot .grid{stroke:var(--rule);stroke-width:1;fill:none} svg.plot .axis{stroke:var(--soft);stroke-width:1}
-svg.plot .line{fill:none;stroke:var(--own);stroke-width:2;stroke-linejoin:round}
-svg.plot .error{stroke:var(--own);stroke-width:1.3;opacity:.65} svg.plot circle{fill:var(--own);stroke:var(--paper);stroke-width:1.5}
-svg.plot .bar{fill:var(--own)} .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;padding:0;margin:.5rem 0 0;font-size:.86rem}
-.swatch{display:inline-block;width:.75rem;height:.75rem;border-radius:3px;margin-right:.4rem;background:var(--own);vertical-align:-.05rem}
-""" + "".join(f".c{i}{{--own:var(--s{i})}}" for i in range(COLOURS))  # fmt: skip
+STYLE = files(__package__).joinpath("plots.css").read_text(encoding="utf-8") + "".join(
+    f".c{i}{{--own:var(--s{i})}}" for i in range(COLOURS)
+)
 
 
 class _Scale:
@@ -199,7 +194,8 @@ def _dot(dot: Dot, series: Series, to_x: _Scale, to_y: _Scale, y: Axis, width: i
     if dot.name:
         anchor, offset = ("end", -9) if px > width * 0.7 else ("start", 9)
         parts.append(
-            f'<text class="name" x="{px + offset:.1f}" y="{py + below:.1f}" text-anchor="{anchor}">{html.escape(dot.name)}</text>'
+            f'<text class="name" x="{px + offset:.1f}" y="{py + below:.1f}" text-anchor="{anchor}">'
+            f"{html.escape(dot.name)}</text>"
         )
     return "".join(parts)
 

@@ -35,8 +35,8 @@ def _head(data: Mapping[str, Any]) -> str:
     about = f"{len(scenes)} scene{'s' * (len(scenes) != 1)}" + (f", {instances} instances" if instances else "")
     return (
         f"<h1>{html.escape(_data_name(data))}</h1>"
-        f'<p class="lead">{len(data["rivals"])} rivals on the same {about} and the same points, in one run, taking turns '
-        "scene by scene.</p>"
+        f'<p class="lead">{len(data["rivals"])} rivals on the same {about} and the same points, in one run, taking '
+        "turns scene by scene.</p>"
     )
 
 

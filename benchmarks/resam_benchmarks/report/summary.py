@@ -11,7 +11,7 @@ from resam_benchmarks.measure import statistics
 from resam_benchmarks.measure.metrics import SIZES, size_class
 from resam_benchmarks.measure.statistics import Estimate
 
-STAGES = ("encoder", "loop", "whole")
+TIMED = ("encoder", "loop", "whole")
 PERCENTILES = (50, 90, 99)
 
 
@@ -67,7 +67,7 @@ def _case(case: Mapping[str, Any]) -> CaseSummary:
     whole = _known(samples, "whole_s")
     latency = {
         stage: {q: statistics.percentile(values, q) for q in PERCENTILES}
-        for stage in STAGES
+        for stage in TIMED
         if len(values := _known(samples, f"{stage}_s")) == len(samples)
     }
     prompts = [sample["prompts"] for sample in samples]
@@ -77,7 +77,8 @@ def _case(case: Mapping[str, Any]) -> CaseSummary:
     quality, sizes, counts = {}, {}, {}
     if grades:
         for key, field_name in (
-            ("miou", "iou"), ("coarse_miou", "coarse_iou"), ("boundary", "boundary"), ("coarse_boundary", "coarse_boundary")
+            ("miou", "iou"), ("coarse_miou", "coarse_iou"),
+            ("boundary", "boundary"), ("coarse_boundary", "coarse_boundary"),
         ):  # fmt: skip
             quality[key] = statistics.mean(_known(grades, field_name), groups)
         for key, field_name in (("miou_images", "iou"), ("coarse_miou_images", "coarse_iou")):

@@ -9,7 +9,7 @@ from resam_benchmarks.measure.metrics import SIZES
 from resam_benchmarks.measure.statistics import MIN_GROUPS
 from resam_benchmarks.report.summary import (
     PERCENTILES,
-    STAGES,
+    TIMED,
     CaseSummary,
     differences,
     gain_in_words,
@@ -104,7 +104,7 @@ def _latency(cases: Sequence[CaseSummary]) -> Table:
     for case in cases:
         stages = [
             percentiles([case.latency[stage][q] for q in PERCENTILES]) if stage in case.latency else "–"
-            for stage in STAGES
+            for stage in TIMED
         ]
         rows.append(
             [
@@ -119,13 +119,13 @@ def _latency(cases: Sequence[CaseSummary]) -> Table:
         )
     note = (
         "Whole: from an image in memory to masks at scene resolution; host: what of it is spent outside the graphs. "
-        "Percentiles over all measurements; p90 takes at least 10 of them, p99 at least 100. A dash: too few, or not told "
-        "apart. Per second: one scene after the other, nothing overlapped."
+        "Percentiles over all measurements; p90 takes at least 10 of them, p99 at least 100. A dash: too few, or not "
+        "told apart. Per second: one scene after the other, nothing overlapped."
     )
     if tiled := max((case.tiled for case in cases), default=0):
         note += (
-            f" {tiled} scene{'s are' if tiled > 1 else ' is'} encoded in parts: in tiles, the same for baselines as for "
-            "the first engine, or in views."
+            f" {tiled} scene{'s are' if tiled > 1 else ' is'} encoded in parts: in tiles, the same for baselines as "
+            "for the first engine, or in views."
         )
     head = ["", "prompts", "samples", "encoder p50 / p90 / p99", "loop", "whole", "host", "scenes/s", "prompts/s"]
     return Table("Latency", head, rows, note)
@@ -154,8 +154,8 @@ def _resources(data: Mapping[str, Any], cases: Sequence[CaseSummary]) -> Table:
         "Memory, size, cold start" + (", energy" if source else ""),
         [*head, *(["energy per scene"] if source else [])],
         rows,
-        "Memory: most that was resident in the rival's own process, over all its turns; device: most that it held there. "
-        "Load: imports and weights; first scene: the first measurement after it, in no other figure. "
+        "Memory: most that was resident in the rival's own process, over all its turns; device: most that it held "
+        "there. Load: imports and weights; first scene: the first measurement after it, in no other figure. "
         + (f"Energy: {source}, idle power included." if source else "Energy: no sensor that can be read."),
     )
 
@@ -171,8 +171,8 @@ def _differences(data: Mapping[str, Any]) -> Table:
         f"Against {reference}",
         ["", "latency (whole)", "mIoU", "boundary F"],
         rows,
-        "Latency: geometric mean of the ratios, paired by scene and repeat; masks: paired by instance. 95 % intervals, by "
-        f"resampling scenes, or repeats where there are fewer than {MIN_GROUPS} scenes; noise unknown below {MIN_GROUPS}. "
-        "A difference whose interval holds zero (a ratio's one) is inside the noise.",
+        "Latency: geometric mean of the ratios, paired by scene and repeat; masks: paired by instance. 95 % intervals, "
+        f"by resampling scenes, or repeats where there are fewer than {MIN_GROUPS} scenes; noise unknown below "
+        f"{MIN_GROUPS}. A difference whose interval holds zero (a ratio's one) is inside the noise.",
         frozenset({0, 1, 2, 3}),
     )

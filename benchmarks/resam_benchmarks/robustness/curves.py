@@ -23,7 +23,7 @@ from resam_benchmarks.report.page_style import conditions, page, save_page, sect
 from resam_benchmarks.report.plots import Axis, Dot, Series, legend, plot
 from resam_benchmarks.report.summary import gain_in_words, with_noise
 from resam_benchmarks.report.tables import Table
-from resam_benchmarks.robustness.corruptions import CORRUPTIONS, SEVERITIES, SEVERITY_WORDS, corrupt
+from resam_benchmarks.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from resam_runtime import Segmenter
 
 SEED = 0  # of the first scene's corruptions; each scene has its own
@@ -91,7 +91,7 @@ def tables_of(found: Mapping[str, Any]) -> list[Table]:
     lost = {name: {kind: _lost(kinds[kind]) for kind in CORRUPTIONS} for name, kinds in found["engines"].items()}
     first = next(iter(lost))
     for name, kinds in found["engines"].items():
-        clean, *_ = kinds["noise"]
+        clean = next(iter(kinds.values()))[0]
         scenes = [scene for scene, _ in clean]
         ious = [np.array([iou for _, iou in clean]), *(_hurt(kinds[kind]) for kind in CORRUPTIONS)]
         levels.append([name, *(with_noise(statistics.mean(values, scenes)) for values in ious)])
@@ -152,17 +152,21 @@ def robustness_page(found: Mapping[str, Any]) -> str:
             f"{plot(series, x, y, height=300, apart=6)}</div>"
         )
     data, scenes = found["data"], len(found["data"]["scenes"])
-    lead = f"{scenes} scene{'s' * (scenes != 1)}, {data['points']} point{'s' * (data['points'] != 1)} per instance, the same"
+    lead = (
+        f"{scenes} scene{'s' * (scenes != 1)}, {data['points']} point{'s' * (data['points'] != 1)} per instance, the "
+        "same corrupted pictures and points for every engine. "
+        f"Bars: 95 % intervals, from {statistics.MIN_GROUPS} scenes on."
+    )
     body = (
         f"<h1>Robustness: {html.escape(data['name'])}</h1>"
-        f'<p class="lead">{lead} corrupted pictures and points for every engine. Bars: 95 % intervals, from {statistics.MIN_GROUPS} scenes on.</p>'
+        f'<p class="lead">{lead}</p>'
         f'{legend([(name, colour) for colour, name in enumerate(names)])}<div class="cards">{"".join(cards)}</div>'
     )
     for made in tables_of(found):
         body += section(made)
     more = [
         ("Data", f"sha256 {data['digest'][:16]}..."),
-        *((f"Severity 1 to 5, {kind}", what) for kind, what in SEVERITY_WORDS.items()),
+        *((f"Severity 1 to 5, {name}", kind.describe()) for name, kind in CORRUPTIONS.items()),
         *found["descriptions"].items(),
     ]
     body += conditions(found, more)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resam_benchmarks.baselines.weights import Weights
+from resam_benchmarks.baselines.weights import Weights, known_architecture
 from resam_benchmarks.measure import machine, statistics
 from resam_benchmarks.measure.runner import Progress
 from resam_benchmarks.measure.worker import Worker
@@ -43,13 +43,12 @@ def measure_steps(
     "loaded_bytes", "device_bytes"}], ...}; both rivals of a case run in processes of their own, one idle while the
     other works.
     """
-    from resam.model.sam import ARCHITECTURES
     from resam_benchmarks.baselines.torch_device import torch_device
     from resam_benchmarks.steps.train_steps import StepInput, StepSettings, timed_step
 
     device = torch_device(device)
     precisions = {"resam": precision, "reference": reference_precision or precision}
-    tile = ARCHITECTURES[architecture].image_size
+    tile = known_architecture(architecture).image_size
     cases: list[dict[str, Any]] = []
     total, done = len(instances) * (steps + 1) * len(RIVALS), 0
     for count in instances:
@@ -124,16 +123,17 @@ def table_of(found: Mapping[str, Any]) -> Table:
         "One training step",
         ["", "resam, s/image", "reference, s/image", "resam is", "resam, peak", "reference, peak", "memory ratio"],
         rows,
-        f"{found['device']}, {_precisions(found)}, random weights, medians of {steps}; ratio of speeds: geometric mean, "
-        "paired by image. Memory: most that the process held during a step (on CUDA: of the device). The reference's step "
-        "is written anew and plainly: it encodes the weak view twice, has the package's attention and masks of full size.",
+        f"{found['device']}, {_precisions(found)}, random weights, medians of {steps}; ratio of speeds: geometric "
+        "mean, paired by image. Memory: most that the process held during a step (on CUDA: of the device). The "
+        "reference's step is written anew and plainly: it encodes the weak view twice, has the package's attention and "
+        "masks of full size.",
         frozenset({0, 3}),
     )
 
 
 def _precisions(found: Mapping[str, Any]) -> str:
     ours = found["precision"]
-    theirs = found.get("reference_precision", ours)  # files of earlier versions have one for both
+    theirs = found["reference_precision"]
     return f"both in {ours}" if ours == theirs else f"resam in {ours} and the reference in {theirs}"
 
 

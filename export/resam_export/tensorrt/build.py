@@ -17,14 +17,17 @@ from typing import Any
 import numpy as np
 
 from resam_runtime.common.errors import ResamError
-from resam_runtime.common.files import atomic_write, sha256_file
+from resam_runtime.common.files import sha256_file
+from resam_runtime.common.gpu import GPU, find_gpu
+from resam_runtime.engine.backends.onnx import OnnxBackend
+from resam_runtime.engine.backends.tensorrt import TensorRTBackend
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 from resam_runtime.engine.manifest import GraphSpec, Manifest, TensorRTTarget
 
-from .device import GPU, find_gpu
 from .log import BuildLog, trt_logger
 from .phases import Phases, trt_monitor
-from .profiles import Limits, profile_shapes
+from .profiles import TILES, Limits, profile_shapes
+from .timing_cache import TimingCache
 from .versions import create_network, import_tensorrt, set_compatibility, version
 
 _LARGEST_MODEL = (1 << 31) - 1  # bytes; TensorRT's parser reads a protobuf, which ends there
@@ -83,12 +86,12 @@ def build_plan(
     runs in fp16. Ctrl-C ends the build between two of TensorRT's steps.
     """
     manifest = engine.manifest
-    if manifest.backend != "onnx":
+    if manifest.backend != OnnxBackend.reads:
         raise ResamError(f"{engine.path}: holds compiled plans; give the .resam file that they were built from")
     limits = _within(engine.path, options.limits, manifest)
     profiles = {name: profile_shapes(name, spec, limits) for name, spec in manifest.graphs.items()}
     built: dict[str, BuiltGraph] = {}
-    cache = _TimingCache(options.timing_cache)
+    cache = TimingCache(options.timing_cache)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.stem}.", dir=output.parent) as folder, _interruptible() as stop:
         plans: dict[str, bytes | Path] = {}
@@ -117,14 +120,12 @@ class _Job:
         self.options, self.trt = options, trt
         self.log = BuildLog()
 
-    def build(
-        self, model: memoryview, path: Path, cache: _TimingCache, report: Report, stop: threading.Event
-    ) -> BuiltGraph:
+    def build(self, model: bytes, path: Path, cache: TimingCache, report: Report, stop: threading.Event) -> BuiltGraph:
         """Write the plan to `path`; returns what was built."""
         trt, start = self.trt, time.monotonic()
-        if model.nbytes > _LARGEST_MODEL:
+        if len(model) > _LARGEST_MODEL:
             raise ResamError(
-                f"graph {self.name}: {model.nbytes} bytes, TensorRT's parser takes {_LARGEST_MODEL}; export it in fp16"
+                f"graph {self.name}: {len(model)} bytes, TensorRT's parser takes {_LARGEST_MODEL}; export it in fp16"
             )
         logger = trt_logger(trt, self.log)
         try:
@@ -196,7 +197,7 @@ class _Job:
     def _failed(self, what: str) -> ResamError:
         advice = ""
         if any("memory" in line.lower() for line in self.log.errors):
-            advice = "; give it more memory (--workspace), or lower --max-points or --batch"
+            advice = "; give it more memory (--workspace), or lower --max-points"
         return ResamError(f"graph {self.name}: {what} ({self.log.reason()}){advice}")
 
 
@@ -213,7 +214,6 @@ def _within(path: Path, limits: Limits, manifest: Manifest) -> Limits:
     pairs = (
         ("max_points", manifest.max_points),
         ("max_points_per_instance", manifest.max_points_per_instance),
-        ("batch", manifest.max_batch),
     )
     for name, most in pairs:
         asked = getattr(limits, name)
@@ -231,11 +231,11 @@ def _plan_manifest(
     source = {"file": engine.path.name, "sha256": sha256_file(engine.path), "created": engine.manifest.created}
     return dataclasses.replace(
         engine.manifest,
-        backend="tensorrt",
+        backend=TensorRTBackend.reads,
         graphs=specs,
         max_points=limits.max_points,
         max_points_per_instance=limits.max_points_per_instance,
-        max_batch=limits.batch,
+        max_batch=TILES,
         verification={
             **engine.manifest.verification,
             "plan": {"source": source, "graphs": {name: _described(graph) for name, graph in built.items()}},
@@ -252,39 +252,6 @@ def _described(graph: BuiltGraph) -> dict[str, Any]:
         "bytes": graph.nbytes,
         "warnings": list(graph.warnings[:20]),
     }
-
-
-class _TimingCache:
-    """Kernel timings in a file (None: kept nowhere): read before the first graph, written after each."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        try:
-            self._data = path.read_bytes() if path is not None and path.exists() else b""
-        except OSError as error:
-            raise ResamError(f"{path}: the timing cache cannot be read ({error.strerror}); name another") from None
-        self._foreign = bool(self._data)
-
-    def load(self, config: Any, log: BuildLog) -> None:
-        """Give the timings to a build. `ResamError` for a file that TensorRT does not take: it is not overwritten."""
-        if self._path is None:
-            return
-        errors, warnings = log.errors.copy(), log.warnings.copy()
-        timing = config.create_timing_cache(self._data)
-        taken = timing is not None and config.set_timing_cache(timing, False)
-        # TensorRT starts an empty cache in place of one that it cannot read, and says so in its log alone.
-        complained = log.errors != errors or log.warnings != warnings
-        if self._foreign and (complained or not taken):
-            raise ResamError(f"{self._path}: not a timing cache of this TensorRT and GPU; remove it or name another")
-        log.errors[:], log.warnings[:] = errors, warnings  # not this graph's
-
-    def save(self, config: Any) -> None:
-        timing = config.get_timing_cache() if self._path is not None else None
-        if self._path is None or timing is None:
-            return
-        self._data, self._foreign = bytes(timing.serialize()), False
-        with atomic_write(self._path) as temporary:
-            temporary.write_bytes(self._data)
 
 
 @contextlib.contextmanager

@@ -9,27 +9,27 @@ from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.manifest import GraphSpec
 
 Shape = tuple[int, ...]
+TILES = 1  # encoded in one call: as many as the runtime sends
 LARGEST_TENSOR = (1 << 31) - 1  # elements; TensorRT indexes a tensor with 32 bits
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a plan takes in one call: instances N, points per instance P, tiles B."""
+    """The most that a plan takes in one call: instances N, points per instance P."""
 
     max_points: int = 64
     max_points_per_instance: int = 8
-    batch: int = 1
 
     def sizes(self) -> dict[str, tuple[int, int, int]]:
         """Least, usual and largest size of each dynamic dimension; kernels are chosen for the usual one.
 
         Instances: a quarter of the most, for the last batch of a tile is seldom full. Points: one, the prompt that
-        the method is named for. Tiles: the most, since whoever asks for batches fills them.
+        the method is named for.
         """
         return {
             "N": (1, -(-self.max_points // 4), self.max_points),
             "P": (1, 1, self.max_points_per_instance),
-            "B": (1, self.batch, self.batch),
+            "B": (TILES, TILES, TILES),
         }
 
 
@@ -56,7 +56,7 @@ def profile_shapes(graph: str, spec: GraphSpec, limits: Limits) -> Mapping[str, 
         if elements > LARGEST_TENSOR:
             raise ResamError(
                 f"graph {graph}: {tensor.name} would have {elements} elements, TensorRT takes {LARGEST_TENSOR}; "
-                "lower --max-points or --batch"
+                "lower --max-points"
             )
         if tensor in spec.inputs:
             ranges[tensor.name] = (least, usual, largest)

@@ -4,43 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
+
+from resam_runtime.common.checked import Malformed, is_number
 
 _LABELS = {"label", "labels", "lable", "lables", "pointlabel", "pointlabels"}
-
-
-class Malformed(ValueError):
-    """What is wrong with a points file, in a few words and without its name."""
-
-
-def no_constant(name: str) -> NoReturn:
-    """For json's `parse_constant`: NaN and the infinities are an error."""
-    raise ValueError(f"{name} is not a number JSON knows")
-
-
-def take_object(value: Any, where: str) -> dict[str, Any]:
-    """A JSON object, as it is. Raises Malformed, as all of these do."""
-    if not isinstance(value, dict):
-        raise Malformed(f"{where}: expected an object, got {type(value).__name__}")
-    return value
-
-
-def take_list(value: Any, where: str) -> list[Any]:
-    """A JSON list, as it is; an empty one for None."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise Malformed(f"{where}: expected a list, got {type(value).__name__}")
-    return value
-
-
-def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For json's `object_pairs_hook`: a member that appears twice is an error."""
-    result = dict(pairs)
-    if len(result) != len(pairs):  # Python would keep the last, and drop the points of the first in silence
-        keys = [key for key, _ in pairs]
-        raise Malformed(f"the member {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
-    return result
 
 
 def no_misspelt_label(given: Mapping[str, Any], expected: str, where: str, names: bool = True) -> None:
@@ -56,11 +24,6 @@ def no_misspelt_label(given: Mapping[str, Any], expected: str, where: str, names
             raise Malformed(f"{where}: {member!r} is not known, expected {expected!r}")
 
 
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def cell_number(cell: str) -> float | str:
     """A cell of a table as a number, or as it is."""
     try:
@@ -70,7 +33,7 @@ def cell_number(cell: str) -> float | str:
 
 
 def take_point(value: Any, where: str) -> tuple[float, float]:
-    """[x, y], two finite numbers."""
+    """[x, y], two finite numbers. Raises Malformed, as all of these do."""
     try:
         if not isinstance(value, list) or not all(is_number(number) for number in value):
             raise ValueError
@@ -88,13 +51,6 @@ def take_label(value: Any, where: str) -> int:
     if not is_number(number) or number not in (0, 1):
         raise Malformed(f"{where}: expected label 1 (on the instance) or 0 (off it), got {str(value)[:20]!r}")
     return int(number)
-
-
-def take_whole(value: Any, where: str) -> int:
-    """A whole number, also written 1.0."""
-    if not is_number(value) or value != value // 1:
-        raise Malformed(f"{where}: expected a whole number, got {str(value)[:40]!r}")
-    return int(value)
 
 
 def take_id(value: Any, where: str) -> str | int:

@@ -12,16 +12,16 @@ recorded tensors, and the order of copies, runs and recordings on a simulated de
 from __future__ import annotations
 
 import collections
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resam_runtime.common.errors import ResamError, one_line
+from resam_runtime.engine.backends.base import parse_device
 from resam_runtime.engine.backends.cuda import CudaDevice, Device
 from resam_runtime.engine.backends.plan import Buffer, TensorRecord, check_target, input_sizes, plan_buffers
 from resam_runtime.engine.engine_file import EngineFile
@@ -41,6 +41,10 @@ _POOLED = 4  # unused embeddings whose memory is kept for the next ones
 
 class TensorRTBackend:
     """An engine file's plans on one GPU. Calls from several threads take turns."""
+
+    reads: ClassVar[str] = "tensorrt"
+    suffix: ClassVar[str] = ".plan"
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __init__(self, device: Device, graphs: Mapping[str, _Graph], description: str) -> None:
         """Use `TensorRTBackend.load`."""
@@ -69,11 +73,9 @@ class TensorRTBackend:
         target = engine.manifest.tensorrt
         if target is None:
             raise ResamError(f"{engine.path}: names no TensorRT version; export the engine again")
-        match = re.fullmatch(r"cuda(?::(\d{1,3}))?", device or "cuda")
-        if match is None:
-            raise ResamError(f"{engine.path}: a TensorRT plan runs on cuda (or cuda:1, ...), not on {device!r}")
+        _, number = parse_device(engine.path, device or cls.devices[0], cls.devices)
         trt = tensorrt or _import_tensorrt(engine.path)
-        gpu = gpu or CudaDevice(engine.path, int(match[1] or 0))
+        gpu = gpu or CudaDevice(engine.path, number)
         check_target(engine.path, target, engine.manifest.precision, trt.__version__, gpu.compute_capability, gpu.name)
         with gpu.active():
             logger = _logger(trt)
