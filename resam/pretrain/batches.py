@@ -17,6 +17,7 @@ from resam.pretrain.recolour import recoloured, turned
 
 PLACES = 3  # points of a prompt, at most
 NUMBERS = (0.6, 0.25, 0.15)  # how often one, two and three of them are drawn
+RECOLOURED = 0.6  # of the tiles
 CENTRAL = 0.35  # of the positive points: people click the middle
 NEGATIVE = 0.35  # of the points after the first
 
@@ -49,14 +50,14 @@ class Mixture:
     procedural: float
 
     def tile(self, side: int, rng: np.random.Generator) -> LabelledTile:
-        """A tile, turned and recoloured."""
+        """A tile, turned and mostly recoloured."""
         if rng.random() < self.procedural:
             drawn = generate(int(rng.integers(1 << 40, 1 << 62)), side)  # far from those held out
             tile = LabelledTile(drawn.image, drawn.masks)
         else:
             tile = photograph_tile(self.sources, side, rng)
         tile = turned(tile, rng)
-        return LabelledTile(recoloured(tile.image, rng), tile.masks)
+        return LabelledTile(recoloured(tile.image, rng), tile.masks) if rng.random() < RECOLOURED else tile
 
 
 class Batches(Dataset[Batch]):

@@ -1,7 +1,7 @@
 """The loss of a step of pretraining: every instance decoded from its points, then from a box.
 
-Prompts are as SAM's: 1 to 3 points, some negative; a box, jittered; a box drawn around the mask decoded from the
-points, as Requery draws it; with or without the points. Of the masks for ambiguous prompts the best one is taught, as
+Prompts are as SAM's: 1 to 3 points, some negative; a box, jittered, mostly without the points; a box drawn around the
+mask decoded from the points, with these, as Requery asks. Of the masks for ambiguous prompts the best one is taught, as
 SAM does it, where there is one point.
 """
 
@@ -18,7 +18,7 @@ from resam.training.losses.dice import dice_loss
 from resam.training.losses.score import overlap
 
 OWN_BOX = 0.5  # of the boxes are drawn around the model's own masks, where these meet the instance
-WITH_POINTS = 0.6  # of the boxes go with the points
+WITH_POINTS = 0.3  # of the other boxes, which people draw, go with the points
 
 
 def instance_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -47,8 +47,10 @@ def step_loss(sam: PlacedSam, batch: Batch, rng: np.random.Generator) -> torch.T
     own, found = tight_boxes(single.detach(), refine_logit(0.3), cell)
     meets = overlap(single.detach() > 0, target > 0.5) > 0.3  # a box of something else teaches nothing
     coin = torch.from_numpy(rng.random((len(own), 2))).to(own.device)
-    boxes = torch.where((found & meets & (coin[:, 0] < OWN_BOX)).unsqueeze(1), own, batch.boxes)
-    kept = torch.where(coin[:, 1:] < WITH_POINTS, batch.labels, -1)
+    requeried = (found & meets & (coin[:, 0] < OWN_BOX)).unsqueeze(1)
+    boxes = torch.where(requeried, own, batch.boxes)
+    # a box of its own comes with the points it was made from, so a box that comes alone can be trusted
+    kept = torch.where(requeried | (coin[:, 1:] < WITH_POINTS), batch.labels, -1)
     corners = torch.tensor([[2, 3]], device=kept.device).expand(len(kept), 2)
     coords = torch.cat((coords, boxes.reshape(-1, 2, 2) + shift), 1)
     boxed, box_scores = sam.decoder(embedding, coords, torch.cat((kept, corners), 1))
