@@ -40,6 +40,7 @@ def training_set(options: TrainOptions, base: Base, data: RunData, reporter: Rep
         supervised=options.supervised,
         strength=options.strength,
         asked=options.asked,
+        aside=options.set_aside,
         note=reporter.note,
     )
     if options.examples and not options.supervised:
@@ -123,7 +124,7 @@ def _sizes(
         names = {samples.class_of(scene, i) for scene, own in enumerate(samples.prompts) for i in range(len(own))}
         return said_sizes(options.sizes, samples.data, names)
     examples = []
-    for scene, prompt in samples.boxes:
+    for scene, prompt in samples.boxes.keys() & scales.keys():
         area = float((consensus[scene, prompt].values > 127).sum()) * (cell / scales[scene, prompt]) ** 2
         examples.append(Example(scene, samples.class_of(scene, prompt), area))
     return example_sizes(examples, samples.data, note, by_class=options.sizes == EXAMPLES)
