@@ -126,7 +126,7 @@ def make_examples(
         row = rows.get((sample.scene, sample.tile))
         if row is None:
             continue
-        mirror, prompts = known.windows[row].mirror, [samples.prompts[sample.scene][i] for i in sample.prompts]
+        mirror, prompts = known.windows[row].mirror, [samples.with_box(sample.scene, i) for i in sample.prompts]
         coords, labels = tile_points(prompts, sample.tile, mirror)
         with torch.no_grad(), fabric.autocast():
             embedding = known.batch([row]).to(fabric.device)
@@ -146,7 +146,10 @@ def make_examples(
 
 
 def _aside(samples: TrainingSet) -> list[int]:
-    """The numbers of the scenes set aside: evenly spread among those with a click; at least one if there are two."""
+    """The numbers of the scenes set aside: those that the run has set aside; else some of those with a click, at least
+    one if there are two."""
+    if samples.set_aside:
+        return sorted({sample.scene for sample in samples.set_aside})
     clicked = pointed(samples.prompts)
     if len(clicked) < 2:
         return clicked  # better than no threshold: the only scene, which the head has seen
