@@ -64,15 +64,18 @@ def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit
         drawn = [evaluate_tiles(base.sam, procedural_tiles(procedural, size)) for base in loaded]
         values = [text for row in drawn for text in (f"{row['point']:.3f}", "", f"{row['box']:.3f}")]
         table.add_row("procedural images", str(drawn[0]["instances"]), *values)
-    means = []
+    means, counts = [], []
     for path in _annotations(folders, split):
         data = CocoData.open(path)
         rows = [figures(base, data, limit) for base in loaded]
         values = [value for row in rows for value in row[:3]]
         means.append(values)
+        counts.append(rows[0][3])
         table.add_row(path.parent.name, str(rows[0][3]), *(f"{value:.3f}" for value in values))
     if means:
-        table.add_row("mean over data sets", "", *(f"{value:.3f}" for value in np.mean(means, axis=0)))
+        for name, weights in (("data sets", None), ("instances", counts)):
+            average = np.average(means, axis=0, weights=weights)
+            table.add_row(f"mean over {name}", str(sum(counts)), *(f"{value:.3f}" for value in average))
     Console(width=max(120, 40 + 22 * len(bases) * len(COLUMNS))).print(table)
 
 
