@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +125,12 @@ def _category(data: CocoData, instance: CocoInstance) -> Category | None:
     return None if number is None else Category(number, data.categories.get(number))
 
 
-def class_number(prompt: Prompt) -> int | None:
-    """COCO's number of a prompt's class, None where it has none."""
-    return None if prompt.category is None else prompt.category.id
+def _with_points(prompt: Prompt) -> Prompt:
+    """A box without points is what the student is asked with: its corners are the points."""
+    if len(prompt.coords):
+        return prompt
+    coords, labels = prompt.tokens
+    return replace(prompt, coords=coords, labels=labels)
 
 
 def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
@@ -145,11 +148,8 @@ def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
             found = [prompt for prompt in found if prompt.id in annotated]
         kept = []
         for prompt in found:
-            if not len(prompt.coords) and prompt.box is not None:
-                skipped.append(f"{scene.name}: instance {prompt.id}: a box without points; training learns from points")
-                continue
             fit, unfit = check_prompts([prompt], scene.width, scene.height)
-            kept += fit
+            kept += [_with_points(one) for one in fit]
             for _, reason in unfit:
                 line = f"{scene.name}: instance {prompt.id}: {reason}"
                 # a point that has no pixel is a mistake in the file, or a file of other scenes

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam.data.coco import CocoData, CocoInstance
-from resam.data.prompts import Note, PointOptions, scene_prompts
+from resam.data.prompts import Note, PointOptions, pointed, scene_prompts
+from resam.data.spread import spread
 from resam.data.taught import SoftMasks
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays, tile_masks
 from resam.data.views import draw_mirror, strong_view
@@ -25,6 +26,8 @@ from resam_runtime.tiles.averaged_views import View, Window
 from resam_runtime.tiles.prompt_batch import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING
 from resam_runtime.tiles.tiling import Framing, Tile
 
+UNNAMED = "object"
+ENOUGH = 10  # scenes from which on some can be spared
 BOX_LABELS = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
 
 
@@ -57,13 +60,14 @@ class TrainingSet:
         supervised: bool = False,
         strength: float = 0.5,
         asked: int = 0,
+        aside: float = 0.0,
         note: Note = lambda text: None,
     ) -> None:
         """strength: probability of each operation of the strong view. asked: how many of an instance's positive points
-        the student sees at a time, 0: all. note: told of points that are not used. Raises `ResamError` as
-        `scene_prompts` does, and, `supervised`, for points of an instance that has no mask."""
-        self._note, self.asked = note, asked
-        self.boxes: Mapping[tuple[int, int], NDArray[np.float32]] = {}
+        the student sees at a time, 0: all. aside: share of the scenes with prompts that are not walked through, where
+        there are at least `ENOUGH`: their tiles are `set_aside`. note: told of points that are not used. Raises
+        `ResamError` as `scene_prompts` does, and, `supervised`, for points of an instance that has no mask."""
+        self._note, self.asked, self._aside = note, asked, aside
         self.data, self.points, self.seed, self.strength = data, points, seed, strength
         self.architecture, self.framing, self.supervised = architecture, framing, supervised
         self._taught: SoftMasks | None = None
@@ -83,6 +87,10 @@ class TrainingSet:
         """Draw new points where the options say so; else nothing changes after the first time."""
         if self._epoch < 0 or (self.points.redrawn and epoch != self._epoch):
             self.prompts: list[list[Prompt]] = scene_prompts(self.data, self.points, epoch, self._note)
+            numbered = ((s, i, one.box) for s, own in enumerate(self.prompts) for i, one in enumerate(own))
+            self.boxes: Mapping[tuple[int, int], NDArray[np.float32]] = {
+                (scene, i): box for scene, i, box in numbered if box is not None
+            }
             self.frame(self.framing)
         self._epoch = epoch
 
@@ -90,7 +98,12 @@ class TrainingSet:
         """Cut the scenes in another way; the points stay."""
         self.framing = framing
         sizes = [(scene.width, scene.height) for scene in self.data.scenes]
-        self.samples: list[Sample] = plan_samples(sizes, self.prompts, self.architecture.image_size, framing)
+        planned = plan_samples(sizes, self.prompts, self.architecture.image_size, framing)
+        numbers = pointed(self.prompts)
+        count = round(self._aside * len(numbers)) if len(numbers) >= ENOUGH else 0
+        aside = {numbers[i] for i in spread(len(numbers), count)}
+        self.samples: list[Sample] = [sample for sample in planned if sample.scene not in aside]
+        self.set_aside: list[Sample] = [sample for sample in planned if sample.scene in aside]
 
     def teach(self, masks: SoftMasks, weights: Mapping[tuple[int, int], float] | None = None) -> None:
         """Give every sample masks to teach, by numbers of scene and prompt, on the grid of its tile. weights: what each
@@ -101,10 +114,18 @@ class TrainingSet:
         """A prompt with the corners of the box that was drawn around its object, (x0, y0, x1, y1) in `boxes`, if one
         was."""
         own, box = self.prompts[scene][prompt], self.boxes.get((scene, prompt))
-        if box is None:
+        if box is None or BOX_TOP_LEFT in own.labels:
             return own
         coords = np.concatenate((own.coords, np.reshape(box, (2, 2)).astype(np.float32)))
         return replace(own, coords=coords, labels=np.concatenate((own.labels, BOX_LABELS)))
+
+    def class_of(self, scene: int, prompt: int) -> str:
+        """What an instance's class is called; `UNNAMED` where nothing says."""
+        category = self.prompts[scene][prompt].category
+        if category is None:
+            return UNNAMED
+        number, name = category
+        return name or (UNNAMED if number is None else self.data.categories.get(number, str(number)))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -22,7 +22,7 @@ from resam.model.bases import Base, load_base
 from resam.model.parts import PrompterHead, load_adapter, merge_adapter
 from resam.training.options import read_options
 from resam.training.outputs import write_bytes
-from resam_runtime.common.checked import Kind, Malformed, kind, take
+from resam_runtime.common.checked import Kind, Malformed, is_number, kind, mapping_of, shown, take
 from resam_runtime.common.errors import ResamError, one_line, system_error
 from resam_runtime.common.files import sha256_file
 from resam_runtime.tiles.tiling import Framing
@@ -33,20 +33,41 @@ def _json_text(spec: Any) -> Kind:
 
     def take_text(value: Any) -> str:
         try:
-            take(json.loads(take(value, str)), spec)
+            return json.dumps(take(json.loads(take(value, str)), spec))
         except (ValueError, RecursionError):
             raise Malformed("expected JSON") from None
-        return str(value)
 
     return take_text
+
+
+def _figure(value: Any) -> float | None:
+    if value is not None and not is_number(value):
+        raise Malformed(f"expected a number or null, got {shown(value)}")
+    return value
+
+
+_FIGURES = ("miou", "miou_images", "precision", "recall", "f1", "miou_small", "miou_medium", "miou_large")
+_MEASURED = {"instances": int, "images": int} | {
+    stage: dict.fromkeys(_FIGURES, _figure) for stage in ("coarse", "final")
+}
+
+
+def _row(value: Any) -> dict[str, Any]:
+    """An epoch's: figures by their names, but for what was measured on the watched scenes."""
+    row: dict[str, Any] = take(value, {"epoch": int, "step": int})
+    return {name: one if name == "watched" else take(one, _figure, name) for name, one in row.items()}
+
+
+def _named(spec: Any) -> Kind:
+    return mapping_of(kind(spec))
 
 
 PROVENANCE = kind({"base": {"name": str, "sha256": str}, "options": {"base": str | None}})
 CHECKPOINT = kind({
     "trainer": dict,
     "identity": dict,
-    "history": _json_text([{"epoch": int, "step": int}]),
-    "tested": _json_text(Mapping[str, dict]),
+    "history": _json_text([_row]),
+    "tested": _json_text(_named(_MEASURED)),
     "framing": Framing,
 })  # fmt: skip
 KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one is whole
@@ -165,8 +186,7 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
     except Exception:  # the unpickler answers damage with whatever it trips over, and advice to trust the file
         raise ResamError(damaged) from None
     try:
-        CHECKPOINT(state)
+        whole: dict[str, Any] = CHECKPOINT(state)
     except Malformed:
         raise ResamError(damaged) from None
-    whole: dict[str, Any] = state
-    return whole
+    return {**whole, "framing": state["framing"]}

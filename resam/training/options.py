@@ -35,7 +35,7 @@ class TrainOptions:
     base: str = "tiny"
     # points
     points: int = 1  # positive points per instance
-    negatives: int = 0  # negative points per instance, drawn outside the true mask (the reference's protocol)
+    negatives: int = 0  # negative points per instance, drawn outside the true mask; -1: as many as `points` (reference)
     resample_points: bool = False  # fresh points each epoch (the reference's protocol)
     asked: int = 0  # of an instance's positive points those that the student sees, drawn at each step; 0: all
     calibrate_negatives: bool = False  # neighbours with overlapping coarse masks become negative points (PointSAM)
@@ -65,7 +65,7 @@ class TrainOptions:
     beta: float = 4.0
     # prompter
     prompter: bool = False  # teach the head that finds instances without points (`resam.training.prompter`)
-    prompter_steps: int = 800
+    prompter_steps: int = 1200
     prompter_rate: float = 4e-3  # its learning rate
     clicked: float = 1.0  # share of the instances in the training images that have a click
     # optimisation
@@ -78,17 +78,19 @@ class TrainOptions:
     strength: float = 0.5  # probability of each operation of the strong view
     teacher: Literal["student", "average"] = "student"  # whose weights see the weak view
     average: float = 0.99  # decay of the weights' exponential average, which is what a run keeps; 0: the last weights
+    set_aside: float = 0.0  # share of the scenes that are kept from training, to tell whether it does harm
     seed: int = 0
     chunk: int = 8  # prompts decoded at once
 
     def __post_init__(self) -> None:
         checks = {
             "points": self.points >= 1,
-            "negatives": self.negatives >= 0,
+            "negatives": self.negatives >= -1,
             "rounds": self.rounds >= 1,
             "asked": self.asked >= 0,
             "own_boxes": 0 <= self.own_boxes <= 1,
             "examples": self.examples >= 0,
+            "set_aside": 0 <= self.set_aside < 1,
             "decoder_rank": self.decoder_rank >= 0,
             "decoder_rate": 0 < self.decoder_rate < math.inf,
             "rank": self.rank >= 1,
@@ -121,9 +123,6 @@ class TrainOptions:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
         if self.requery == "none" and self.teach_requery:
             raise ResamError("option requery: 'none' has nothing to teach; leave out teach_requery")
-        if (self.sizes or self.soft) and not self.needs_consensus:
-            which = "sizes" if self.sizes else "soft"
-            raise ResamError(f"option {which}: is about the consensus; set pseudo to 'consensus'")
         if self.needs_consensus and (self.resample_points or self.calibrate_negatives):
             which = "resample_points" if self.resample_points else "calibrate_negatives"
             raise ResamError(f"option pseudo: 'consensus' is made once, before training; leave out {which}")
@@ -139,11 +138,21 @@ class TrainOptions:
 
     def point_options(self, file: Path | None = None, keypoints: bool = False) -> PointOptions:
         """The part of the options that says where points come from."""
-        return PointOptions(self.points, self.negatives, self.resample_points, file, keypoints)
+        return PointOptions(self.points, _beside(self.negatives, self.points), self.resample_points, file, keypoints)
+
+    @property
+    def test_points(self) -> PointOptions:
+        """The points that a split with masks is measured with: as many as the student is asked with."""
+        points = self.asked or self.points
+        return PointOptions(points, _beside(self.negatives, points))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, by name."""
         return dataclasses.asdict(self)
+
+
+def _beside(negatives: int, points: int) -> int:
+    return points if negatives < 0 else negatives
 
 
 def preset_names() -> list[str]:
@@ -156,15 +165,31 @@ def read_options(preset: str | Path, **changes: Any) -> TrainOptions:
 
     Raises `ResamError` for an unknown preset, a file that is not TOML, or a key that is no option.
     """
+    path = _preset_path(preset)
+    values = _preset_values(path)
+    return options_from(values | {name: value for name, value in changes.items() if value is not None}, str(path))
+
+
+def _preset_path(preset: str | Path) -> Path:
     path = PRESETS / f"{preset}.toml" if str(preset) in preset_names() else Path(preset)
     if not path.is_file():
         raise ResamError(f"{preset}: no such preset or file; presets are {', '.join(preset_names())}")
+    return path
+
+
+def _preset_values(path: Path) -> dict[str, Any]:
+    """The values of a TOML file, on top of those of the preset that its `preset` names."""
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ResamError(f"{path}: not a TOML file that can be read ({error})") from None
     values.pop("data", None)  # where the data of a written configuration lay; not an option
-    return options_from(values | {name: value for name, value in changes.items() if value is not None}, str(path))
+    below = values.pop("preset", None)
+    if below is None:
+        return values
+    if below not in preset_names() or PRESETS / f"{below}.toml" == path:
+        raise ResamError(f"{path}: preset: expected another preset's name, got {below!r}")
+    return _preset_values(PRESETS / f"{below}.toml") | values
 
 
 def options_from(values: Mapping[str, Any], where: str) -> TrainOptions:

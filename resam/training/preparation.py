@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from lightning_fabric import Fabric
 
-from resam.data.prompts import class_number, point_seed
+from resam.data.prompts import point_seed
 from resam.data.taught import SoftMasks, load_masks, save_masks
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base
@@ -40,6 +40,7 @@ def training_set(options: TrainOptions, base: Base, data: RunData, reporter: Rep
         supervised=options.supervised,
         strength=options.strength,
         asked=options.asked,
+        aside=options.set_aside,
         note=reporter.note,
     )
     if options.examples and not options.supervised:
@@ -61,6 +62,7 @@ def prepared_set(
         path = None if cache is None else cache / f"consensus-{_identity(base, samples, options)}.npz"
         masks = load_masks(path) if path and path.is_file() else consensus_masks(base, samples, options, fabric)
         if path is not None and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_masks(path, masks)
         teach(samples, masks, options, Silent())
     return samples
@@ -104,7 +106,7 @@ def known_cells(
         if key in samples.boxes:  # its own box says more than its class
             return None
         scene, prompt = key
-        area = sizes.area(scene, class_number(samples.prompts[scene][prompt]))
+        area = sizes.area(scene, samples.class_of(scene, prompt))
         return None if area is None else area * (scales[key] / cell) ** 2
 
     return cells
@@ -119,12 +121,12 @@ def _sizes(
     note: Callable[[str], None],
 ) -> ObjectSizes:
     if options.sizes not in (EXAMPLES, BY_IMAGE):
-        return said_sizes(options.sizes, samples.data)
+        names = {samples.class_of(scene, i) for scene, own in enumerate(samples.prompts) for i in range(len(own))}
+        return said_sizes(options.sizes, samples.data, names)
     examples = []
-    for scene, prompt in samples.boxes:
+    for scene, prompt in samples.boxes.keys() & scales.keys():
         area = float((consensus[scene, prompt].values > 127).sum()) * (cell / scales[scene, prompt]) ** 2
-        category = class_number(samples.prompts[scene][prompt])
-        examples.append(Example(scene, category, area))
+        examples.append(Example(scene, samples.class_of(scene, prompt), area))
     return example_sizes(examples, samples.data, note, by_class=options.sizes == EXAMPLES)
 
 
@@ -133,13 +135,13 @@ def draw_examples(samples: TrainingSet, count: int, by_image: bool) -> dict[tupl
 
     They stand for boxes that a person would draw.
     """
-    groups: dict[int | None, list[tuple[int, int]]] = {}
+    groups: dict[str, list[tuple[int, int]]] = {}
     for scene, prompts in enumerate(samples.prompts):
-        for number, prompt in enumerate(prompts):
-            groups.setdefault(scene if by_image else class_number(prompt), []).append((scene, number))
+        for number in range(len(prompts)):
+            groups.setdefault(str(scene) if by_image else samples.class_of(scene, number), []).append((scene, number))
     boxes = {}
     for name, members in groups.items():
-        rng = np.random.default_rng(point_seed(samples.data.digest, str(name), count))
+        rng = np.random.default_rng(point_seed(samples.data.digest, name, count))
         for place in sorted(rng.choice(len(members), min(count, len(members)), replace=False).tolist()):
             scene, number = members[place]
             known = {instance.id: instance for instance in samples.data.scenes[scene].instances}

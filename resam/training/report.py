@@ -140,7 +140,10 @@ def write_report(
         f"<p>{' &middot; '.join(STAGES)}, with the weights after each epoch shown (0: the base).</p>",
         *_strips(folder / "strips"),
         "<h2>Options</h2><table>",
-        *(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in options.to_dict().items()),
+        *(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+            for name, value in options.to_dict().items()
+        ),
         "</table>",
     ]
     head = f"<meta charset=utf-8><title>{html.escape(folder.name)}</title><style>{_STYLE}</style>"
@@ -178,11 +181,13 @@ def _results_table(tested: Mapping[str, Mapping[str, Any]]) -> str:
     for name, result in tested.items():
         for stage, called in (("coarse", "Coarse"), ("final", "Requery")):
             cells = ("-" if result[stage][key] is None else f"{result[stage][key]:.3f}" for key in heads)
-            rows.append(f"<tr><td>{name}, after {called}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+            rows.append(
+                f"<tr><td>{html.escape(name)}, after {called}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+            )
     titles = "".join(f"<th>{head.replace('_', ' ').replace('miou', 'mIoU')}</th>" for head in heads)
     first = next(iter(tested.values()))
     caption = f"Measured on {first['instances']} instances, {first['images']} scenes; means over instances."
-    return f"<p>{caption}</p><table><tr><th></th>{titles}</tr>{''.join(rows)}</table>"
+    return f"<p>{html.escape(caption)}</p><table><tr><th></th>{titles}</tr>{''.join(rows)}</table>"
 
 
 def _curve(title: str, lines: Mapping[str, Sequence[float]], width: int = 300, height: int = 150) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -29,10 +29,10 @@ _SIZE = re.compile(rf"{_SIDE}(?:x{_SIDE})?(m|px)")
 
 @dataclass(frozen=True)
 class Example:
-    """An object that a box was drawn around: number of its scene, category, and area in square pixels of the scene."""
+    """An object that a box was drawn around: number of its scene, its class, and area in square pixels of the scene."""
 
     scene: int
-    category: int | None
+    name: str
     area: float
 
 
@@ -44,12 +44,12 @@ class ObjectSizes:
     """
 
     ground: Sequence[float]
-    classes: Mapping[int | None, float] = field(default_factory=dict)
+    classes: Mapping[str, float] = field(default_factory=dict)
     scenes: Mapping[int, float] = field(default_factory=dict)
 
-    def area(self, scene: int, category: int | None) -> float | None:
-        """In square pixels of the scene; None where it is not known."""
-        area = self.classes.get(category, self.scenes.get(scene))
+    def area(self, scene: int, name: str) -> float | None:
+        """Of an object of a class, in square pixels of the scene; None where it is not known."""
+        area = self.classes.get(name, self.scenes.get(scene))
         return None if area is None else area / self.ground[scene] ** 2
 
 
@@ -73,20 +73,17 @@ def parse_sizes(text: str) -> dict[str, tuple[float, str]]:
     return found
 
 
-def said_sizes(text: str, data: CocoData) -> ObjectSizes:
-    """The sizes of `parse_sizes` for the classes of a data set. Raises `ResamError` for a class that it does not have,
-    two units, and metres where a scene has no georeference."""
+def said_sizes(text: str, data: CocoData, names: Collection[str]) -> ObjectSizes:
+    """The sizes of `parse_sizes` for the classes of a data set, which are called `names`. Raises `ResamError` for
+    another class, two units, and metres where a scene has no georeference."""
     said = parse_sizes(text)
-    numbers: dict[str, int | None] = {name: number for number, name in data.categories.items()}
-    if not numbers:  # points that say no class
-        numbers = {"all": None}
     units = {unit for _, unit in said.values()}
     if len(units) > 1:
         raise ResamError(f"sizes: {text}: give all in m or all in px")
-    if unknown := [name for name in said if name not in numbers]:
-        raise ResamError(f"sizes: no class {unknown[0]!r} in {data.path}; it has {', '.join(numbers)}")
+    if unknown := [name for name in said if name not in names]:
+        raise ResamError(f"sizes: no class {unknown[0]!r} in {data.path}; it has {', '.join(sorted(names))}")
     ground = [1.0] * len(data.scenes) if units == {"px"} else _metres(data)
-    return ObjectSizes(ground, {numbers[name]: area for name, (area, _) in said.items()})
+    return ObjectSizes(ground, {name: area for name, (area, _) in said.items()})
 
 
 def example_sizes(
@@ -98,19 +95,18 @@ def example_sizes(
     known = [metres for metres in with_metres if metres is not None]
     ground = known if len(known) == len(with_metres) else [1.0] * len(with_metres)
     unit = "m" if ground is known else "px"
-    classes: dict[int | None, float] = {}
+    classes: dict[str, float] = {}
     scenes: dict[int, float] = {}
-    for category, areas in _grouped(examples if by_class else (), ground, lambda one: one.category).items():
-        name = data.categories.get(category, "all") if category is not None else "all"
+    for name, areas in _grouped(examples if by_class else (), ground, lambda one: one.name).items():
         middle, spread = _middle(areas)
         told = f"{name}: {len(areas)} example{'s' * (len(areas) != 1)}"
         if len(areas) >= FEWEST and spread <= AGREE:
-            classes[category] = middle
+            classes[name] = middle
             note(f"{told} of about {math.sqrt(middle):.3g} {unit} a side: its masks take this size")
         else:
             why = "too few to tell a size" if len(areas) < FEWEST else f"of {spread:.1f} powers of two: sizes vary"
             note(f"{told}, {why}; its masks keep theirs where no image's own examples agree")
-    undecided = [one for one in examples if one.category not in classes]
+    undecided = [one for one in examples if one.name not in classes]
     for scene, areas in _grouped(undecided, ground, lambda one: one.scene).items():
         middle, spread = _middle(areas)
         if spread <= AGREE:

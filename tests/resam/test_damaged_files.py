@@ -26,6 +26,7 @@ from resam.training.checkpoints import (
     write_adapter,
 )
 from resam.training.options import TrainOptions, write_options
+from resam.training.report import write_report
 from resam_runtime.common.checked import Malformed
 from resam_runtime.common.errors import ResamError
 
@@ -135,7 +136,7 @@ def test_thousands_of_damaged_checkpoints_are_refused_or_of_the_right_kinds() ->
         "trainer": {"epoch": 3},
         "identity": {"options": {"base": "tiny"}},
         "history": [{"epoch": 1, "step": 4, "loss": float("nan"), "watched": None}],
-        "tested": {"base": {"miou": 0.5}},
+        "tested": {"base": {"instances": 3, "images": 1, "coarse": {"miou": 0.5}, "final": {"miou": None}}},
         "framing": {"fit_within": 256, "scale": 1.0},
     }
     taken = 0
@@ -148,6 +149,18 @@ def test_thousands_of_damaged_checkpoints_are_refused_or_of_the_right_kinds() ->
             assert all(isinstance(row["epoch"], int | float) for row in json.loads(state["history"]))
             assert isinstance(state["framing"]["fit_within"], int | float)
     assert 200 < taken < 1950
+
+
+def test_the_report_escapes_what_a_checkpoint_says(tmp_path: Path) -> None:
+    figures = {"miou": 0.5, "miou_images": None, "precision": 1, "recall": 1, "f1": 1, "miou_small": None}
+    figures |= {"miou_medium": None, "miou_large": None}
+    tested = {"<script>alert(1)</script>": {"instances": "<b>", "images": 1, "coarse": figures, "final": figures}}
+    (tmp_path / "<i>").mkdir()
+    write_report(tmp_path / "<i>", TrainOptions(base="<u>"), "<s>", [], tested)
+    page = (tmp_path / "<i>/report.html").read_text()
+    for tag in ("<script", "<b>", "<i>", "<u>", "<s>"):
+        assert tag not in page
+        assert tag.replace("<", "&lt;").replace(">", "&gt;") in page
 
 
 @pytest.mark.parametrize(

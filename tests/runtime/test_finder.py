@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from resam_runtime import AutomaticOptions, EngineFile, ResamError, Segmenter
+from resam_runtime.engine.prompter_spec import FoundClass, PrompterSpec
 from resam_runtime.masks.instance import Category, Instance
-from resam_runtime.segment.finder import merge_found
+from resam_runtime.segment.finder import merge_found, scene_uncertainty, uncertainty
 from resam_runtime.tiles.tiling import Framing, Tile, assign_points, owned_windows, plan_tiles
 
 from .engines import engine_manifest, write_engine
@@ -168,3 +169,13 @@ def test_a_manifest_whose_prompter_does_not_fit_is_refused(change: str) -> None:
         del data["prompter"]
     with pytest.raises(ResamError, match="prompter"):
         type(manifest).from_json(data)
+
+
+def test_what_is_near_its_threshold_is_uncertain() -> None:
+    spec = PrompterSpec((FoundClass(1, "a", 0.4),))
+    scores = [0.0, 0.2, 0.4, 0.7, 1.0]
+    found = [uncertainty(instance(score, 0, 5, (1, 1)), spec) for score in scores]
+    np.testing.assert_allclose(found, [0, 0.5, 1, 0.5, 0])
+    few, many = ([instance(0.4, 0, 5, (1, 1))] * count for count in (1, 9))
+    assert scene_uncertainty([], spec) == 0
+    assert 0 < scene_uncertainty(few, spec) < scene_uncertainty(many, spec) == 1

@@ -69,7 +69,14 @@ def test_a_folder_becomes_every_output(engine: Path, images: Path, tmp_path: Pat
     assert [image["file_name"] for image in data["images"]] == ["s0.png", "s1.png", "s2.png"]
     assert len(data["annotations"]) == 12
     assert summary["complete"]
-    assert summary["totals"] == {"scenes": 3, "failed": 0, "instances": 12, "points": 12, "skipped": 0}
+    assert summary["totals"] == {
+        "scenes": 3,
+        "failed": 0,
+        "instances": 12,
+        "points": 12,
+        "skipped": 0,
+        "found_by": {"points": 12},
+    }
     assert set(summary["seconds"]) == {"read", "prepare", "inference", "write"}
 
 
@@ -493,7 +500,10 @@ def test_a_folders_own_points_file_is_taken_and_said(engine: Path, images: Path,
         (["{annotated}/a.png", "--engine", "{engine}"], "no points; there is {annotated}/points.json: give --points"),
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
         (["{images}", "--engine", "{engine}", "--resume", "--overwrite"], "exclude each other"),
-        (["{images}", "--engine", "{engine}", "--min-score", "0.5"], "--min-score is about what --automatic finds"),
+        (
+            ["{images}", "--engine", "{engine}", "--min-score", "0.5"],
+            "has no prompter and finds nothing by itself; add --automatic",
+        ),
         (["--watch", "none", "--engine", "{engine}", "--strict"], "leave one of the two out"),
         (["{images}", "--engine", "{engine}", "--poll", "2"], "--poll is about a watched folder; add --watch"),
         (["{images}", "--engine", "{engine}", "--format", "coco", "--simplify", "0.5"], "--simplify is about NAME.geo"),

@@ -18,7 +18,7 @@ MANIFEST_NAME = "manifest.json"
 DIGEST_KEY = "resam.digest"
 GRAPHS = ("encoder", "decoder", "loop")
 OPTIONAL_GRAPHS = ("prompter",)
-REQUERIES = ("box", "box+points")
+REQUERIES = ("none", "box", "box+points")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 # What every engine's graphs are called with; more tensors may exist, these must.

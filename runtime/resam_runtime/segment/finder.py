@@ -110,3 +110,20 @@ def merge_found(
     kept = unique([(one.mask, one.origin) for one in good], order, max_overlap, parts=cut)
     ranked = sorted((good[i] for i in kept), key=lambda one: (-one.score, one.index))
     return [dataclasses.replace(one, index=i) for i, one in enumerate(ranked)]
+
+
+def uncertainty(instance: Instance, spec: PrompterSpec) -> float:
+    """How unsure the prompter is of an instance that it found, 0 to 1: 1 where its score is its class's threshold, 0 at
+    a score of 0 and of 1."""
+    number = None if instance.category is None else instance.category.id
+    threshold = next((one.threshold for one in spec.classes if one.id == number), 0.5)
+    if instance.score > threshold:
+        return (1 - instance.score) / (1 - threshold)
+    return instance.score / threshold if threshold else 1.0
+
+
+def scene_uncertainty(instances: Sequence[Instance], spec: PrompterSpec, most: int = 5) -> float:
+    """How much there is to learn from a scene, 0 to 1: the mean uncertainty of its `most` least certain instances,
+    those that are not there counted as certain."""
+    ranked = sorted((uncertainty(one, spec) for one in instances), reverse=True)[:most]
+    return sum(ranked) / most
