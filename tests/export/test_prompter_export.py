@@ -65,7 +65,7 @@ def adapter(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8-fp32", marks=pytest.mark.slow)])
 def test_an_engine_finds_what_the_head_in_torch_finds(adapter: Path, precision: str, tmp_path: Path) -> None:
-    base, opened = load_adapted(adapter)
+    base, opened = load_adapted(adapter, adapter.with_name("toy.pth"))
     head = prompter_of(base.sam)
     assert head is not None
     path = tmp_path / "model.resam"
@@ -105,7 +105,9 @@ def test_an_adapter_that_says_no_classes_is_refused(adapter: Path, tmp_path: Pat
     provenance = {name: value for name, value in opened.provenance.items() if name != "prompter"}
     write_adapter(adapter, opened.state, provenance)
     with pytest.raises(ResamError, match="says not what its prompter finds"):
-        export_engine(*load_adapted(adapter), tmp_path / "model.resam", scenes=1, keep_anyway=True)
+        export_engine(
+            *load_adapted(adapter, adapter.with_name("toy.pth")), tmp_path / "model.resam", scenes=1, keep_anyway=True
+        )
 
 
 def test_a_prompter_compiles_for_tensorrt(tmp_path: Path) -> None:
