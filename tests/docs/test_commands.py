@@ -51,7 +51,7 @@ COMMANDS = {
     "python -m resam.pretrain.measure": "resam.pretrain.measure:measure",
 }
 SMALL = {
-    "resam-train": ["--epochs", "1"],
+    "resam-train": ["--epochs", "1", "--set", "prompter_steps=2"],
     "resam-bench": ["--repeats", "1", "--automatic", "0", "--quiet"],
     "resam-bench compare": ["--limit", "1000%", "--miou-limit", "1"],
     "resam-bench robustness": ["--limit", "1", "--quiet"],
