@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,14 @@ def _category(data: CocoData, instance: CocoInstance) -> Category | None:
     """The class of an instance, with its name."""
     number = instance.category
     return None if number is None else Category(number, data.categories.get(number))
+
+
+def _with_points(prompt: Prompt) -> Prompt:
+    """A box without points is what the student is asked with: its corners are the points."""
+    if len(prompt.coords):
+        return prompt
+    coords, labels = prompt.tokens
+    return replace(prompt, coords=coords, labels=labels)
 
 
 def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam.data.coco import CocoData, CocoInstance
-from resam.data.prompts import Note, PointOptions, scene_prompts
+from resam.data.prompts import Note, PointOptions, pointed, scene_prompts
+from resam.data.spread import spread
 from resam.data.taught import SoftMasks
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays, tile_masks
 from resam.data.views import draw_mirror, strong_view
@@ -26,6 +27,7 @@ from resam_runtime.tiles.prompt_batch import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PAD
 from resam_runtime.tiles.tiling import Framing, Tile
 
 UNNAMED = "object"
+ENOUGH = 10  # scenes from which on some can be spared
 BOX_LABELS = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
 
 
@@ -58,12 +60,14 @@ class TrainingSet:
         supervised: bool = False,
         strength: float = 0.5,
         asked: int = 0,
+        aside: float = 0.0,
         note: Note = lambda text: None,
     ) -> None:
         """strength: probability of each operation of the strong view. asked: how many of an instance's positive points
-        the student sees at a time, 0: all. note: told of points that are not used. Raises `ResamError` as
-        `scene_prompts` does, and, `supervised`, for points of an instance that has no mask."""
-        self._note, self.asked = note, asked
+        the student sees at a time, 0: all. aside: share of the scenes with prompts that are not walked through, where
+        there are at least `ENOUGH`: their tiles are `set_aside`. note: told of points that are not used. Raises
+        `ResamError` as `scene_prompts` does, and, `supervised`, for points of an instance that has no mask."""
+        self._note, self.asked, self._aside = note, asked, aside
         self.data, self.points, self.seed, self.strength = data, points, seed, strength
         self.architecture, self.framing, self.supervised = architecture, framing, supervised
         self._taught: SoftMasks | None = None
@@ -94,7 +98,12 @@ class TrainingSet:
         """Cut the scenes in another way; the points stay."""
         self.framing = framing
         sizes = [(scene.width, scene.height) for scene in self.data.scenes]
-        self.samples: list[Sample] = plan_samples(sizes, self.prompts, self.architecture.image_size, framing)
+        planned = plan_samples(sizes, self.prompts, self.architecture.image_size, framing)
+        numbers = pointed(self.prompts)
+        count = round(self._aside * len(numbers)) if len(numbers) >= ENOUGH else 0
+        aside = {numbers[i] for i in spread(len(numbers), count)}
+        self.samples: list[Sample] = [sample for sample in planned if sample.scene not in aside]
+        self.set_aside: list[Sample] = [sample for sample in planned if sample.scene in aside]
 
     def teach(self, masks: SoftMasks, weights: Mapping[tuple[int, int], float] | None = None) -> None:
         """Give every sample masks to teach, by numbers of scene and prompt, on the grid of its tile. weights: what each

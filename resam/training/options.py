@@ -65,7 +65,7 @@ class TrainOptions:
     beta: float = 4.0
     # prompter
     prompter: bool = False  # teach the head that finds instances without points (`resam.training.prompter`)
-    prompter_steps: int = 800
+    prompter_steps: int = 1200
     prompter_rate: float = 4e-3  # its learning rate
     clicked: float = 1.0  # share of the instances in the training images that have a click
     # optimisation
@@ -78,6 +78,7 @@ class TrainOptions:
     strength: float = 0.5  # probability of each operation of the strong view
     teacher: Literal["student", "average"] = "student"  # whose weights see the weak view
     average: float = 0.99  # decay of the weights' exponential average, which is what a run keeps; 0: the last weights
+    set_aside: float = 0.0  # share of the scenes that are kept from training, to tell whether it does harm
     seed: int = 0
     chunk: int = 8  # prompts decoded at once
 
@@ -89,6 +90,7 @@ class TrainOptions:
             "asked": self.asked >= 0,
             "own_boxes": 0 <= self.own_boxes <= 1,
             "examples": self.examples >= 0,
+            "set_aside": 0 <= self.set_aside < 1,
             "decoder_rank": self.decoder_rank >= 0,
             "decoder_rate": 0 < self.decoder_rate < math.inf,
             "rank": self.rank >= 1,

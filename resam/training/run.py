@@ -22,6 +22,7 @@ from lightning_fabric import Fabric
 import resam
 from resam.model.bases import Base, load_base
 from resam.model.parts import PrompterHead
+from resam.training.aside import Agreement, judge, measure_aside
 from resam.training.checkpoints import Adapter, describe_base, latest_checkpoint, save_checkpoint, write_adapter
 from resam.training.devices import make_fabric, on_main
 from resam.training.options import TrainOptions
@@ -31,6 +32,7 @@ from resam.training.prompter.teach import TaughtPrompter, teach_prompter
 from resam.training.report import draw_strips, write_report
 from resam.training.run_data import RunData
 from resam.training.run_folder import EventLog, start_folder, write_metrics
+from resam.training.sizes import ObjectSizes
 from resam.training.trainer import Trainer, check_base
 from resam.training.watch import Measurable, Watch
 from resam_runtime.common.errors import ResamError
@@ -90,6 +92,8 @@ class TrainingRun:
         self.own_framing = self.samples.framing
         self.history: list[dict[str, Any]] = []
         self.tested: dict[str, dict[str, Any]] = {}
+        self.aside: dict[str, Agreement | None] = {}
+        self.sizes: ObjectSizes | None = None
         self._digests = data.digests()
         self._logger: EventLog | None = None
         splits = on_main(self.fabric, partial(self._open_folder, tensorboard, watched, record)) or (None, None)
@@ -160,6 +164,7 @@ class TrainingRun:
             raise ResamError(f"{self.folder}: its val or test split is another than when it began; start a new run")
         self.history, self.tested = json.loads(saved["history"]), json.loads(saved["tested"])
         self.samples.frame(Framing(**saved["framing"]))
+        self.aside = {name: Agreement(**found) for name, found in json.loads(saved.get("aside", "{}")).items()}
         return saved
 
     def _prepare(self) -> None:
@@ -168,7 +173,8 @@ class TrainingRun:
             choose_framing(self.base, self.samples, self.fabric, self.reporter)
         if self.options.needs_consensus:
             path, base, samples = self.folder / "consensus.npz", self.base, self.samples
-            teach_consensus(path, base, samples, self.options, self.fabric, self.reporter, made=self._resumed)
+            made = self._resumed
+            self.sizes = teach_consensus(path, base, samples, self.options, self.fabric, self.reporter, made)
 
     def _say_what_begins(self) -> None:
         samples, data = self.samples, self.data
@@ -181,6 +187,7 @@ class TrainingRun:
 
     def _begin(self) -> None:
         """The base, measured and drawn."""
+        self.aside["base"] = self._measure_aside()
         framing = self.samples.framing
         self.tested.update(self.watch.test("base", self.own_framing))
         if framing != self.own_framing:
@@ -196,6 +203,7 @@ class TrainingRun:
         draw_strips(self.folder, trainer, trainer.epoch)
         state: dict[str, Any] = {"trainer": trainer.state(), "identity": self._identity, "measured": self._measured}
         state |= {"history": json.dumps(self.history), "tested": json.dumps(self.tested)}
+        state["aside"] = json.dumps(self._aside_figures())
         state["framing"] = dataclasses.asdict(self.samples.framing)
         save_checkpoint(self.folder / "checkpoints", trainer.epoch, state)
         self._write_pages()
@@ -212,6 +220,9 @@ class TrainingRun:
             self.tested.update({name: found for name, found in measured_then.items() if name == "adapted"})
         else:
             self.tested.update(self.watch.test("adapted", self.samples.framing))
+            self.aside["adapted"] = self._measure_aside()
+            for told in judge(self.aside.get("base"), self.aside["adapted"]):
+                self.reporter.note(told)
             provenance = self._provenance()
             if self.options.prompter:
                 taught = self._teach_prompter()
@@ -245,11 +256,24 @@ class TrainingRun:
             "base": describe_base(self.base),
             "data": self._digests | {"instances": samples.instances, "scenes": len(self.data.train.scenes)},
             "options": self.options.to_dict() | dataclasses.asdict(samples.framing),
+            "sizes": None if self.sizes is None else self.sizes.to_dict(),
             "precision": str(self.fabric.strategy.precision.precision),
-            "metrics": {"tested": self.tested, "last_epoch": self.history[-1] if self.history else None},
+            "metrics": {
+                "tested": self.tested,
+                "aside": self._aside_figures(),
+                "last_epoch": self.history[-1] if self.history else None,
+            },
             "resam_version": resam.__version__,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
+
+    def _measure_aside(self) -> Agreement | None:
+        if self.samples.set_aside:
+            self.reporter.start("views of clicks set aside", 1)
+        return measure_aside(self.trainer)
+
+    def _aside_figures(self) -> dict[str, dict[str, Any]]:
+        return {name: found.to_dict() for name, found in self.aside.items() if found is not None}
 
     def _write_pages(self) -> None:
         write_metrics(self.folder, self.history)

@@ -152,7 +152,7 @@ def test_ids_and_sizes_written_as_floats_are_whole_numbers(tmp_path: Path) -> No
     assert [(repr(one.id), repr(one.category)) for one in scene.instances] == [("1", "3"), ("7", "3")]
     assert (repr(scene.width), data.categories[3]) == ("60", "ship")
     [own] = scene_prompts(data, PointOptions(keypoints=True))
-    assert [(repr(prompt.id), repr(prompt.category)) for prompt in own] == [("1", "3"), ("7", "3")]
+    assert [(repr(prompt.id), prompt.category) for prompt in own] == [("1", (3, "ship")), ("7", (3, "ship"))]
 
 
 def test_what_is_no_json_or_not_there_is_named(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.encoders import ARCHITECTURES
 from resam.model.bases import Base, load_base
-from resam.model.lora import add_lora, lora_state
+from resam.model.lora import lora_state
+from resam.model.parts import adapter_state, add_parts
 from resam.model.sam import build_sam
 from resam.training import trainer as trainer_module
 from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted, write_adapter
@@ -476,13 +477,15 @@ def test_the_weak_view_is_encoded_only_where_something_asks_for_it(
     assert figures["labelled"] == 1
 
 
-def test_the_adapter_of_vit_b_is_below_5_mb(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"layers": "all", "decoder_rank": 4}])
+def test_the_adapter_of_vit_b_is_below_5_mb(changes: dict[str, Any], tmp_path: Path) -> None:
+    options = read_options("paper", start=0, **changes)
     with torch.device("meta"):
-        encoder = build_sam(ARCHITECTURES["vit_b"]).image_encoder
-        add_lora(encoder, read_options("paper").rank, 0)
-    state = {name: torch.zeros(value.shape) for name, value in lora_state(encoder).items()}
-    write_adapter(tmp_path / "a.safetensors", state, {"options": read_options("paper").to_dict()})
-    assert len(state) == 4 * 12
+        sam = build_sam(ARCHITECTURES["vit_b"])
+        add_parts(sam, options)
+    state = {name: torch.zeros(value.shape) for name, value in adapter_state(sam).items()}
+    write_adapter(tmp_path / "a.safetensors", state, {"options": options.to_dict()})
+    assert len(state) == 4 * 12 if not changes else len(state) > 100
     assert (tmp_path / "a.safetensors").stat().st_size < 5e6
 
 

@@ -29,7 +29,7 @@ _SSA = {**_BOX, **_ALIGNED}
 _TAUGHT = {**_BOX, "requery": "box+points", "teach_requery": True}
 _CONSENSUS = {**_TAUGHT, "pseudo": "consensus"}
 _ADAPTED = {  # what is trained, and how, in every row about labels
-    **_TAUGHT, "layers": "all", "decoder_rank": 16, "own_boxes": 0.5, "points": 1, "asked": 1, "sizes": "",
+    **_TAUGHT, "layers": "all", "decoder_rank": 16, "own_boxes": 0.5, "points": 1, "asked": 0, "sizes": "",
     "examples": 0, "soft": False,
 }  # fmt: skip
 _LABELS = {**_ADAPTED, "pseudo": "consensus"}
@@ -50,19 +50,23 @@ ROWS = (
     Row("taught", "no SSA, Requery by box+points and taught", _TAUGHT),
     Row("consensus", "the same, pseudo-masks of all views of the base", _CONSENSUS),
     Row("consensus-ssa", "the same, + SSA, queue 128", {**_CONSENSUS, **_ALIGNED}),
-    Row("scaled", "the same without SSA, scale chosen: the preset tiny", {**_CONSENSUS, "choose_scale": True}),
+    Row("scaled", "the same without SSA, scale chosen", {**_CONSENSUS, "choose_scale": True}),
     Row("resampled", "+ SSA, queue 128, points drawn anew each epoch", {**_SSA, "resample_points": True}),
     Row("teacher", "+ SSA, queue 128, averaged teacher", {**_SSA, "teacher": "average"}),
     Row("supervised", "true masks (upper bound)", {**_BOX, "supervised": True}),
     Row(
         "supervised-scaled",
-        "true masks, as the preset tiny",
+        "true masks, Requery taught, scale chosen",
         {**_TAUGHT, "supervised": True, "choose_scale": True},
     ),
     Row("ssa-paired", "+ SSA paired as in the reference, queue 32", {**_SSA, "ssa": "paired", "queue": 32}),
     Row("hard", "one click, labels of the base's views", _LABELS),
-    Row("soft", "one click, the same, soft and weighed by agreement", {**_LABELS, "soft": True}),
-    Row("clicks", "three clicks taught, one asked", {**_LABELS, "points": 3, "soft": True}),
+    Row(
+        "soft",
+        "one click, the same, soft: the preset tiny",
+        {**_LABELS, "soft": True, "sizes": "examples"},
+    ),
+    Row("clicks", "three clicks taught, one asked", {**_LABELS, "points": 3, "asked": 1, "soft": True}),
     Row(
         "sizes",
         "one click, three examples of each class",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,13 @@ class Parsed:
     sizes_wh: dict[str, tuple[int, int]] = field(default_factory=dict)
     scenes: list[str] = field(default_factory=list)
     categories: list[dict[str, Any]] = field(default_factory=list)
+
+    def by_scene(self) -> Mapping[str | None, Sequence[Entry]]:
+        """Scene -> its instances."""
+        scenes: dict[str | None, list[Entry]] = {}
+        for entry in self.entries:
+            scenes.setdefault(entry.scene, []).append(entry)
+        return scenes
 
 
 @dataclass(frozen=True)
