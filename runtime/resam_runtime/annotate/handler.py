@@ -177,7 +177,8 @@ class Handler(BaseHTTPRequestHandler):
                 if not isinstance(name, str) or not (key is None or (isinstance(key, int) and key is not True)):
                     raise Refused("expected a name, and a class's number or null")
                 made = self.server.store.name_class(name, key)
-                self._json({"class": made, "classes": self.server.store.classes()})
+                store = self.server.store
+                self._json({"class": made, "classes": store.classes(), "version": store.version})
             case ["proposals", number]:
                 self._json(self._finder().proposals(self._index(number), _view(body.get("view"))))
             case ["masks", number]:

@@ -31,8 +31,8 @@ const client = new Client({
     $("unsaved").hidden = !unsaved;
     $("unsaved").textContent = unsaved ? text : "";
   },
-  changes: (changed, named) => {
-    classes.take(named);
+  changes: (changed, named, version) => {
+    classes.take(named, version);
     for (const { index: at, version, ...summary } of changed) {
       Object.assign(client.folder.scenes[at], summary);
       images.update(at, client.folder.scenes[at]);
@@ -85,9 +85,12 @@ const masks = new Masks(client, {
   },
 });
 const classes = new Classes(client, {
-  chosen: (category) => {
+  // The current instance and the next ones are of a class; asked for again, of none.
+  chosen: (id) => {
     const instance = points.find(current);
-    if (instance && instance.category !== category) perform({ act: "class", handle: current, category });
+    const category = id === (instance ? instance.category : classes.current) ? null : id;
+    classes.set(category);
+    if (instance) perform({ act: "class", handle: current, category });
     else refresh();
   },
   changed: () => points && refresh(),
@@ -118,7 +121,7 @@ const view = new View($("canvas"), {
     $("cursor").textContent = within ? `${x}, ${y}` : "";
     const under = at && proposing ? proposals.at(shown, at) : null;
     if (under && under !== proposals.focus) {
-      proposals.focus = under;
+      proposals.point(under);
       refresh();
     }
   },
@@ -208,7 +211,8 @@ function take(answer) {
 }
 
 function fill(folder) {
-  classes.take(folder.classes);
+  classes.version = -1;
+  classes.take(folder.classes, folder.version);
   order = folder.scenes.map((_, at) => at);
   images.fill(folder.scenes);
   images.progress(folder.scenes);
@@ -328,17 +332,24 @@ async function decide(accepted) {
     toast(proposals.there ? "Nothing is proposed here" : "No engine proposes anything: start with --engine");
     return;
   }
-  const decided = points;
   let category = null;
   if (accepted && one.class?.name) {
-    const known = classes.list.find((other) => other.name === one.class.name);
-    try {
-      category = known ? known.id : await classes.named(one.class.name);
-    } catch (problem) {
-      toast(`Not done: ${problem.message}`);
-      return;
+    const decided = points;
+    category = classes.list.find((other) => other.name === one.class.name)?.id ?? null;
+    if (category === null) {
+      proposals.held.add(one); // the next key is for the next one
+      refresh();
+      try {
+        category = await classes.named(one.class.name);
+      } catch (problem) {
+        toast(`Not done: ${problem.message}`);
+        return;
+      } finally {
+        proposals.held.delete(one);
+        refresh();
+      }
+      if (decided !== points) return; // another scene is shown
     }
-    if (decided !== points || one !== proposals.focus) return; // another scene, or decided meanwhile
   }
   if (accepted) perform({ act: "accept", handle: { id: null }, point: one.point, label: 1, box: one.box, category });
   else perform({ act: "reject", box: one.box });

@@ -9,6 +9,7 @@ export class Classes {
     this.on = on;
     this.list = []; // {id: number, or a name; name}
     this.current = null;
+    this.version = -1;
     $("class-list").addEventListener("click", (event) => {
       const row = event.target.closest(".row");
       if (row) this.choose(Number(row.dataset.place));
@@ -20,7 +21,10 @@ export class Classes {
     $("class-new").addEventListener("click", () => this.edit(null));
   }
 
-  take(list) {
+  // version: of the points file when it had these; older news is none.
+  take(list, version) {
+    if (version < this.version) return;
+    this.version = version;
     if (JSON.stringify(list) === JSON.stringify(this.list)) return;
     this.list = list;
     if (!list.some((one) => one.id === this.current)) this.current = null;
@@ -28,15 +32,14 @@ export class Classes {
     this.on.changed();
   }
 
-  // Of the nth class: the next instances, and the current one, are of it; chosen again, of none.
+  // The nth class was asked for.
   choose(place) {
     const one = this.list[place];
     if (!one) {
       toast(this.list.length ? `There are ${this.list.length} classes` : "No classes yet: + Add class");
       return;
     }
-    this.set(one.id === this.current ? null : one.id);
-    this.on.chosen(this.current);
+    this.on.chosen(one.id);
   }
 
   set(id) {
@@ -58,7 +61,7 @@ export class Classes {
     const known = this.list.find((one) => one.name === name);
     if (known) return known.id;
     const answer = await this.client.post("classes", { name, class: id });
-    this.take(answer.classes);
+    this.take(answer.classes, answer.version);
     return answer.class;
   }
 
@@ -95,10 +98,7 @@ export class Classes {
       try {
         if (one && typeof one.id !== "number") throw new Error("this class is its name; change it in the file");
         const id = await this.named(name, one?.id ?? null);
-        if (!one) {
-          this.set(id);
-          this.on.chosen(id);
-        }
+        if (!one) this.on.chosen(id);
       } catch (problem) {
         toast(`Not done: ${problem.message}`);
       }
@@ -109,7 +109,7 @@ export class Classes {
       else if (event.key === "Escape") end(false);
     });
     field.addEventListener("blur", () => end(true));
-    $("class-list").append(field);
+    $("class-edit").replaceChildren(field);
     field.focus();
   }
 }

@@ -12,6 +12,8 @@ export class Proposals {
     this.on = on;
     this.found = new Map(); // index of the scene -> proposals
     this.focus = null; // the one that a key accepts or rejects
+    this.pointed = false; // the pointer chose it: once it is decided, nothing is chosen that nobody looks at
+    this.held = new Set(); // accepted, while the server is asked for their class
     this.timer = null;
     this.running = false;
   }
@@ -51,11 +53,15 @@ export class Proposals {
 
   // Those that nobody has decided on; the most uncertain first.
   open(index, points, classes) {
-    const open = (this.found.get(index) ?? []).filter((one) => !isDecided(one, points, classes));
+    const open = (this.found.get(index) ?? []).filter((one) => !this.held.has(one) && !isDecided(one, points, classes));
     open.sort((a, b) => b.uncertainty - a.uncertainty);
-    if (!open.some((one) => same(one, this.focus))) this.focus = open[0] ?? null;
-    this.focus = open.find((one) => same(one, this.focus)) ?? null;
+    this.focus = open.find((one) => same(one, this.focus)) ?? (this.pointed ? null : (open[0] ?? null));
     return open;
+  }
+
+  point(one) {
+    this.focus = one;
+    this.pointed = true;
   }
 
   // The smallest one whose box holds a place.
@@ -66,6 +72,7 @@ export class Proposals {
 
   next(open, by) {
     const at = open.findIndex((one) => same(one, this.focus));
+    this.pointed = false;
     this.focus = open.length ? open[(at + by + open.length) % open.length] : null;
     return this.focus;
   }
