@@ -10,6 +10,7 @@ from resam_runtime.writers.labels import LabelsWriter
 from resam_runtime.writers.overlay import OverlayWriter
 from resam_runtime.writers.record import Record
 from resam_runtime.writers.writer import OutputOptions, RunInfo, RunWriter, SceneResult, SceneWriter, Writer
+from resam_runtime.writers.yolo import YoloWriter
 
 __all__ = [
     "WRITERS",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 WRITERS: dict[str, Writer] = {
-    writer.name: writer for writer in (CocoWriter(), GeojsonWriter(), OverlayWriter(), LabelsWriter())
+    writer.name: writer for writer in (CocoWriter(), GeojsonWriter(), OverlayWriter(), LabelsWriter(), YoloWriter())
 }
 """Word in --format -> writer, in the order in which they are shown and written."""
 
