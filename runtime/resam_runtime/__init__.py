@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resam_runtime.common.errors import ResamError
     from resam_runtime.engine.engine_file import EngineFile
+    from resam_runtime.masks.detections import to_supervision
     from resam_runtime.masks.instance import Instance
     from resam_runtime.segment.automatic import AutomaticOptions
     from resam_runtime.segment.segmenter import Embedding, Segmenter
 
-__all__ = ["AutomaticOptions", "Embedding", "EngineFile", "Instance", "ResamError", "Segmenter"]
+__all__ = ["AutomaticOptions", "Embedding", "EngineFile", "Instance", "ResamError", "Segmenter", "to_supervision"]
 
 _HOMES = {
     "AutomaticOptions": "segment.automatic",
@@ -28,6 +29,7 @@ _HOMES = {
     "Instance": "masks.instance",
     "ResamError": "common.errors",
     "Segmenter": "segment.segmenter",
+    "to_supervision": "masks.detections",
 }
 
 

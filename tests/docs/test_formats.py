@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from resam_runtime.writers.coco import CocoWriter
 from resam_runtime.writers.geojson import feature_collection
 from resam_runtime.writers.record import annotation
 from resam_runtime.writers.summary import Summary
+from resam_runtime.writers.yolo import YoloWriter
 
 from .pages import ROOT, example
 
@@ -106,6 +108,13 @@ def test_the_geojson_example_is_what_the_writer_writes(instance: Instance) -> No
     assert made == shown
 
 
+def test_the_yolo_example_is_what_the_writer_writes(instance: Instance, tmp_path: Path) -> None:
+    classed = dataclasses.replace(instance, category=Category(3, "ship"))
+    YoloWriter().write(tmp_path / "a.txt", SceneResult(HARBOUR, [classed]), OutputOptions())
+    (kind, *shown), (made_kind, *made) = example(FORMATS, "scene.txt").split(), (tmp_path / "a.txt").read_text().split()
+    assert (kind, set(zip(shown[::2], shown[1::2]))) == (made_kind, set(zip(made[::2], made[1::2])))
+
+
 def ring_set(document: dict[str, Any]) -> list[set[tuple[float, ...]]]:
     """Rings without their starting point."""
     return [{tuple(point) for point in ring} for ring in document["features"][0]["geometry"]["coordinates"]]
@@ -141,6 +150,9 @@ def test_a_scene_is_opened_and_prompted_as_shown(tmp_path: Path, monkeypatch: py
     exec(example("docs/python.md", "prompts"), names)
     assert [item.labels.tolist() for item in names["instances"]] == [[2, 3]]
     exec(example("docs/python.md", "automatic"), {"image": drawn, "Segmenter": Segmenter})
+    pytest.importorskip("supervision")
+    exec(example("docs/python.md", "supervision"), names)
+    assert len(names["detections"]) == len([one for one in names["instances"] if not one.empty])
 
 
 def test_the_service_runs_a_command_that_exists() -> None:

@@ -12,6 +12,7 @@ from resam_runtime.writers.overlay import OverlayWriter
 from resam_runtime.writers.record import Record
 from resam_runtime.writers.vector_files import FlatgeobufWriter, GeopackageWriter
 from resam_runtime.writers.writer import OutputOptions, RunInfo, RunWriter, SceneResult, SceneWriter, Writer
+from resam_runtime.writers.yolo import YoloWriter
 
 __all__ = [
     "WRITERS",
@@ -33,6 +34,7 @@ WRITERS: dict[str, Writer] = {
         GeojsonWriter(),
         OverlayWriter(),
         LabelsWriter(),
+        YoloWriter(),
         GeoparquetWriter(),
         FlatgeobufWriter(),
         GeopackageWriter(),
