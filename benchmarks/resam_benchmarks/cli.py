@@ -105,6 +105,36 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     click.echo(out / "bench.html")
 
 
+@bench.command(epilog="Example: resam-bench find clicked.resam masks.resam --data nwpu --automatic 16 -o finding")
+@click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
+@click.option("--data", required=True, type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an "
+              "annotation file.")  # fmt: skip
+@click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
+@click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
+@click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Of these, scenes for the grid "
+              "of --automatic, which is slow.")  # fmt: skip
+@output_folder("finding", "Folder of the results.")
+@_shared
+@version
+@command_errors
+def find(engines: tuple[Path, ...], data: Path, split: str, out: Path, quiet: bool, **chosen: Any) -> None:
+    """What ENGINE files find without points: by their prompters, and by the grid of --automatic.
+
+    COCO's own evaluation. Writes finding.json.
+    """
+    from resam_benchmarks.finding.find_bench import measure, table_of
+    from resam_benchmarks.measure.dataset import annotation_file
+    from resam_benchmarks.report import document
+
+    check_installed("resam-bench find", "dev", "pycocotools")
+    check_folder(out)
+    with ends_cleanly(), progress_bar(quiet) as progress:
+        found = measure(engines, annotation_file(data, split), progress=progress, **chosen)
+    document.write(out / "finding.json", {**found, "command": _typed()})
+    print_tables(None, [table_of(found)])
+    click.echo(out / "finding.json")
+
+
 @bench.command(epilog="Example: resam-bench compare main/bench.json bench/bench.json --limit 10%")
 @click.argument("before", type=_PATH)
 @click.argument("after", type=_PATH)

@@ -65,7 +65,7 @@ class TrainOptions:
     beta: float = 4.0
     # prompter
     prompter: bool = False  # teach the head that finds instances without points (`resam.training.prompter`)
-    prompter_steps: int = 800
+    prompter_steps: int = 1200
     prompter_rate: float = 4e-3  # its learning rate
     clicked: float = 1.0  # share of the instances in the training images that have a click
     # optimisation

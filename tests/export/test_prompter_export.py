@@ -1,5 +1,5 @@
-"""A prompter that was trained reaches its engine: as a graph that finds what the head in torch finds, in each precision,
-and in a plan.
+"""A prompter that was trained reaches its engine: as a graph that finds what the head in torch finds, in each
+precision, and in a plan.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from resam.data.prompts import PointOptions
 from resam.data.taught import SoftMask, save_masks
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base
-from resam.pretrain.stages import NO_ROOM
+from resam.pretrain.run import NO_ROOM
 from resam.training.checkpoints import save_checkpoint, write_adapter
 from resam.training.devices import make_fabric, on_main
 from resam.training.options import TrainOptions, write_options

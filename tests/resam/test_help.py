@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import resam
 from resam.cli import train
 from resam.pretrain.__main__ import pretrain
+from resam.pretrain.measure import measure
 from resam.synthetic.__main__ import main as synthetic
 from resam_benchmarks.cli import bench
 from resam_benchmarks.demo.cli import demo
@@ -18,7 +19,9 @@ from resam_export.cli import export
 from resam_runtime.cli import run
 
 
-@pytest.mark.parametrize("command", [train, export, demo, pretrain, synthetic], ids=lambda command: command.name)
+@pytest.mark.parametrize(
+    "command", [train, export, demo, pretrain, measure, synthetic], ids=lambda command: command.name
+)
 def test_every_command_has_a_short_help_and_a_version(command: click.Command) -> None:
     short, long, version = (CliRunner().invoke(command, [flag]) for flag in ("-h", "--help", "--version"))
     assert (short.exit_code, short.output) == (0, long.output)

@@ -23,7 +23,8 @@ ORIN = "processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp\n"
 
 
 def line(lines: list[str], name: str) -> str:
-    return next(text for text in lines if f" {name} " in f"{text} ")
+    """The line about a part or a precision, behind "yes" or "no"."""
+    return next(text for text in lines if text[7:].startswith(f"{name}  "))
 
 
 def test_instructions_are_read_from_the_first_processor() -> None:

@@ -93,6 +93,23 @@ def test_points_that_follow_a_scene_found_automatically_replace_what_was_found(
     assert (report.scenes, report.instances) == (1, 1)
 
 
+def test_an_engine_with_a_prompter_waits_for_no_points_and_takes_those_that_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    centres = draw_scene(folder / "a.png", 0)
+    found: list[dict[str, int]] = []
+
+    def late() -> None:
+        found.append(summary_of(out)["totals"]["found_by"])
+        write_points(folder / "a.png", centres[:1])
+
+    played(Script(monkeypatch, idle, idle, late, idle, idle), folder, out, finds=True)
+    found.append(summary_of(out)["totals"]["found_by"])
+    assert found[0].keys() == {"prompter"}
+    assert found[1] == {"points": 1}
+
+
 def test_hidden_files_and_outputs_are_not_watched(tmp_path: Path) -> None:
     watch = FolderWatch(tmp_path, tmp_path / "out", points_beside=False)
     for name in (".a.png", "out/b.png", "c.txt", "sub/d.png"):
@@ -186,8 +203,8 @@ def idle() -> None:
     pass
 
 
-def played(script: Script, folder: Path, out: Path, **more: Any) -> RunReport:
-    engine = EngineFile.open(make_engine(out.parent / "model.resam"))
+def played(script: Script, folder: Path, out: Path, finds: bool = False, **more: Any) -> RunReport:
+    engine = EngineFile.open(make_engine(out.parent / "model.resam", finds=finds))
     with TerminalProgress() as progress:
         return watch_folder(engine, Segmenter(engine), folder, out, script, observer=progress, **more)
 

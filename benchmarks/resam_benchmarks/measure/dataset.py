@@ -42,7 +42,7 @@ def load(
     from resam.data.prompts import PointOptions, scene_prompts
     from resam.data.spread import spread
 
-    path = _annotation_file(folder, split)
+    path = annotation_file(folder, split)
     data = CocoData.open(path)
     chosen = [number for number, scene in enumerate(data.scenes) if scene.instances]
     if not chosen:
@@ -78,7 +78,7 @@ def load(
     )
 
 
-def _annotation_file(folder: Path, split: str) -> Path:
+def annotation_file(folder: Path, split: str) -> Path:
     if folder.is_file():
         return folder
     for place in (folder / f"{split}.json", folder / "annotations" / f"{split}.json"):

@@ -123,7 +123,7 @@ def uncertainty(instance: Instance, spec: PrompterSpec) -> float:
 
 
 def scene_uncertainty(instances: Sequence[Instance], spec: PrompterSpec, most: int = 5) -> float:
-    """How much there is to learn from a scene, 0 to 1: the mean uncertainty of its `most` least certain instances, those
-    that are not there counted as certain."""
+    """How much there is to learn from a scene, 0 to 1: the mean uncertainty of its `most` least certain instances,
+    those that are not there counted as certain."""
     ranked = sorted((uncertainty(one, spec) for one in instances), reverse=True)[:most]
     return sum(ranked) / most
