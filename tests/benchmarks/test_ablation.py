@@ -81,7 +81,7 @@ def test_a_stopped_ablation_goes_on_and_computes_nothing_twice(settings: Setting
     assert [found["command"], more["command"]] == ["first", "first"]
     assert [run["command"] for run in more["resumed"]] == ["second", "fourth"]  # the third one had nothing to do
     other = dataclasses.replace(settings, changes={**settings.changes, "rank": 3})
-    with pytest.raises(ResamError, match="row 'base' was measured with other"):
+    with pytest.raises(ResamError, match="row 'base' was measured otherwise"):
         ablate(other, tmp_path, "fifth")
 
 
