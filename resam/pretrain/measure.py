@@ -62,8 +62,8 @@ def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit
     if procedural:
         size = loaded[0].architecture.image_size
         drawn = [evaluate_tiles(base.sam, procedural_tiles(procedural, size)) for base in loaded]
-        values = [text for row in drawn for text in (f"{row['point']:.3f}", "", f"{row['box']:.3f}")]
-        table.add_row("procedural images", str(drawn[0]["instances"]), *values)
+        texts = [text for row in drawn for text in (f"{row['point']:.3f}", "", f"{row['box']:.3f}")]
+        table.add_row("procedural images", str(drawn[0]["instances"]), *texts)
     means, counts = [], []
     for path in _annotations(folders, split):
         data = CocoData.open(path)
@@ -73,7 +73,8 @@ def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit
         counts.append(rows[0][3])
         table.add_row(path.parent.name, str(rows[0][3]), *(f"{value:.3f}" for value in values))
     if means:
-        for name, weights in (("data sets", None), ("instances", counts)):
+        ways: tuple[tuple[str, list[int] | None], ...] = (("data sets", None), ("instances", counts))
+        for name, weights in ways:
             average = np.average(means, axis=0, weights=weights)
             table.add_row(f"mean over {name}", str(sum(counts)), *(f"{value:.3f}" for value in average))
     Console(width=max(120, 40 + 22 * len(bases) * len(COLUMNS))).print(table)
