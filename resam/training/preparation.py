@@ -45,6 +45,8 @@ def training_set(options: TrainOptions, base: Base, data: RunData, reporter: Rep
     )
     if options.examples and not options.supervised:
         samples.boxes = draw_examples(samples, options.examples, by_image=options.sizes == BY_IMAGE)
+    if options.says_sizes:
+        _said(samples, options)  # a class that is not there is better told now than after the consensus
     return samples
 
 
@@ -111,9 +113,8 @@ def object_sizes(
     samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, note: Callable[[str], None]
 ) -> ObjectSizes:
     """The sizes that the options say, or that the masks of the instances with a box agree on."""
-    if options.sizes not in (EXAMPLES, BY_IMAGE):
-        names = {samples.class_of(scene, i) for scene, own in enumerate(samples.prompts) for i in range(len(own))}
-        return said_sizes(options.sizes, samples.data, names)
+    if options.says_sizes:
+        return _said(samples, options)
     sides = _cell_sides(samples)
     examples = [
         Example(key[0], samples.class_of(*key), float((consensus[key].values > 127).sum()) * sides[key] ** 2)
@@ -121,6 +122,11 @@ def object_sizes(
         if key in sides
     ]
     return example_sizes(examples, samples.data, note, by_class=options.sizes == EXAMPLES)
+
+
+def _said(samples: TrainingSet, options: TrainOptions) -> ObjectSizes:
+    names = {samples.class_of(scene, i) for scene, own in enumerate(samples.prompts) for i in range(len(own))}
+    return said_sizes(options.sizes, samples.data, names)
 
 
 def _cell_sides(samples: TrainingSet) -> dict[tuple[int, int], float]:

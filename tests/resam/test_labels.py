@@ -184,3 +184,12 @@ def test_an_adapter_says_which_sizes_its_labels_had(base_file: Path, scenes: Coc
     options = TrainOptions(epochs=1, base=str(base_file), rank=2, pseudo="consensus", sizes=f"{name}=20x10px")
     run(tmp_path / "run", options, RunData(dataclasses.replace(scenes, scenes=scenes.scenes[:1])))
     assert Adapter.open(tmp_path / "run").provenance["sizes"] == {"unit": "px2", "areas": {name: 200}}
+
+
+def test_a_size_of_no_class_is_told_before_anything_is_made(base_file: Path, scenes: CocoData, tmp_path: Path) -> None:
+    options = TrainOptions(epochs=1, base=str(base_file), rank=2, pseudo="consensus", sizes="boat=3px")
+    with pytest.raises(ResamError, match="no class 'boat'"):
+        run(tmp_path / "run", options, RunData(scenes), record={})
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ResamError, match="expected NAME=LENGTHxWIDTH"):
+        TrainOptions(sizes="boat")
