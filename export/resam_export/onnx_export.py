@@ -152,7 +152,8 @@ def _fold_fills(graph: ir.Graph) -> None:
 def _gelu(x: Any, approximate: str = "none") -> Any:
     """GELU, exact or by its formula with tanh, in the order of operations that ONNX Runtime recognises and fuses."""
     if approximate == "tanh":
-        cubic = op.Mul(op.Pow(x, op.Constant(value_float=3.0)), op.Constant(value_float=0.044715))
+        three: Any = op.Constant(value_float=3.0)
+        cubic = op.Mul(op.Pow(x, three), op.Constant(value_float=0.044715))
         inner = op.Mul(op.Add(x, cubic), op.Constant(value_float=math.sqrt(2 / math.pi)))
         half = op.Mul(x, op.Constant(value_float=0.5))
         return op.Mul(half, op.Add(op.Tanh(inner), op.Constant(value_float=1.0)))
