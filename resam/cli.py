@@ -21,6 +21,36 @@ RUNS = Path("runs")
 EXISTING = click.Path(path_type=Path)
 
 
+def _knobs(command: Any) -> Any:
+    """Options that are for ablations: `--set NAME=VALUE` is their place, and these spellings stay for one version."""
+    texts = {
+        "requery": ["none", "box", "box+points"],
+        "pseudo": ["coarse", "refined", "final", "consensus"],
+        "ssa": ["gradient", "paired", "detached", "off"],
+        "teacher": ["student", "average"],
+    }
+    numbers = {
+        "rounds": int,
+        "tau": float,
+        "queue": int,
+        "beta": float,
+        "average": float,
+        "start": int,
+        "fit-within": int,
+    }
+    for name, choices in texts.items():
+        command = click.option(f"--{name}", type=click.Choice(choices), hidden=True)(command)
+    for name, kind in numbers.items():
+        command = click.option(f"--{name}", type=kind, hidden=True)(command)
+    for switch in (
+        "--calibrate-negatives/--no-calibrate-negatives",
+        "--teach-requery/--no-teach-requery",
+        "--resample-points/--fixed-points",
+    ):
+        command = click.option(switch, default=None, hidden=True)(command)
+    return command
+
+
 @click.command(
     context_settings=HELP,
     epilog="Example: resam-train --data data/nwpu --base sam_vit_b_01ec64.pth --preset nwpu -o runs/nwpu",
@@ -41,18 +71,15 @@ EXISTING = click.Path(path_type=Path)
     "--preset",
     default="tiny",
     show_default=True,
-    help="nwpu, whu, hrsid, tiny, paper, or a TOML file (a run's config.toml).",
+    help="tiny, paper, nwpu, whu, hrsid (and nwpu-v1, ...), or a TOML file (a run's config.toml).",
 )
 @click.option("--base", help="tiny, or a SAM checkpoint file (its type is recognised); with --resume: "
               "where it lies now.")  # fmt: skip
 @click.option("--points", type=int, help="Positive points drawn per instance, 1 or more (the paper: 1, 2 or 3).")
 @click.option(
-    "--negatives", type=int, help="Negative points per instance, drawn outside the true mask (reference protocol)."
-)
-@click.option(
-    "--resample-points/--fixed-points",
-    default=None,
-    help="Fresh points each epoch (reference protocol), or one draw for good.",
+    "--negatives",
+    type=int,
+    help="Negative points per instance, drawn outside the true mask; -1: as many as --points (the paper).",
 )
 @click.option(
     "--points-file",
@@ -62,44 +89,27 @@ EXISTING = click.Path(path_type=Path)
 )
 @click.option("--keypoints", is_flag=True, help="Take the training points from the annotations' COCO `keypoints` "
               "(x, y, v; those with v > 0).")  # fmt: skip
-@click.option(
-    "--calibrate-negatives/--no-calibrate-negatives",
-    default=None,
-    help="Overlapping neighbours become negative points (PointSAM).",
-)
+@click.option("--asked", type=int, help="How many of an instance's positive points the model is asked with at a time, "
+              "while its labels come from all of them; 0: all.")  # fmt: skip
+@click.option("--size", "sizes", multiple=True, metavar="NAME=SIZE", help="How large the objects of a class are: "
+              "ship=30x6m, or tank=12m (px without a georeference); may be repeated. Without it boxes in the points "
+              "file are examples of their class's size.")  # fmt: skip
 @click.option("--supervised", is_flag=True, default=None, help="Train on the true masks: the upper bound.")
-@click.option("--requery", type=click.Choice(["box", "box+points"]), help="The prompt of Requery.")
-@click.option(
-    "--pseudo",
-    type=click.Choice(["coarse", "refined", "final", "consensus"]),
-    help="Which masks are taught: the loop's, of each step; or those that views of the base agree on, made once.",
-)
-@click.option("--teach-requery/--no-teach-requery", default=None, help="The loss is on Requery's masks too, not on "
-              "those of the points alone.")  # fmt: skip
-@click.option("--rounds", type=int, help="Rounds of Refine and Requery.")
-@click.option("--tau", type=float, help="Threshold of Refine, 0.25 to 1.")
-@click.option(
-    "--ssa",
-    type=click.Choice(["gradient", "detached", "off"]),
-    help="Soft semantic alignment; detached: as the reference code.",
-)
-@click.option("--queue", type=int, help="Length of its queue.")
-@click.option("--beta", type=float, help="Its weight at the end of the ramp.")
-@click.option("--teacher", type=click.Choice(["student", "average"]), help="Whose weights see the weak view.")
-@click.option("--average", type=float, help="Decay of the weights' exponential average, which is what a run keeps; "
-              "0: the last weights.")  # fmt: skip
 @click.option("--rank", type=int, help="Rank of LoRA.")
-@click.option("--start", type=int, help="First encoder block with LoRA.")
+@click.option("--prompter/--no-prompter", default=None, help="Teach a prompter too: the engine then finds instances "
+              "without points, by class.")  # fmt: skip
+@click.option("--partial", "clicked", type=float, is_flag=False, flag_value=0.5, help="Not every instance of the "
+              "training images is clicked, about this share [bare: 0.5]; for the prompter.")  # fmt: skip
 @click.option("--epochs", type=int, help="Times each tile is seen.")
 @click.option("--batch", type=int, help="Tiles per step, over all devices.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
-@click.option("--fit-within", type=int, help="Scenes up to this many pixels become one tile [default: the base's "
-              "own]; nothing is chosen then.")  # fmt: skip
 @click.option("--choose-scale/--no-choose-scale", default=None, help="Choose the scale of the tiles by the agreement "
               "of the base's masks between scales.")  # fmt: skip
-@click.option("--scale", type=float, help="Tile pixels for each pixel of a scene larger than --fit-within; nothing is "
+@click.option("--scale", type=float, help="Tile pixels for each pixel of a scene larger than a tile; nothing is "
               "chosen then.")  # fmt: skip
 @click.option("--seed", type=int, help="Of LoRA's first weights, the order of tiles, and the views.")
+@click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other option of a preset, such as "
+              "requery=box or decoder_rank=8; may be repeated.")  # fmt: skip
 @click.option("--scenes", type=int, help="Synthetic training scenes, without data of your own [default: 24].")
 @click.option(
     "--devices",
@@ -124,6 +134,7 @@ EXISTING = click.Path(path_type=Path)
     help="Scenes of the val split (else test) measured after each epoch.",
 )
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
+@_knobs
 @version
 @command_errors
 def train(
@@ -142,6 +153,8 @@ def train(
     precision: str,
     watch: int,
     tensorboard: bool,
+    sizes: tuple[str, ...],
+    more: tuple[str, ...],
     **changes: Any,
 ) -> None:
     """Adapt a SAM to remote-sensing images from points alone.
@@ -157,9 +170,10 @@ def train(
     with needs_extra("resam-train", "train"):
         from resam.model.bases import load_base
         from resam.training.devices import launch, make_fabric, on_main
-        from resam.training.options import read_options
+        from resam.training.options import parse_changes, read_options
         from resam.training.progress import Live, print_result
-        from resam.training.run import check_free, check_start, run
+        from resam.training.run import check_start, run
+        from resam.training.run_folder import check_free
         from resam.training.sources import Sources
 
     if resume is not None:
@@ -167,7 +181,7 @@ def train(
         config = resume / "config.toml"
         options, sources, folder = read_options(config), Sources.read(config), resume
     else:
-        options = read_options(preset, **changes)
+        options = read_options(preset, **_all_changes(changes, sizes, parse_changes(more)))
         sources = Sources.choose(data, annotations, images, test_file, points_file, keypoints, scenes)
         folder = output or _free_folder(sources.name)
         check_free(folder)
@@ -198,6 +212,15 @@ def train(
         if result.tested:
             print_result(result.tested)
         click.echo(f"adapter  {result.adapter}\nreport   {folder / 'report.html'}")
+
+
+def _all_changes(changes: dict[str, Any], sizes: tuple[str, ...], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The options' values by name, those of --size and --set among them. `ResamError` where one is said twice."""
+    said = changes | {"sizes": ",".join(sizes) or None}
+    for name in more:
+        if said.get(name) is not None:
+            raise ResamError(f"--set {name}: the option is given twice; leave one out")
+    return said | dict(more)
 
 
 # What may differ when a run goes on: where and how it is computed and shown, not what.
@@ -233,6 +256,8 @@ def _idle(
         yield f"{names}: nothing to do where true masks are taught (--supervised)"
     if options.needs_consensus and options.ssa == "off" and (names := given("teacher")):
         yield f"{names}: nothing to do where the base's consensus is taught (--pseudo) without --ssa"
+    if changes["clicked"] is not None and not options.prompter:
+        yield "--partial: nothing to do without a prompter (--prompter)"
 
 
 def _free_folder(name: str) -> Path:

@@ -28,8 +28,9 @@ class BenchOptions:
     """What to measure.
 
     data: a COCO data set; None: latency alone, on the synthetic scene with `prompts` prompts. points: numbers of points
-    per instance. limit: scenes at most. random: an architecture to measure with random weights in place of engines, in
-    each `precision` (of `resam_runtime.engine.precisions.PRECISIONS`).
+    per instance; negatives: as many negative ones beside them. limit: scenes at most. random: an architecture to
+    measure with random weights in place of engines, in each `precision` (a name of
+    `resam_runtime.engine.precisions.PRECISIONS`).
     views: above 1, every engine a second time, with masks averaged over so many views. base_weights, adapter: where
     the baselines' weights lie, if not in the package. repeats: of every scene; None: 3, and 10 of the synthetic scene,
     which has no other scenes beside it to tell the noise from. automatic: scenes for the automatic mode. threads: of
@@ -40,6 +41,7 @@ class BenchOptions:
     data: Path | None = None
     split: str = "test"
     points: Sequence[int] = (1,)
+    negatives: bool = False
     prompts: Sequence[int] = (1, 16, 64)
     baselines: Sequence[str] = ()
     views: int = 1
@@ -126,7 +128,7 @@ def _cases(options: BenchOptions, contenders: Sequence[Rival], work: Path) -> tu
             f", {options.random} with random weights" if options.random else ""
         )
         return cases, {"name": name}
-    data = dataset.load(options.data, options.split, options.points, options.limit)
+    data = dataset.load(options.data, options.split, options.points, options.limit, options.negatives)
     cases = [
         Case(rival, _counted(count, "point"), data.scenes, data.points[count], repeats, graded=True)
         for count in options.points

@@ -15,7 +15,7 @@ from resam_benchmarks.baselines.table import BASELINES
 from resam_benchmarks.baselines.weights import PACKAGES
 from resam_benchmarks.report.console import ends_cleanly, not_negative, numbers, percent, print_tables, progress_bar
 from resam_benchmarks.report.document import check_folder
-from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.commands import HELP, output_folder, version
 from resam_runtime.common.errors import ResamError, command_errors
 from resam_runtime.common.extras import check_installed, needs_extra
 from resam_runtime.engine.precisions import FP32, PRECISIONS
@@ -63,6 +63,8 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
               "Without it: latency alone, on a synthetic scene of 1024 px.")  # fmt: skip
 @click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
 @click.option("--points", default="1", show_default=True, callback=numbers, help="Points per instance, such as 1,2,3.")
+@click.option("--negatives", is_flag=True, help="As many negative points beside them, drawn outside the true mask (the "
+              "paper's protocol).")  # fmt: skip
 @click.option(
     "--prompts", default="1,16,64", show_default=True, callback=numbers, help="Prompts of the synthetic scene."
 )
@@ -82,7 +84,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Scenes to run "
               "without points.")  # fmt: skip
 @click.option("--tolerance", default=2.0, show_default=True, callback=not_negative, help="Of the boundary F-score, px.")
-@click.option("-o", "--out", type=_PATH, default=Path("bench"), show_default=True, help="Folder of the results.")
+@output_folder("bench", "Folder of the results.")
 @_shared
 @version
 @command_errors
@@ -98,7 +100,39 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     with ends_cleanly(), progress_bar(quiet) as progress:
         data = benchmark(BenchOptions(**chosen), out, _typed(), progress)
     print_tables(data)
+    for note in data["data"].get("notes", ()):
+        click.echo(note, err=True)
     click.echo(out / "bench.html")
+
+
+@bench.command(epilog="Example: resam-bench find clicked.resam masks.resam --data nwpu --automatic 16 -o finding")
+@click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
+@click.option("--data", required=True, type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an "
+              "annotation file.")  # fmt: skip
+@click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
+@click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
+@click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Of these, scenes for the grid "
+              "of --automatic, which is slow.")  # fmt: skip
+@output_folder("finding", "Folder of the results.")
+@_shared
+@version
+@command_errors
+def find(engines: tuple[Path, ...], data: Path, split: str, out: Path, quiet: bool, **chosen: Any) -> None:
+    """What ENGINE files find without points: by their prompters, and by the grid of --automatic.
+
+    COCO's own evaluation. Writes finding.json.
+    """
+    from resam_benchmarks.finding.find_bench import measure, table_of
+    from resam_benchmarks.measure.dataset import annotation_file
+    from resam_benchmarks.report import document
+
+    check_installed("resam-bench find", "dev", "pycocotools")
+    check_folder(out)
+    with ends_cleanly(), progress_bar(quiet) as progress:
+        found = measure(engines, annotation_file(data, split), progress=progress, **chosen)
+    document.write(out / "finding.json", {**found, "command": _typed()})
+    print_tables(None, [table_of(found)])
+    click.echo(out / "finding.json")
 
 
 @bench.command(epilog="Example: resam-bench compare main/bench.json bench/bench.json --limit 10%")
@@ -139,7 +173,7 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
 @click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
 @click.option("--points", default=1, show_default=True, type=click.IntRange(1), help="Points per instance.")
 @click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
-@click.option("-o", "--out", type=_PATH, default=Path("robustness"), show_default=True, help="Folder of the results.")
+@output_folder("robustness", "Folder of the results.")
 @_shared
 @version
 @command_errors
@@ -174,7 +208,7 @@ def robustness(
     type=click.Choice(["fp32", "bf16"]),
     help="Of the reference's step [default: that of --precision].",
 )
-@click.option("-o", "--out", type=_PATH, default=Path("bench-train"), show_default=True, help="Folder of the results.")
+@output_folder("bench-train", "Folder of the results.")
 @_shared
 @version
 @command_errors
@@ -213,7 +247,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
               "resam-train.")  # fmt: skip
 @click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train that no row "
               "decides, for all rows.")  # fmt: skip
-@click.option("-o", "--out", type=_PATH, default=Path("ablation"), show_default=True, help="Folder of the results.")
+@output_folder("ablation", "Folder of the results.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @version
 @command_errors
@@ -256,7 +290,7 @@ def _refuse_idle() -> None:
     given = context.params
     idle: dict[str, str] = {}
     if given["data"] is None:
-        idle |= dict.fromkeys(("points", "split", "limit", "tolerance"), "needs --data")
+        idle |= dict.fromkeys(("points", "negatives", "split", "limit", "tolerance"), "needs --data")
         if given["automatic"] > 0:  # 0 asks for none, and gets none
             idle["automatic"] = "needs --data"
     else:

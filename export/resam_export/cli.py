@@ -19,6 +19,7 @@ from rich.console import Console
 
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import ResamError, command_errors
+from resam_runtime.common.gpu import NotHereError
 from resam_runtime.common.option_types import Bytes
 from resam_runtime.engine.backends.onnx import OnnxBackend
 from resam_runtime.engine.backends.tensorrt import TensorRTBackend
@@ -28,7 +29,6 @@ from resam_runtime.engine.precisions import FP16, FP32, PRECISIONS, Precision
 from .inspect import print_engine
 from .progress import print_written, step_progress
 from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
-from .tensorrt.device import NotHereError
 from .tensorrt.precision import check_precision
 from .tensorrt.profiles import Limits
 from .write_engine import write_engine

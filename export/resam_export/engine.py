@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from resam import __version__
 from resam.model.bases import Base
 from resam.training.checkpoints import Adapter, describe_base
 from resam.training.options import TrainOptions, options_from
+from resam_runtime.common.checked import Malformed, take
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.backends.onnx import OnnxBackend
 from resam_runtime.engine.engine_file import write_engine_file
-from resam_runtime.engine.manifest import GraphSpec, Manifest
+from resam_runtime.engine.manifest import DIGEST_KEY, GraphSpec, Manifest
 from resam_runtime.engine.precisions import FP32, PRECISIONS, Precision, precision_named
+from resam_runtime.engine.prompter_spec import PrompterSpec
 from resam_runtime.tiles.tiling import Framing
 
 from .graphs import Graph, build_graphs
@@ -89,9 +92,14 @@ def export_engine(
         instead = "report it" if chosen.exact else "choose a higher precision"
         raise LimitError(f"{path}: not written: {verification.misses[0]}{more}; {instead}, or --keep-anyway", report)
     advance("write")
-    manifest = _manifest(base, adapter, graphs, chosen, options, framing, report)
+    contents = {name: to_bytes(models[name]) for name in graphs}
+    digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents.values())).hexdigest()
+    stamp = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key=DIGEST_KEY, value=digest)])
+    manifest = _manifest(base, adapter, graphs, chosen, options, framing, report, digest)
     try:
-        write_engine_file(path, manifest, {name: to_bytes(models[name]) for name in graphs})
+        # protobufs that are joined are merged
+        stamped = {name: content + stamp.SerializeToString() for name, content in contents.items()}
+        write_engine_file(path, manifest, stamped)
     except OSError as error:
         raise ResamError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
     return report
@@ -173,6 +181,15 @@ def _inputs(models: Mapping[str, ir.Model], tiles: Sequence[PromptedTile]) -> di
     return inputs
 
 
+def _found_classes(adapter: Adapter | None) -> PrompterSpec:
+    """What an adapter says of its prompter. Raises `ResamError` where that is damaged."""
+    given = None if adapter is None else adapter.provenance.get("prompter")
+    try:
+        return take(given, PrompterSpec, "prompter")
+    except Malformed as error:
+        raise ResamError(f"the adapter says not what its prompter finds ({error}); train it again") from None
+
+
 def _manifest(
     base: Base,
     adapter: Adapter | None,
@@ -181,6 +198,7 @@ def _manifest(
     options: TrainOptions,
     framing: Framing,
     report: dict[str, Any],
+    digest: str,
 ) -> Manifest:
     a = base.architecture
     return Manifest(
@@ -198,11 +216,13 @@ def _manifest(
         refine_threshold=options.tau,
         requery=options.requery,
         rounds=options.rounds,
+        digest=digest,
         graphs={name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in graphs.items()},
         base=describe_base(base),
         adapter=None if adapter is None else {"sha256": adapter.sha256},
         training=None if adapter is None else plain(adapter.provenance),  # a metric of no scenes is NaN
         verification=report,
+        prompter=None if "prompter" not in graphs else _found_classes(adapter),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         resam_version=__version__,
     )

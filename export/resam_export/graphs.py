@@ -1,4 +1,4 @@
-"""The three graphs of an engine file: module, example inputs and dynamic axes of each, in one place."""
+"""The graphs of an engine file: module, example inputs and dynamic axes of each, in one place."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
+from resam.model.prompter import prompter_of
 from resam.model.refine_requery import RefineRequery, Requery
 from resam_runtime.engine.manifest import TensorSpec
 
@@ -51,8 +52,8 @@ class Graph:
 def build_graphs(
     sam: Sam, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1, *, fold: bool = True
 ) -> Mapping[str, Graph]:
-    """`encoder`, `decoder` and `loop` of a SAM (LoRA merged), as the engine file's contract has them. fold: see
-    `EncoderFamily.graph`.
+    """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
+    contract has them. fold: see `EncoderFamily.graph`.
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """
@@ -70,7 +71,7 @@ def build_graphs(
     )
     masks = (TensorSpec("masks", "float32", ("N", mask, mask)), TensorSpec("scores", "float32", ("N",)))
     coarse = (TensorSpec("coarse_masks", "float32", ("N", mask, mask)), TensorSpec("coarse_scores", "float32", ("N",)))
-    graphs = (
+    graphs = [
         Graph(
             "encoder",
             encoder.graph(fold).eval(),
@@ -80,5 +81,14 @@ def build_graphs(
         ),
         Graph("decoder", decoder, decoder, prompts, masks),
         Graph("loop", loop, loop, prompts, (*masks, TensorSpec("boxes", "float32", ("N", 4)), *coarse)),
-    )
+    ]
+    head = prompter_of(sam)
+    if head is not None:
+        classes, side = head.classes, 2 * grid
+        maps = (
+            TensorSpec("heat", "float32", ("B", classes, side, side)),
+            TensorSpec("boxes", "float32", ("B", 4, side, side)),
+        )
+        embedding = TensorSpec("embedding", "float32", ("B", channels, grid, grid))
+        graphs.append(Graph("prompter", head.eval(), head, (embedding,), maps))
     return {graph.name: graph for graph in graphs}

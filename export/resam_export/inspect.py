@@ -23,7 +23,7 @@ def print_engine(engine: EngineFile, console: Console) -> None:
                   f"{manifest.backend}, {manifest.precision}", markup=False, highlight=False)  # fmt: skip
     graphs = _table("graphs (every SHA-256 agrees)", "graph", "file", "size", "sha256", "inputs", "outputs")
     for name, spec in manifest.graphs.items():
-        size = _megabytes(engine.graph(name).nbytes)
+        size = _megabytes(engine.size(name))
         cells = (name, spec.file, size, spec.sha256[:16], _tensors(spec.inputs), _tensors(spec.outputs))
         graphs.add_row(*map(_cell, cells))
     console.print(graphs)

@@ -16,7 +16,7 @@ Calibration, for each product A W on rows of A from the given images:
 
 A convolution is such a product, too: a row of A is what the kernel sees at one place. Those of single channels
 (depthwise) take no time and stay. ONNX Runtime makes an integer convolution only where the result has a pair as well,
-read by one node: the bias, added behind it. So a convolution that has none, and several readers, stays too.
+read by one node: the bias, added behind it. So a convolution without a bias stays, as SAM's neck does.
 
 No torch here.
 """
@@ -144,8 +144,17 @@ def quantise_rows(rows: Array, scale: float) -> Array:
 
 
 def quantise_weight(weight: Array) -> tuple[NDArray[np.int8], Array]:
-    """Codes (K, N) int8 and scales (N,) of a weight, one scale per output channel."""
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / LEVELS
+    """Codes (K, N) int8 and scales (N,) of a weight, one scale per output channel.
+
+    Every kernel sums the products of these codes exactly. On x86 without VNNI a pair of them, of rows 2 k and 2 k + 1,
+    is added up in 16 bits with saturation, the activations in 0 ... 255. So those of a pair that have one sign may come
+    to 128 at most (255 * 128 < 2^15): the scale grows until they do, a third on average, where 7 bits would double it.
+    """
+    tallest = np.abs(weight).max(axis=0)
+    rows = np.concatenate([weight, np.zeros_like(weight[: len(weight) % 2])]).reshape(-1, 2, weight.shape[1])
+    for signed in (rows, -rows):
+        tallest = np.maximum(tallest, np.maximum(signed, 0).sum(axis=1).max(axis=0))
+    scale = np.maximum(tallest, 1e-12).astype(np.float32) / LEVELS  # both round up: 127 becomes 128 at most
     return np.clip(np.rint(weight / scale), -LEVELS, LEVELS).astype(np.int8), scale
 
 
@@ -170,8 +179,7 @@ def _groups(graph: ir.Graph) -> list[_Group]:
         if node.op_type == "MatMul" and weight.ndim == 2 and min(weight.shape) >= MIN_SIZE:
             groups.setdefault(source, _Group(source, [])).nodes.append(node)
         whole = node.op_type == "Conv" and weight.ndim == 4 and node.attributes.get_int("group", 1) == 1
-        alone = len(node.inputs) > 2 or len(node.outputs[0].uses()) == 1
-        if whole and alone and min(weight[0].size, len(weight)) >= MIN_SIZE:
+        if whole and len(node.inputs) > 2 and min(weight[0].size, len(weight)) >= MIN_SIZE:
             groups[node] = _Group(source, [node])
     return list(groups.values())
 
@@ -266,20 +274,19 @@ def _insert_convolution(graph: ir.Graph, product: _Product) -> None:
     zero = add_constant(graph, f"{name}:0.zero", np.array(0, np.int8))
     _insert_pair(graph, node, step, zero, f"{name}:0")
     _insert_back(graph, node, 1, kernel, steps, axis=0)
-    result, bias = node.outputs[0], constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    result, bias = node.outputs[0], constant(node.inputs[2])
+    assert bias is not None
     users = list(result.uses())
     step = add_constant(graph, f"{name}.scale", np.array(product.result_scale, np.float32))
     there = ir.node("QuantizeLinear", [result, step, zero], name=f"{name}/QuantizeLinear")
     _describe(there, ir.DataType.INT8, result.shape)
     back = ir.node("DequantizeLinear", [there.outputs[0], step, zero], name=f"{name}/DequantizeLinear")
     _describe(back, ir.DataType.FLOAT, result.shape)
-    last = back
-    if bias is not None:
-        node.resize_inputs(2)
-        added = add_constant(graph, f"{name}.bias", bias[:, None, None])
-        last = ir.node("Add", [back.outputs[0], added], name=f"{name}/Add")
-        _describe(last, ir.DataType.FLOAT, result.shape)
-    graph.insert_after(node, [there, back, last] if last is not back else [there, back])
+    node.resize_inputs(2)
+    added = add_constant(graph, f"{name}.bias", bias[:, None, None])
+    last = ir.node("Add", [back.outputs[0], added], name=f"{name}/Add")
+    _describe(last, ir.DataType.FLOAT, result.shape)
+    graph.insert_after(node, [there, back, last])
     for user, index in users:
         user.replace_input_with(index, last.outputs[0])
 

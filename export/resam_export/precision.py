@@ -32,6 +32,7 @@ MOVES = frozenset(  # take elements from place to place: exact in either type
     {"Reshape", "Transpose", "Concat", "Expand", "Slice", "Squeeze", "Unsqueeze", "Pad", "Split", "Identity", "Gather"}
 )
 PRODUCTS = frozenset({"MatMul", "Conv", "Gemm"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
@@ -103,6 +104,8 @@ def _back_to_products(found: set[ir.Node], constant_factor: bool = False) -> set
         for value in waiting.pop().inputs:
             producer = None if value is None else value.producer()
             if value is None or producer is None or producer in found or value.dtype not in (_FLOAT, ir.DataType.BOOL):
+                continue
+            if producer.op_type in CONVOLUTIONS:  # what they compute is features, no places
                 continue
             if producer.op_type in PRODUCTS and any(map(_is_constant, producer.inputs)) == constant_factor:
                 continue

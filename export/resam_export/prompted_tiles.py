@@ -99,7 +99,7 @@ def _places(count: int, most: int, phase: float) -> list[int]:
 def _tile(window: NDArray[np.uint8], tile: Tile, size: int, source: str) -> PromptedTile:
     """The window of `tile` as the engine sees it, under a grid of points over what is not padding."""
     middles = (np.arange(SIDE) + 0.5) / SIDE
-    extent = np.array(tile.extent(size)[::-1])  # width, height
+    extent = np.array(tile.filled_hw(size)[::-1])  # width, height
     coords = (np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 1, 2) * extent).astype(np.float32)
     image = scale_to_tile(window, size, tile.scale)
     return PromptedTile(image[None], coords, np.ones((SIDE * SIDE, 1), np.int32), None, source)

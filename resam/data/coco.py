@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from resam_runtime.points import PointsFile, Prompt, shared_names
 from resam_runtime.points.values import no_shared_file, own_name, scene_name, take_id
 from resam_runtime.scenes.scene import Scene, open_scene
 from resam_runtime.scenes.scene_files import STATE_FOLDER, SceneFile, find_scenes
+from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.tiles.tiling import Tile
 
 SPLITS = ("train", "val", "test")
@@ -39,6 +40,11 @@ class CocoInstance:
     id: str | int
     category: int | None
     annotation: Mapping[str, Any]
+
+    @property
+    def box_only(self) -> bool:
+        """Whether a box is all that is drawn of it, as some annotations of many a data set are."""
+        return not self.annotation.get("segmentation") and bool(self.annotation.get("bbox"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,23 +77,21 @@ class CocoScene:
             return scene.read(tile.x, tile.y, tile.width, tile.height)
 
     def points(self, file: PointsFile, shared: Collection[str] = ()) -> list[Prompt]:
-        """A points file's prompts for this scene, in pixels; shared: as `PointsFile.prompts` has it.
+        """A points file's prompts for this scene, in pixels; shared: as `PointsFile.match` has it.
 
         Raises `ResamError` as `PointsFile.prompts` and `read`.
         """
-        transform, crs = None, None
+        info = SceneInfo(scene_name(self.name) or self.name, self.width, self.height)
         if file.on_map:
             with self._open() as scene:
-                transform, crs = scene.transform, scene.crs
-        return file.prompts(
-            scene_name(self.name),
-            width=self.width,
-            height=self.height,
-            transform=transform,
-            crs=crs,
-            shared=shared,
-            path=self.full_path,
-        )
+                info = replace(info, georeference=scene.info.georeference)
+        return file.prompts(info, file.match(info.name, shared, self.full_path) or "")
+
+    def metres_per_pixel(self) -> float | None:
+        """Side of a pixel on the ground; None where the image does not say. Raises `ResamError` as `read`."""
+        with self._open() as scene:
+            place = scene.info.georeference
+            return None if place is None else place.metres_per_pixel(scene.info.size_wh)
 
     def check(self) -> None:
         """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,
@@ -124,13 +128,13 @@ class CocoData:
     def open(cls, path: str | Path, images: str | Path | None = None) -> CocoData:
         """Read an annotation file; crowd annotations are skipped, scenes without instances stay.
 
-        images: the folder that `file_name` counts from; by default `images` beside the file, else the file's own
-        folder. Raises `ResamError` (file and cause) for a file that is missing or malformed, lists no images, or names
-        one that is not there, or one twice.
+        images: the folder that `file_name` counts from; by default the folder `images` beside the file or beside its
+        folder, the file's own folder or the one around it, whichever has the image. Raises `ResamError` (file and
+        cause) for a file that is missing or malformed, lists no images, or names one that is not there, or one twice.
         """
         path = Path(path)
         data, digest = _parse(path)
-        folder = _image_folder(path, images)
+        folders = _image_folders(path, images)
         listed = _objects(path, data, "images")
         if not listed:
             raise ResamError(f"{path}: lists no images; expected a COCO file with images, annotations and categories")
@@ -161,7 +165,7 @@ class CocoData:
                 )
             taken.add((image, name))
             owned[image].append(CocoInstance(name, annotation.get("category_id"), annotation))
-        scenes = tuple(_scene(path, folder, image, owned[image.get("id")]) for image in listed)
+        scenes = tuple(_scene(path, folders, image, owned[image.get("id")]) for image in listed)
         try:
             no_shared_file(zip(owned, (scene.name for scene in scenes)))
         except Malformed as error:
@@ -191,17 +195,9 @@ def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     scenes = []
     for scene in found:
         with open_scene(scene.path) as opened:
-            width, height, place = opened.width, opened.height, (opened.transform, opened.crs)
-        if file.prompts(
-            scene.name,
-            width=width,
-            height=height,
-            transform=place[0],
-            crs=place[1],
-            shared=shared,
-            path=scene.full_path,
-        ):
-            scenes.append(CocoScene(scene.name, scene.path, width, height, ()))
+            info = replace(opened.info, name=scene.name)
+        if file.prompts(info, file.match(scene.name, shared, scene.full_path) or ""):
+            scenes.append(CocoScene(scene.name, scene.path, info.width, info.height, ()))
     if not scenes:
         raise ResamError(f"{file.path}: has points for no scene; draw some with resam-annotate")
     return CocoData(file.path, file.digest, tuple(scenes), {})
@@ -254,15 +250,13 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     return data, hashlib.sha256(content).hexdigest()
 
 
-def _image_folder(path: Path, images: str | Path | None) -> Path:
+def _image_folders(path: Path, images: str | Path | None) -> list[Path]:
     if images is not None:
         if not Path(images).is_dir():
             raise ResamError(f"{images}: no such folder of images")
-        return Path(images)
-    for candidate in (path.parent / "images", path.parent.parent / "images"):
-        if candidate.is_dir():
-            return candidate
-    return path.parent
+        return [Path(images)]
+    beside, around = path.parent, path.parent.parent
+    return [folder for folder in (beside / "images", around / "images", beside, around) if folder.is_dir()]
 
 
 def _objects(path: Path, data: Mapping[str, Any], member: str) -> list[dict[str, Any]]:
@@ -283,7 +277,9 @@ def _take_ids(path: Path, data: Mapping[str, Any], member: str) -> None:
                     raise ResamError(f"{path}: {error}") from None
 
 
-def _scene(path: Path, folder: Path, image: Mapping[str, Any], instances: Iterable[CocoInstance]) -> CocoScene:
+def _scene(
+    path: Path, folders: Sequence[Path], image: Mapping[str, Any], instances: Iterable[CocoInstance]
+) -> CocoScene:
     try:
         name = image.get("file_name")
         width, height = take(image.get("width"), int), take(image.get("height"), int)
@@ -291,7 +287,13 @@ def _scene(path: Path, folder: Path, image: Mapping[str, Any], instances: Iterab
         name = None
     if not isinstance(name, str) or min(width, height) < 1:
         raise ResamError(f"{path}: image {image.get('id')!r}: expected a file_name, width and height")
-    file = folder / name
-    if not file.is_file():
-        raise ResamError(f"{file}: no such image, but {path.name} lists it; see --images")
+    # os.path's isfile: Path's raises for a name that is too long
+    written = [name, scene_name(name) or name]  # by programs of Windows with backslashes
+    places = [folder / one for one in dict.fromkeys(written) for folder in folders]
+    file = next((place for place in places if os.path.isfile(place)), None)
+    if file is None:
+        raise ResamError(
+            f"{places[0]}: no such image, but {path.name} lists it; file names count from the folder images/ beside "
+            f"{path.name}, or from its own"
+        )
     return CocoScene(name, file, width, height, tuple(instances))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resam.data.coco import CocoData
-from resam_runtime.common.errors import ResamError
+from resam.data.coco import CocoData, CocoInstance
+from resam_runtime.common.errors import ResamError, counted
+from resam_runtime.masks.instance import Category
 from resam_runtime.points import PointsFile, Prompt, check_prompts, shared_names
 from resam_runtime.points.prompts import inside_image
 
@@ -48,16 +49,19 @@ def scene_prompts(
     """The prompts of every scene of a data set, in the scenes' order; `Prompt.id` names the instance.
 
     Drawn points: one prompt per instance whose mask is not empty. `epoch` matters with `resample` alone. note: told in
-    one line each of what is not used: points that are read, instances without a pixel. Raises `ResamError` for a point
-    outside its image, for points that do not say which scene they belong to, or where the whole data set gives no
-    point.
+    one line each of what is not used: points that are read, instances without a mask or a pixel. Raises `ResamError`
+    for a point outside its image, for points that do not say which scene they belong to, or where the whole data set
+    gives no point.
     """
     if options.file is not None or options.keypoints:
         prompts = _read(data, options.file or data.path, note)
     else:
-        prompts = _draw_all(data, options, epoch)
-        if epoch == 0 and (empty := data.count - sum(map(len, prompts))):
-            note(f"skipped: {empty} instances of {data.path} whose masks have no pixel in their image")
+        boxes = sum(instance.box_only for scene in data.scenes for instance in scene.instances)
+        prompts = _draw_all(data, options, epoch, skip_boxes=boxes < data.count)
+        if epoch == 0 and boxes:
+            note(f"skipped: {counted(boxes, 'instance')} of {data.path} with a box and no mask")
+        if epoch == 0 and (empty := data.count - boxes - sum(map(len, prompts))):
+            note(f"skipped: {counted(empty, 'instance')} of {data.path} whose masks have no pixel in their image")
     if not any(prompts):
         raise ResamError(f"{options.file or data.path}: not one instance with a point in {len(data.scenes)} images")
     return prompts
@@ -94,11 +98,13 @@ def point_seed(digest: str, instance: str | int, number: int, epoch: int | None 
     return [int(digest[:15], 16), name, number, *([] if epoch is None else [epoch + 1])]
 
 
-def _draw_all(data: CocoData, options: PointOptions, epoch: int) -> list[list[Prompt]]:
+def _draw_all(data: CocoData, options: PointOptions, epoch: int, skip_boxes: bool) -> list[list[Prompt]]:
     drawn = []
     for scene in data.scenes:
         prompts = []
         for instance in scene.instances:
+            if skip_boxes and instance.box_only:
+                continue
             number = options.points + 1000 * options.negatives
             seed = point_seed(data.digest, instance.id, number, epoch if options.resample else None)
             try:
@@ -107,9 +113,24 @@ def _draw_all(data: CocoData, options: PointOptions, epoch: int) -> list[list[Pr
                 instead = "; --keypoints takes the points" if instance.annotation.get("keypoints") else ""
                 raise ResamError(f"{data.path}: {error}{instead}") from None
             if mask.any():
-                prompts.append(Prompt(*draw_points(mask, options.points, options.negatives, seed), instance.id))
+                drawn_points = draw_points(mask, options.points, options.negatives, seed)
+                prompts.append(Prompt(*drawn_points, instance.id, _category(data, instance)))
         drawn.append(prompts)
     return drawn
+
+
+def _category(data: CocoData, instance: CocoInstance) -> Category | None:
+    """The class of an instance, with its name."""
+    number = instance.category
+    return None if number is None else Category(number, data.categories.get(number))
+
+
+def _with_points(prompt: Prompt) -> Prompt:
+    """A box without points is what the student is asked with: its corners are the points."""
+    if len(prompt.coords):
+        return prompt
+    coords, labels = prompt.tokens
+    return replace(prompt, coords=coords, labels=labels)
 
 
 def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
@@ -128,7 +149,7 @@ def _read(data: CocoData, path: Path, note: Note) -> list[list[Prompt]]:
         kept = []
         for prompt in found:
             fit, unfit = check_prompts([prompt], scene.width, scene.height)
-            kept += fit
+            kept += [_with_points(one) for one in fit]
             for _, reason in unfit:
                 line = f"{scene.name}: instance {prompt.id}: {reason}"
                 # a point that has no pixel is a mistake in the file, or a file of other scenes

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resam_runtime.points import Prompt
 from resam_runtime.tiles.letterbox import mirrored, scale_to_tile
 from resam_runtime.tiles.placement import into_tile, owners
-from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch, padded
+from resam_runtime.tiles.prompt_batch import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING, PromptBatch, padded
 from resam_runtime.tiles.tiling import Framing, Tile, plan_tiles
 
 
@@ -64,9 +64,12 @@ def tile_points(
     mirror: whether the window was mirrored in x and in y before it was scaled into the tile.
     """
     coords, labels = into_tile(_batch(prompts), np.arange(len(prompts)), tile)
+    first, last = labels == BOX_TOP_LEFT, labels == BOX_BOTTOM_RIGHT
     for axis, length in ((0, tile.width), (1, tile.height)):
         if mirror[axis]:
-            coords[..., axis] = np.where(labels == PADDING, 0, length * tile.scale - 1 - coords[..., axis])
+            along = np.where(labels == PADDING, 0, length * tile.scale - 1 - coords[..., axis])
+            along[first], along[last] = along[last], along[first]  # a mirrored box begins where it ended
+            coords[..., axis] = along
     used = (labels != PADDING).any(axis=0)
     return np.ascontiguousarray(coords[:, used]), np.ascontiguousarray(labels[:, used])
 
@@ -81,7 +84,7 @@ def tile_arrays(
     """One sample's arrays from its window of the scene (h, w, 3) uint8; `mirror` as in `tile_points`."""
     image = scale_to_tile(mirrored(window, mirror), tile_size, tile.scale)
     coords, labels = tile_points(prompts, tile, mirror)
-    return TileArrays(image, coords, labels, tile.extent(tile_size))
+    return TileArrays(image, coords, labels, tile.filled_hw(tile_size))
 
 
 def tile_masks(

@@ -54,8 +54,7 @@ class Vit(EncoderFamily):
     known = {  # noqa: RUF012
         "tiny": VitArchitecture(
             image_size=256, patch_size=8, encoder_dim=160, encoder_depth=6, encoder_heads=5, global_blocks=(2, 5),
-            window_size=8, embedding_dim=128, decoder_heads=4, decoder_mlp_dim=512, multimask_outputs=0,
-            iou_hidden_dim=128,
+            window_size=8, embedding_dim=128, decoder_heads=4, decoder_mlp_dim=512, iou_hidden_dim=128,
         ),
         "vit_b": _OFFICIAL,
         "vit_l": replace(

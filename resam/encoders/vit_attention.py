@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resam.encoders.chunked_attention import chunked_attention
-from resam.encoders.qkv import project
+from resam.encoders.low_rank import project
 
 
 class FoldedAttention(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from torch import nn
 from resam.encoders import ENCODERS, Architecture, EncoderFamily, family_of
 from resam.encoders.family import PREFIX
 from resam.model.sam import build_sam
-from resam_runtime.common.errors import ResamError, system_error
+from resam_runtime.common.errors import ResamError, one_line, system_error
 from resam_runtime.common.files import sha256_file
 
 TINY_WEIGHTS = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
@@ -58,13 +58,16 @@ def load_base(name_or_path: str | Path) -> Base:
     family = _recognised(path, state)
     try:
         architecture = family.architecture(state, _image_size(record))
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        missing = error.args[0] if isinstance(error, KeyError) else str(error)
+        _check_numbers(architecture)
+        with torch.device("meta"):  # what the shapes of a few tensors promise may not fit into memory
+            planned = build_sam(architecture)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, AssertionError, RuntimeError) as error:
+        missing = error.args[0] if isinstance(error, KeyError) else one_line(error)
         raise ResamError(f"{path}: not a checkpoint of SAM ({missing} is missing or mis-shaped)") from None
     name = next((known for known, value in family.known.items() if value == architecture), path.stem)
+    names = published_names(planned)
+    _check_keys(path, {names[key]: value for key, value in planned.state_dict().items()}, state, family.ignored)
     sam = build_sam(architecture)
-    names = published_names(sam)
-    _check_keys(path, {names[key]: value for key, value in sam.state_dict().items()}, state, family.ignored)
     sam.load_state_dict({key: state[published] for key, published in names.items()})
     return Base(sam, architecture, name, sha256_file(path))
 
@@ -114,7 +117,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
                 record = json.loads((file.metadata() or {}).get("resam", "null"))
             return load_file(path), record
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ResamError(f"{path}: not a whole safetensors file ({error})") from None
     except OSError as error:
         raise ResamError(system_error(error, path)) from None
@@ -131,9 +134,28 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
     for wrapper in ("sam", "state_dict"):  # an unfinished run of resam.pretrain; a habit of published checkpoints
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise ResamError(f"{path}: expected a state dict of tensors, got {type(state).__name__} of other things")
     return dict(state), None
+
+
+def _check_numbers(architecture: Architecture) -> None:
+    """`ValueError` for sizes that no SAM has: those of an embedding for less than one head, or of no pixels."""
+    for name, value in asdict(architecture).items():
+        least = 0 if name == "multimask_outputs" else 1
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if (
+                isinstance(number, int)
+                and not isinstance(number, bool)
+                and not ((0 if isinstance(value, list | tuple) else least) <= number <= 1 << 16)
+            ):
+                raise ValueError(f"{name} of {number}")
+    if not 16 <= architecture.image_size <= 16384 or architecture.image_size % architecture.stride:
+        raise ValueError(f"image_size of {architecture.image_size}")
+    if architecture.embedding_dim % architecture.decoder_heads:
+        raise ValueError(f"embedding_dim of {architecture.embedding_dim}")
 
 
 def _image_size(record: Any) -> int | None:

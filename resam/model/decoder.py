@@ -60,8 +60,32 @@ class PromptDecoder(nn.Module):
 
         Returns logits (N, 4G, 4G) and scores (N,), the predicted IoU (about 0..1, not clipped).
         """
+        queries, keys = self._attend(embedding, point_coords, point_labels, ends_in_corner, read=2)
+        scores = self.mask_decoder.iou_prediction_head(queries[:, 0])[:, 0]
+        weights = self.mask_decoder.output_hypernetworks_mlps[0](queries[:, 1])  # (N, C/8)
+        return self._upscale(keys, weights.unsqueeze(1))[:, 0], scores
+
+    def every_mask(
+        self, embedding: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All K = 1 + `multimask_outputs` masks of each prompt: the single one first, then those for ambiguous prompts.
+
+        Arguments as in `forward`. Returns logits (N, K, 4G, 4G) and scores (N, K); the first is what `forward` returns.
+        """
+        count = int(self.mask_decoder.num_mask_tokens)
+        queries, keys = self._attend(embedding, point_coords, point_labels, False, read=1 + count)
+        scores = self.mask_decoder.iou_prediction_head(queries[:, 0])
+        networks = self.mask_decoder.output_hypernetworks_mlps
+        weights = torch.stack([network(queries[:, 1 + place]) for place, network in enumerate(networks)], dim=1)
+        return self._upscale(keys, weights), scores
+
+    def _attend(
+        self, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, ends_in_corner: bool, read: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first `read` tokens (N, read, C), of which the first holds the predicted IoU and the next the masks,
+        and the image tokens (N, HW, C), after all attention."""
         decoder = self.mask_decoder
-        tokens, bias = self._tokens(point_coords, point_labels, ends_in_corner)  # (N, T, C), (N, 1, 1, T)
+        tokens, bias = self._tokens(coords, labels, ends_in_corner)  # (N, T, C), (N, 1, 1, T)
         # (B, HW, C); the dense prompt of "no mask" is one vector for every token
         keys = embedding.flatten(2).transpose(1, 2) + self.prompt_encoder.no_mask_embed.weight
         position = self.positions().flatten(2).transpose(1, 2).to(keys.dtype)  # (1, HW, C)
@@ -71,13 +95,9 @@ class PromptDecoder(nn.Module):
             queries, keys = _two_way_block(layer, queries, keys, tokens, position, bias, shared)
             shared = False
         final = decoder.transformer.final_attn_token_to_image
-        queries, tokens = queries[:, :2], tokens[:, :2]  # the predicted IoU and the single mask: all that is read
+        queries, tokens = queries[:, :read], tokens[:, :read]
         queries = queries + _few_tokens_to_image(final, queries + tokens, keys, position)
-        queries = decoder.transformer.norm_final_attn(queries)
-
-        scores = decoder.iou_prediction_head(queries[:, 0])[:, 0]
-        weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])  # (N, C/8)
-        return self._upscale(keys, weights), scores
+        return decoder.transformer.norm_final_attn(queries), keys
 
     def positions(self) -> torch.Tensor:
         """Position encoding of the image tokens, (1, C, G, G)."""
@@ -107,18 +127,18 @@ class PromptDecoder(nn.Module):
         return tokens, (hidden * MASKED)[:, None, None, :]
 
     def _upscale(self, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Image tokens (N, HW, C) and mask weights (N, C/8) -> logits (N, 4G, 4G)."""
+        """Image tokens (N, HW, C) and weights of K masks (N, K, C/8) -> logits (N, K, 4G, 4G)."""
         first, norm, activation, second, last_activation = self.mask_decoder.output_upscaling
         count, tokens, _ = keys.shape
         x = keys @ _as_matrix(first) + first.bias.repeat(4)  # (N, HW, 4 * C/4)
         x = x.reshape(count, tokens * 4, -1)
         x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = last_activation(x @ _as_matrix(second) + second.bias.repeat(4))
-        logits = x.reshape(count, tokens * 16, -1) @ weights.unsqueeze(-1)  # (N, 16 HW, 1)
-        grid = math.isqrt(tokens)
-        # (N, row, column, dy1, dx1, dy2, dx2) -> rows together, columns together
-        logits = logits.reshape(count, grid, grid, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
-        return logits.reshape(count, 4 * grid, 4 * grid)
+        logits = x.reshape(count, tokens * 16, -1) @ weights.transpose(1, 2)  # (N, 16 HW, K)
+        grid, masks = math.isqrt(tokens), weights.shape[1]
+        # (N, row, column, dy1, dx1, dy2, dx2, K) -> rows together, columns together
+        logits = logits.reshape(count, grid, grid, 2, 2, 2, 2, masks).permute(0, 7, 1, 3, 5, 2, 4, 6)
+        return logits.reshape(count, masks, 4 * grid, 4 * grid)
 
 
 def _two_way_block(

@@ -8,20 +8,21 @@ comparison, L > `refine_logit(tau)`. An instance that loses nearly all it kept l
 one object would leave each other crumbs of its rim, whose boxes mean nothing.
 
 Requery. The tight box of each refined mask becomes a prompt on the same embedding. An instance whose refined mask
-is empty keeps its place: its box tokens turn into padding, so that it is decoded from its points again.
+is empty keeps its place: its box tokens turn into padding, so that it is decoded from its points again. With "none"
+nothing is asked again, and the coarse mask is the final one.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
 
 from resam.model.decoder import PromptDecoder
 
-Requery = Literal["box", "box+points"]
+Requery = Literal["none", "box", "box+points"]
 HIDDEN = -1e4  # stands for the logit of a cell that Refine took away
 CRUMBS = 0.15  # the share of its cells below which what the others left of an instance is taken away too
 
@@ -113,8 +114,8 @@ class RefineRequery(nn.Module):
         self, decoder: PromptDecoder, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1
     ) -> None:
         super().__init__()
-        if requery not in ("box", "box+points"):
-            raise ValueError(f"requery must be 'box' or 'box+points', not {requery!r}")
+        if requery not in get_args(Requery):
+            raise ValueError(f"requery must be one of {', '.join(get_args(Requery))}, not {requery!r}")
         if rounds < 1:
             raise ValueError(f"rounds must be at least 1, not {rounds}")
         self.decoder = decoder
@@ -143,6 +144,8 @@ class RefineRequery(nn.Module):
         cell = self.decoder.image_size / masks.shape[-1]
         for _ in range(self.rounds):
             boxes, found = tight_boxes(refine(masks, self.threshold), self.threshold, cell)
+            if self.requery == "none":
+                break
             coords, labels = self.prompts(boxes, found, point_coords, point_labels)
             masks, scores = self.decoder(embedding, coords, labels, ends_in_corner=True)
         return LoopOutput(masks, scores, boxes, coarse_masks, coarse_scores)

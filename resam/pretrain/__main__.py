@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ import click
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from segment_anything.modeling import Sam
 
 from resam.encoders import ARCHITECTURES
 from resam.encoders.family import describe_architecture
 from resam.model.bases import load_base
 from resam.model.sam import build_sam
-from resam.pretrain.stages import HELD_OUT_SEED, NO_ROOM, Stage, make_pool, train_stage
-from resam.pretrain.step import evaluate
-from resam.training.outputs import write_bytes
+from resam.pretrain.batches import Batches, Mixture, Shape
+from resam.pretrain.photographs import open_sources
+from resam.pretrain.run import Plan, Run
+from resam.pretrain.validation import validation_tiles
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import ResamError, command_errors
 
@@ -30,95 +30,156 @@ from resam_runtime.common.errors import ResamError, command_errors
 @click.command(context_settings=HELP, epilog="Example: python -m resam.pretrain -o tiny.safetensors --seed 0")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Weights to write (safetensors).")
 @click.option(
-    "--steps", type=click.IntRange(0), default=2400, show_default=True, help="Steps on images of half the tile's side."
+    "--photographs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A COCO data set (train.json, images/, perhaps val.json) or a folder of such; may be given several times.",
 )
-@click.option("--tile-steps", type=click.IntRange(0), default=500, show_default=True, help="Steps on whole tiles.")
 @click.option(
-    "--images", type=click.IntRange(1), default=12, show_default=True, help="Images per step (a third of it as tiles)."
+    "--procedural",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="Share of procedural images beside photographs.",
 )
-@click.option("--pool", type=click.IntRange(1), default=4000, show_default=True, help="Procedural images drawn from.")
+@click.option("--steps", type=click.IntRange(1), default=3000, show_default=True, help="Steps of the whole run.")
+@click.option(
+    "--falling",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    help="Steps at its end during which the learning rate falls to zero.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Images per step, of half the tile's side; of whole tiles, in other steps, a quarter as many.",
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Instances of each image; of whole tiles, half as many again.",
+)
+@click.option(
+    "--tiles", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of steps on whole tiles."
+)
 @click.option("--learning-rate", type=float, default=2e-3, show_default=True)
 @click.option(
     "--init",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Go on from the weights of an earlier pretraining [default: random weights]; give another seed then.",
 )
+@click.option("--resume", is_flag=True, help="Go on with the run that wrote --output; --steps may say another end.")
+@click.option("--every", type=click.IntRange(1), default=500, show_default=True, help="Steps between validations.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--bf16/--fp32", default=torch.cuda.is_available(), help="Matrix products in bfloat16 [default: on CUDA]."
 )
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that draw images.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Processes beside this one that draw images.",
+)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @version
 @command_errors
 def pretrain(
     output: Path,
+    photographs: tuple[Path, ...],
+    procedural: float,
     steps: int,
-    tile_steps: int,
+    falling: int,
     images: int,
-    pool: int,
+    instances: int,
+    tiles: float,
     learning_rate: float,
     init: Path | None,
+    resume: bool,
+    every: int,
     seed: int,
     bf16: bool,
     workers: int,
     device: str,
 ) -> None:
-    """Train the tiny base on procedural images, from nothing or from earlier weights, in two stages."""
+    """Train the tiny base on procedural images and on photographs, from nothing or from earlier weights.
+
+    The output holds the moving average of the weights that was best in validation.
+    """
     torch.manual_seed(seed)
     full = ARCHITECTURES["tiny"]
-    log, began = output.with_suffix(".jsonl"), time.time()
     target = _device(device)
+    sources = open_sources(photographs)
     sam, earlier = build_sam(full), None
     if init is not None:
         earlier = load_pretrained(sam, init)
-    _check_output(output, log)
-    sam.to(target)
-    stages = (
-        Stage(full.image_size // 2, steps, images, 4, pool, learning_rate, falling=False),
-        Stage(full.image_size, tile_steps, max(1, images // 3), 6, max(1, pool // 8), learning_rate / 2, falling=True),
-    )
+    _check_output(output, output.with_suffix(".jsonl"))
+    run = Run(sam, Plan(steps, falling, learning_rate, every, bf16, workers), target)
+    if resume:
+        run.resume(output.with_suffix(".pt"))
+    half = Shape(full.image_size // 2, images, instances)
+    whole = Shape(full.image_size, max(1, images // 4), instances * 3 // 2)
+    shares = [(half, 1 - tiles), (whole, tiles)]
+    mixture = Mixture(sources, procedural if sources else 1.0)
+    record = {
+        "command": f"python -m resam.pretrain --steps {steps} --falling {falling} --images {images} "
+        f"--instances {instances} --tiles {tiles} --learning-rate {learning_rate} --seed {seed}"
+        + " --photographs FOLDER" * len(photographs)
+        + f" --procedural {procedural}" * bool(sources)
+        + " --bf16" * bf16
+        + " --init EARLIER" * (init is not None),
+        "sources": {source.name: len(source.photographs) for source in sources},
+        "earlier": earlier,
+        "architecture": describe_architecture(full),
+        "seed": seed,
+        "device": device,
+    }
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns) as progress:
-        for stage in (stage for stage in stages if stage.steps):
-            sam = train_stage(sam, stage, seed, target, bf16, workers, log, progress)
-    held_out = make_pool(HELD_OUT_SEED, 64, full.image_size, workers)
-    result = evaluate(sam, held_out)
-    record = {
-        "command": f"python -m resam.pretrain --steps {steps} --tile-steps {tile_steps} --images {images} "
-        f"--pool {pool} --learning-rate {learning_rate} --seed {seed}"
-        + " --bf16" * bf16
-        + " --init EARLIER" * (init is not None),
-        "earlier": earlier,
-        "architecture": describe_architecture(full),
-        "seed": seed,
-        "minutes": round((time.time() - began) / 60, 1),
-        "device": device,
-        "held_out": result,
-    }
-    state = {name: value.contiguous().cpu() for name, value in sam.state_dict().items()}
-    write_bytes(output, save(state, metadata={"resam": json.dumps(record)}), NO_ROOM)
-    click.echo(json.dumps(record, indent=1))
+        held_out = validation_tiles(sources, full.image_size)
+        run.train(Batches(mixture, shares, seed), held_out, seed, output, record, progress)
 
 
 def load_pretrained(sam: Sam, path: Path) -> dict[str, Any]:
     """Put the weights that an earlier pretraining wrote into `sam`; returns the record of how they were made.
 
-    Raises `ResamError` for a file that is none of its own or of another architecture.
+    Raises `ResamError` for a file that is none of its own or of another architecture. Weights with a single mask are
+    taken too: the masks for ambiguous prompts begin as its copies, a little apart.
     """
-    base = load_base(path)
-    if base.architecture != ARCHITECTURES["tiny"]:
+    base, tiny = load_base(path), ARCHITECTURES["tiny"]
+    if base.architecture not in (tiny, replace(tiny, multimask_outputs=0)):
         raise ResamError(f"{path}: holds {base.name}, not the architecture that python -m resam.pretrain trains")
     try:
         with safe_open(path, "pt") as opened:
             record: dict[str, Any] = json.loads((opened.metadata() or {})["resam"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise ResamError(f"{path}: has no record of how python -m resam.pretrain made it ({error})") from None
-    sam.load_state_dict(base.sam.state_dict())
+    state, wanted = base.sam.state_dict(), sam.state_dict()
+    if base.architecture != tiny:
+        state = {name: _widened(name, state, value) for name, value in wanted.items()}
+    sam.load_state_dict(state)
     return record
+
+
+def _widened(name: str, state: dict[str, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """A tensor of one mask as that of all masks, of the shape of `like`."""
+    networks = "mask_decoder.output_hypernetworks_mlps."
+    if name.startswith(networks):
+        return state[networks + "0." + name.removeprefix(networks).partition(".")[2]]
+    value = state[name]
+    if value.shape == like.shape:
+        return value
+    copies = value.expand_as(like).clone()
+    copies[1:] += 0.2 * value.square().mean().sqrt() * torch.randn_like(copies[1:])
+    return copies
 
 
 def _check_output(output: Path, log: Path) -> None:

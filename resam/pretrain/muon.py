@@ -1,8 +1,9 @@
 """Muon (Jordan et al., 2024): momentum whose matrix is made orthogonal before the step.
 
-For matrices only; biases, norms and embeddings stay with AdamW. Kept in float32, unlike `torch.optim.Muon`, because
-bfloat16 matrix products are slow on processors without instructions for them. Steps are scaled to AdamW's usual
-size, 0.2 sqrt(max(rows, columns)) (Liu et al., "Muon is scalable", 2025), so that both share one learning rate.
+For matrices only; biases, norms and embeddings stay with AdamW. In bfloat16 only where asked for, unlike
+`torch.optim.Muon`: its matrix products are slow on processors without instructions for them. Steps are scaled to
+AdamW's usual size, 0.2 sqrt(max(rows, columns)) (Liu et al., "Muon is scalable", 2025), so that both share one
+learning rate.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ class Muon(torch.optim.Optimizer):
     """Muon for a list of 2-D parameters."""
 
     def __init__(
-        self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[torch.Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """dtype: of the products that make an update orthogonal."""
+        self._dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -35,9 +43,9 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalise(parameter.grad.lerp(state["momentum"], group["momentum"]))
+                update = orthogonalise(parameter.grad.lerp(state["momentum"], group["momentum"]).to(self._dtype))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
+                parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
 
 
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:

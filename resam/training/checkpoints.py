@@ -1,6 +1,6 @@
 """Files of a run that hold tensors: the adapter, which is its result, and checkpoints, from which it goes on.
 
-Both are written whole or not at all. An adapter is a safetensors file of LoRA tensors (`resam.model.lora`), with its
+Both are written whole or not at all. An adapter is a safetensors file of the tensors of `resam.model.parts`, with its
 provenance as JSON in the metadata under `resam`: base (name, SHA-256, architecture), data, options, metrics, version.
 """
 
@@ -19,21 +19,68 @@ from safetensors.torch import save
 
 from resam.encoders.family import describe_architecture
 from resam.model.bases import Base, load_base
-from resam.model.lora import load_lora, merge_lora
+from resam.model.parts import PrompterHead, load_adapter, merge_adapter
+from resam.training.options import read_options
 from resam.training.outputs import write_bytes
-from resam_runtime.common.errors import ResamError, system_error
+from resam_runtime.common.checked import Kind, Malformed, is_number, kind, mapping_of, shown, take
+from resam_runtime.common.errors import ResamError, one_line, system_error
 from resam_runtime.common.files import sha256_file
+from resam_runtime.tiles.tiling import Framing
 
+
+def _json_text(spec: Any) -> Kind:
+    """JSON in a text, of a kind: the metrics of a run, among which may be NaN."""
+
+    def take_text(value: Any) -> str:
+        try:
+            return json.dumps(take(json.loads(take(value, str)), spec))
+        except (ValueError, RecursionError):
+            raise Malformed("expected JSON") from None
+
+    return take_text
+
+
+def _figure(value: Any) -> float | None:
+    if value is not None and not is_number(value):
+        raise Malformed(f"expected a number or null, got {shown(value)}")
+    return value
+
+
+_FIGURES = ("miou", "miou_images", "precision", "recall", "f1", "miou_small", "miou_medium", "miou_large")
+_MEASURED = {"instances": int, "images": int} | {
+    stage: dict.fromkeys(_FIGURES, _figure) for stage in ("coarse", "final")
+}
+
+
+def _row(value: Any) -> dict[str, Any]:
+    """An epoch's: figures by their names, but for what was measured on the watched scenes."""
+    row: dict[str, Any] = take(value, {"epoch": int, "step": int})
+    return {name: one if name == "watched" else take(one, _figure, name) for name, one in row.items()}
+
+
+def _named(spec: Any) -> Kind:
+    return mapping_of(kind(spec))
+
+
+PROVENANCE = kind({"base": {"name": str, "sha256": str}, "options": {"base": str | None}})
+CHECKPOINT = kind({
+    "trainer": dict,
+    "identity": dict,
+    "history": _json_text([_row]),
+    "tested": _json_text(_named(_MEASURED)),
+    "framing": Framing,
+})  # fmt: skip
 KEPT = 2  # checkpoints kept in a run; older ones are removed once a newer one is whole
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA tensors, where they come from, and the SHA-256 of their file."""
+    """Its tensors, where they come from, and their file with its SHA-256."""
 
     state: dict[str, torch.Tensor]
     provenance: dict[str, Any]
     sha256: str
+    path: Path
 
     @classmethod
     def open(cls, path: str | Path) -> Adapter:
@@ -44,29 +91,33 @@ class Adapter:
             raise ResamError(f"{path}: no such adapter; resam-train writes one")
         try:
             with safe_open(path, framework="pt") as file:
-                provenance = json.loads((file.metadata() or {}).get("resam", "null"))
+                text = (file.metadata() or {}).get("resam", "null")
+                # metrics of no scenes are NaN
+                provenance = take(json.loads(text), PROVENANCE, "its metadata")
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, ValueError) as error:
-            raise ResamError(f"{path}: not an adapter of resam-train ({error})") from None
-        said = provenance if isinstance(provenance, dict) else {}
-        if not all(isinstance(said.get(name), dict) for name in ("base", "options")):
-            raise ResamError(f"{path}: not an adapter of resam-train (its metadata say not how it was made)")
-        return cls(state, provenance, sha256_file(path))
+        except (SafetensorError, ValueError, RecursionError) as error:
+            raise ResamError(f"{path}: not an adapter of resam-train ({one_line(error)})") from None
+        return cls(state, provenance, sha256_file(path), path)
 
     @classmethod
     def of(cls, path: Path, state: Mapping[str, torch.Tensor]) -> Adapter | None:
-        """The adapter file at `path` if there is one and it holds these very tensors."""
+        """The adapter file at `path` if there is one and it holds these very tensors, with or without a prompter."""
         try:
             found = cls.open(path)
         except ResamError:
             return None
-        if found.state.keys() != state.keys():
+        if {name for name in found.state if not name.startswith(PrompterHead.prefix)} != state.keys():
             return None
         return found if all(torch.equal(found.state[name], value.cpu()) for name, value in state.items()) else None
 
 
 def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> None:
-    """Write an adapter file. `ResamError` where it cannot be written."""
+    """Write an adapter file. `ResamError` where it cannot be written.
+
+    It travels: of the base's path only the file's name goes with it.
+    """
+    options = provenance["options"]
+    provenance = {**provenance, "options": {**options, "base": Path(options["base"]).name}}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     data = save(tensors, metadata={"resam": json.dumps(provenance, sort_keys=True)})
     write_bytes(path, data)
@@ -78,31 +129,34 @@ def describe_base(base: Base) -> dict[str, Any]:
 
 
 def apply_adapter(base: Base, adapter: Adapter, merge: bool = True) -> Base:
-    """The base with an adapter in its encoder, in place; `merge`: as plain weights, as export wants them.
+    """The base with an adapter in it, in place; `merge`: as plain weights, as export wants them.
 
     Raises `ResamError` where the adapter was trained on another base.
     """
-    made_for = adapter.provenance.get("base", {})
-    if made_for.get("sha256") != base.sha256:
-        name, digest = made_for.get("name"), str(made_for.get("sha256"))[:12]
+    made_for = adapter.provenance["base"]
+    if made_for["sha256"] != base.sha256:
+        name, digest = made_for["name"], made_for["sha256"][:12]
         raise ResamError(
             f"the adapter was trained on base {name!r} (sha256 {digest}...), not on {base.name!r} "
             f"({base.sha256[:12]}...); give that base with --base"
         )
     try:
-        load_lora(base.sam.image_encoder, adapter.state)
-    except ValueError as error:
+        load_adapter(base.sam, adapter.state)
+    except (ValueError, IndexError, RuntimeError, TypeError) as error:
         raise ResamError(f"the adapter does not fit base {base.name!r}: {error}") from None
     if merge:
-        merge_lora(base.sam.image_encoder)
+        merge_adapter(base.sam)
     return base
 
 
 def load_adapted(path: str | Path, base: str | Path | None = None) -> tuple[Base, Adapter]:
-    """An adapter merged into its base. base: name or file; by default what the adapter's provenance names."""
+    """An adapter merged into its base. base: name or file; by default that of the run in whose folder the adapter lies,
+    else what the adapter says."""
     adapter = Adapter.open(path)
-    source = base if base is not None else adapter.provenance.get("options", {}).get("base", "tiny")
-    return apply_adapter(load_base(source), adapter), adapter
+    if base is None:
+        config = adapter.path.with_name("config.toml")
+        base = read_options(config).base if config.is_file() else adapter.provenance["options"]["base"] or "tiny"
+    return apply_adapter(load_base(base), adapter), adapter
 
 
 def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any]) -> Path:
@@ -124,10 +178,15 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
     found = sorted(folder.glob("epoch-*.pt"))
     if not found:
         return None
+    damaged = f"{found[-1]}: damaged checkpoint; remove it to go on from an earlier one"
     try:
-        state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+        state: Any = torch.load(found[-1], map_location="cpu", weights_only=True)
     except OSError as error:
         raise ResamError(system_error(error, found[-1])) from None
     except Exception:  # the unpickler answers damage with whatever it trips over, and advice to trust the file
-        raise ResamError(f"{found[-1]}: damaged checkpoint; remove it to go on from an earlier one") from None
-    return state
+        raise ResamError(damaged) from None
+    try:
+        whole: dict[str, Any] = CHECKPOINT(state)
+    except Malformed:
+        raise ResamError(damaged) from None
+    return {**whole, "framing": state["framing"]}

@@ -73,7 +73,7 @@ def evaluate(
     for place in spread(len(numbers), len(numbers) if limit is None else limit):
         number = numbers[place]
         scene, own = data.scenes[number], prompts[number]
-        truths = {instance.id: instance for instance in scene.instances}
+        truths = {instance.id: instance for instance in scene.instances if not instance.box_only}
         for sample in plan_samples([(scene.width, scene.height)], [own], size, framing):
             members = [own[i] for i in sample.prompts]
             arrays = tile_arrays(scene.read(sample.tile), sample.tile, members, size)

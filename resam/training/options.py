@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resam.data.prompts import PointOptions
+from resam.model.lora import Layers
 from resam.model.refine_requery import Requery, refine_logit
-from resam.training.step import PseudoKind
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
 from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE
@@ -23,6 +23,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+EXAMPLES, BY_IMAGE = "examples", "image"  # of the option sizes: of each class from its examples; of each image
+PseudoKind = Literal["coarse", "refined", "final", "consensus"]
 PRESETS = Path(__file__).parents[1] / "presets"
 
 
@@ -33,8 +35,9 @@ class TrainOptions:
     base: str = "tiny"
     # points
     points: int = 1  # positive points per instance
-    negatives: int = 0  # negative points per instance, drawn outside the true mask (the reference's protocol)
+    negatives: int = 0  # negative points per instance, drawn outside the true mask; -1: as many as `points` (reference)
     resample_points: bool = False  # fresh points each epoch (the reference's protocol)
+    asked: int = 0  # of an instance's positive points those that the student sees, drawn at each step; 0: all
     calibrate_negatives: bool = False  # neighbours with overlapping coarse masks become negative points (PointSAM)
     # the loop
     tau: float = 0.3
@@ -42,6 +45,10 @@ class TrainOptions:
     rounds: int = 1
     pseudo: PseudoKind = "final"  # which masks are taught: the loop's, or those of `resam.training.consensus`
     teach_requery: bool = False  # the loss is on the masks of Requery too, not on those of the points alone
+    own_boxes: float = 0.0  # share of the instances whose taught Requery asks with the student's box, not the label's
+    sizes: str = ""  # of the objects of a class (`resam.training.sizes`): "ship=30x6m", "examples", "image", or nothing
+    examples: int = 0  # of each class (or image), drawn from the true masks: for boxes that a person would draw
+    soft: bool = False  # the consensus is taught as probabilities, and weighs by the agreement of the views
     supervised: bool = False  # true masks instead of pseudo-masks: the upper bound
     fit_within: int = 0  # px; 0: the base's own
     scale: float = 1.0  # tile pixels for each pixel of a larger scene
@@ -49,10 +56,18 @@ class TrainOptions:
     # adapter
     rank: int = 4
     start: int = 0  # first block with LoRA
+    layers: Layers = "qv"  # with LoRA: queries and values, or all linear layers
+    decoder_rank: int = 0  # of LoRA in the mask decoder; 0: it is frozen
+    decoder_rate: float = 0.3  # its learning rate, as a share of the encoder's
     # soft semantic alignment
-    ssa: Literal["gradient", "detached", "off"] = "gradient"
+    ssa: Literal["gradient", "paired", "detached", "off"] = "gradient"
     queue: int = 128
     beta: float = 4.0
+    # prompter
+    prompter: bool = False  # teach the head that finds instances without points (`resam.training.prompter`)
+    prompter_steps: int = 1200
+    prompter_rate: float = 4e-3  # its learning rate
+    clicked: float = 1.0  # share of the instances in the training images that have a click
     # optimisation
     epochs: int = 10
     batch: int = 1  # tiles per step, over all devices
@@ -63,18 +78,28 @@ class TrainOptions:
     strength: float = 0.5  # probability of each operation of the strong view
     teacher: Literal["student", "average"] = "student"  # whose weights see the weak view
     average: float = 0.99  # decay of the weights' exponential average, which is what a run keeps; 0: the last weights
+    set_aside: float = 0.0  # share of the scenes that are kept from training, to tell whether it does harm
     seed: int = 0
     chunk: int = 8  # prompts decoded at once
 
     def __post_init__(self) -> None:
         checks = {
             "points": self.points >= 1,
-            "negatives": self.negatives >= 0,
+            "negatives": self.negatives >= -1,
             "rounds": self.rounds >= 1,
+            "asked": self.asked >= 0,
+            "own_boxes": 0 <= self.own_boxes <= 1,
+            "examples": self.examples >= 0,
+            "set_aside": 0 <= self.set_aside < 1,
+            "decoder_rank": self.decoder_rank >= 0,
+            "decoder_rate": 0 < self.decoder_rate < math.inf,
             "rank": self.rank >= 1,
             "start": self.start >= 0,
             "queue": self.queue >= 0,
             "beta": 0 <= self.beta < math.inf,
+            "prompter_steps": self.prompter_steps >= 1,
+            "prompter_rate": 0 < self.prompter_rate < math.inf,
+            "clicked": 0 < self.clicked <= 1,
             "epochs": self.epochs >= 0,
             "batch": self.batch >= 1,
             "learning_rate": 0 < self.learning_rate < math.inf,
@@ -96,6 +121,8 @@ class TrainOptions:
                 raise ResamError(f"option {name}: expected {' or '.join(get_args(hint))}, got {getattr(self, name)!r}")
         if self.teacher == "average" and not self.average:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
+        if self.requery == "none" and self.teach_requery:
+            raise ResamError("option requery: 'none' has nothing to teach; leave out teach_requery")
         if self.needs_consensus and (self.resample_points or self.calibrate_negatives):
             which = "resample_points" if self.resample_points else "calibrate_negatives"
             raise ResamError(f"option pseudo: 'consensus' is made once, before training; leave out {which}")
@@ -111,11 +138,21 @@ class TrainOptions:
 
     def point_options(self, file: Path | None = None, keypoints: bool = False) -> PointOptions:
         """The part of the options that says where points come from."""
-        return PointOptions(self.points, self.negatives, self.resample_points, file, keypoints)
+        return PointOptions(self.points, _beside(self.negatives, self.points), self.resample_points, file, keypoints)
+
+    @property
+    def test_points(self) -> PointOptions:
+        """The points that a split with masks is measured with: as many as the student is asked with."""
+        points = self.asked or self.points
+        return PointOptions(points, _beside(self.negatives, points))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, by name."""
         return dataclasses.asdict(self)
+
+
+def _beside(negatives: int, points: int) -> int:
+    return points if negatives < 0 else negatives
 
 
 def preset_names() -> list[str]:
@@ -128,15 +165,31 @@ def read_options(preset: str | Path, **changes: Any) -> TrainOptions:
 
     Raises `ResamError` for an unknown preset, a file that is not TOML, or a key that is no option.
     """
+    path = _preset_path(preset)
+    values = _preset_values(path)
+    return options_from(values | {name: value for name, value in changes.items() if value is not None}, str(path))
+
+
+def _preset_path(preset: str | Path) -> Path:
     path = PRESETS / f"{preset}.toml" if str(preset) in preset_names() else Path(preset)
     if not path.is_file():
         raise ResamError(f"{preset}: no such preset or file; presets are {', '.join(preset_names())}")
+    return path
+
+
+def _preset_values(path: Path) -> dict[str, Any]:
+    """The values of a TOML file, on top of those of the preset that its `preset` names."""
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ResamError(f"{path}: not a TOML file that can be read ({error})") from None
     values.pop("data", None)  # where the data of a written configuration lay; not an option
-    return options_from(values | {name: value for name, value in changes.items() if value is not None}, str(path))
+    below = values.pop("preset", None)
+    if below is None:
+        return values
+    if below not in preset_names() or PRESETS / f"{below}.toml" == path:
+        raise ResamError(f"{path}: preset: expected another preset's name, got {below!r}")
+    return _preset_values(PRESETS / f"{below}.toml") | values
 
 
 def options_from(values: Mapping[str, Any], where: str) -> TrainOptions:

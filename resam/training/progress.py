@@ -19,6 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from resam.training.losses import LOSSES
+from resam_runtime.common.errors import counted
+
 
 class Reporter(Protocol):
     """What `resam.training.run` tells; every method may do nothing."""
@@ -92,8 +95,8 @@ class Live:
         if row:
             left = round(row["seconds_left"])
             text = (
-                f"loss {row['total']:.3f}  focal {row['focal']:.4f}  dice {row['dice']:.3f}  ssa {row['alignment']:.3f}"
-                f"{self._miou}  {row['images_per_second']:.1f} images/s  {row['memory_mb'] / 1024:.1f} GiB  "
+                f"loss {row['total']:.3f}  {_losses(row)}{self._miou}  {row['images_per_second']:.1f} images/s  "
+                f"{row['memory_mb'] / 1024:.1f} GiB  "
                 f"all epochs {left // 60}:{left % 60:02d}"
             )
         self._bars.update(self._task, advance=1, text=text)
@@ -111,16 +114,23 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
         coarse, final = (row["watched"][stage]["miou"] for stage in ("coarse", "final"))
         watched = f"  mIoU {coarse:.3f} coarse {final:.3f} final"
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['total']:.4f}  focal {row['focal']:.5f}  dice {row['dice']:.4f}  "
-        f"iou {row['iou']:.4f}  ssa {row['alignment']:.4f}  labelled {100 * row['labelled']:.0f}%{watched}  "
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['total']:.4f}  {_losses(row)}  "
+        f"labelled {100 * row['labelled']:.0f}%{watched}  "
         f"{row['images_per_second']:.1f} images/s  {row['memory_mb'] / 1024:.1f} GiB  {row['seconds']:.0f} s"
     )
+
+
+def _losses(row: Mapping[str, float]) -> str:
+    """The terms of the loss that were computed."""
+    return "  ".join(f"{loss.name} {row[loss.name]:.4f}" for loss in LOSSES if row[loss.name])
 
 
 def print_result(tested: Mapping[str, dict[str, Any]]) -> None:
     """A table of evaluations of the same instances, by name, on stdout."""
     first = next(iter(tested.values()))
-    table = Table(title=f"{first['instances']} instances in {first['images']} scenes", title_justify="left")
+    table = Table(
+        title=f"{counted(first['instances'], 'instance')} in {counted(first['images'], 'scene')}", title_justify="left"
+    )
     for column in ("", "after", "mIoU", "per image", "precision", "recall", "F1", "small", "medium", "large"):
         table.add_column(column, justify="left" if column in ("", "after") else "right")
     keys = ("miou", "miou_images", "precision", "recall", "f1", "miou_small", "miou_medium", "miou_large")

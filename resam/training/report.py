@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from resam.data.spread import spread
 from resam.data.tiles import tile_arrays
 from resam.data.training_set import TrainingSet
 from resam.model.refine_requery import LoopOutput, refine
+from resam.training.losses import LOSSES
 from resam.training.options import TrainOptions
 from resam.training.outputs import write_bytes, writing
 from resam.training.pictures import draw_boxes, draw_logits, draw_points, instance_colours
@@ -116,8 +118,8 @@ def write_report(
     """
     curves = {
         "loss": {"total": [row["total"] for row in history]},
-        "parts": {"20 focal": [20 * row["focal"] for row in history], "dice": [row["dice"] for row in history]},
-        "soft semantic alignment": {"1 - s.h": [row["alignment"] for row in history]},
+        "losses of masks, weighed": _loss_curves("mask", options, history),
+        "losses of tiles": _loss_curves("tile", options, history),
         "pseudo-labels": {"instances with one": [row["labelled"] for row in history]},
     }
     if all("agreement" in row for row in history):
@@ -138,13 +140,27 @@ def write_report(
         f"<p>{' &middot; '.join(STAGES)}, with the weights after each epoch shown (0: the base).</p>",
         *_strips(folder / "strips"),
         "<h2>Options</h2><table>",
-        *(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in options.to_dict().items()),
+        *(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+            for name, value in options.to_dict().items()
+        ),
         "</table>",
     ]
     head = f"<meta charset=utf-8><title>{html.escape(folder.name)}</title><style>{_STYLE}</style>"
     path = folder / "report.html"
     with writing(path), atomic_write(path) as temporary:
         temporary.write_text(f"<!doctype html><html lang=en>{head}" + "\n".join(body) + "</html>\n", "utf-8")
+
+
+def _loss_curves(of: str, options: TrainOptions, history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The terms of a kind that have a weight at the end; those whose weight never changes times it."""
+    curves = {}
+    for loss in LOSSES:
+        if loss.of == of and loss.weight_at(options, 1.0):
+            factor = 1.0 if callable(loss.weight) else loss.weight
+            name = loss.name if factor == 1 else f"{factor:g} {loss.name}"
+            curves[name] = [factor * row[loss.name] for row in history]
+    return curves
 
 
 _STYLE = (
@@ -154,7 +170,7 @@ _STYLE = (
     "figure{margin:0}figcaption{font-size:13px;color:#555}img{max-width:100%;display:block}"
     "svg text{font:11px sans-serif}"
 )
-_INKS = ("#1f6feb", "#d1242f")
+_INKS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700", "#57606a")
 
 
 def _results_table(tested: Mapping[str, Mapping[str, Any]]) -> str:
@@ -165,11 +181,13 @@ def _results_table(tested: Mapping[str, Mapping[str, Any]]) -> str:
     for name, result in tested.items():
         for stage, called in (("coarse", "Coarse"), ("final", "Requery")):
             cells = ("-" if result[stage][key] is None else f"{result[stage][key]:.3f}" for key in heads)
-            rows.append(f"<tr><td>{name}, after {called}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+            rows.append(
+                f"<tr><td>{html.escape(name)}, after {called}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+            )
     titles = "".join(f"<th>{head.replace('_', ' ').replace('miou', 'mIoU')}</th>" for head in heads)
     first = next(iter(tested.values()))
     caption = f"Measured on {first['instances']} instances, {first['images']} scenes; means over instances."
-    return f"<p>{caption}</p><table><tr><th></th>{titles}</tr>{''.join(rows)}</table>"
+    return f"<p>{html.escape(caption)}</p><table><tr><th></th>{titles}</tr>{''.join(rows)}</table>"
 
 
 def _curve(title: str, lines: Mapping[str, Sequence[float]], width: int = 300, height: int = 150) -> str:
@@ -179,7 +197,7 @@ def _curve(title: str, lines: Mapping[str, Sequence[float]], width: int = 300, h
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     parts = []
-    for ink, line in zip(_INKS, lines.values()):
+    for ink, line in zip(itertools.cycle(_INKS), lines.values()):
         step = (width - 20) / max(1, len(line) - 1)
         points = [(10 + i * step, height - 15 - (value - low) / span * (height - 40)) for i, value in enumerate(line)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -188,7 +206,7 @@ def _curve(title: str, lines: Mapping[str, Sequence[float]], width: int = 300, h
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{ink}"/>')
     legend = ", ".join(
         f'<span style="color:{ink}">{html.escape(name)} {line[-1]:.4g}</span>'
-        for ink, (name, line) in zip(_INKS, lines.items())
+        for ink, (name, line) in zip(itertools.cycle(_INKS), lines.items())
     )
     axis = f'<text x="10" y="12">{high:.4g}</text><text x="10" y="{height - 2}">{low:.4g}</text>'
     return (

@@ -20,23 +20,21 @@ from typing import Any
 from lightning_fabric import Fabric
 
 import resam
-from resam.data.prompts import PointOptions
-from resam.data.training_set import TrainingSet
 from resam.model.bases import Base, load_base
+from resam.model.parts import PrompterHead
+from resam.training.aside import Agreement, judge, measure_aside
 from resam.training.checkpoints import Adapter, describe_base, latest_checkpoint, save_checkpoint, write_adapter
-from resam.training.consensus import consensus_masks, load_masks, save_masks
 from resam.training.devices import make_fabric, on_main
-from resam.training.framing import SCALES, best_framing, compare_framings
-from resam.training.options import TrainOptions, write_options
-from resam.training.outputs import writing
+from resam.training.options import TrainOptions
+from resam.training.preparation import choose_framing, teach_consensus, training_set
 from resam.training.progress import Reporter, Silent
+from resam.training.prompter.teach import TaughtPrompter, teach_prompter
 from resam.training.report import draw_strips, write_report
 from resam.training.run_data import RunData
-from resam.training.sources import SYNTHETIC
+from resam.training.run_folder import EventLog, start_folder, write_metrics
 from resam.training.trainer import Trainer, check_base
 from resam.training.watch import Measurable, Watch
 from resam_runtime.common.errors import ResamError
-from resam_runtime.common.files import atomic_write
 from resam_runtime.tiles.tiling import Framing
 
 WATCHED = 24  # scenes measured after each epoch
@@ -52,128 +50,230 @@ class RunResult:
     history: list[dict[str, Any]]
 
 
-def run(
-    folder: Path,
-    options: TrainOptions,
-    data: RunData,
-    *,
-    fabric: Fabric | None = None,
-    base: Base | None = None,
-    reporter: Reporter | None = None,
-    resume: bool = False,
-    tensorboard: bool = False,
-    watched: int = WATCHED,
-    record: Mapping[str, Any] | None = None,
-) -> RunResult:
-    """Train, or go on with a stopped run (`resume`), and write the run's folder.
+def run(folder: Path, options: TrainOptions, data: RunData, **settings: Any) -> RunResult:
+    """Train and write the run's folder; see `TrainingRun`, whose arguments these are."""
+    return TrainingRun(folder, options, data, **settings).train()
 
-    base: loaded from `options.base` by default; it is changed. watched: scenes measured after each epoch, 0 for none.
-    record: makes this a new run, with `config.toml` as `start_folder` writes it, once options and data have proved
-    good; so what is refused leaves no folder. Raises `ResamError` for bad data and options, a loss that is not finite,
-    a checkpoint made with other options or data, and a file that cannot be written.
+
+class TrainingRun:
+    """One run, new or resumed: prepares, trains epoch by epoch, and keeps what each has made.
+
+    Every process of several has one; what the main process alone does goes through `on_main`, so that the others never
+    wait in vain.
     """
-    fabric, reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
-    base = base or load_base(options.base)
-    check_start(base, options, tensorboard)
-    samples = _training_set(options, base, data, reporter)
-    default = samples.framing
-    digests = data.digests()
-    identity: dict[str, Any] = {"options": options.to_dict(), "base": base.sha256}
-    identity |= {name: digests[name] for name in ("train", "points")}
 
-    def prepare() -> tuple[Any, Measurable | None, Measurable | None]:
-        """The TensorBoard writer, what is watched, and what is tested; then the folder, where it is a new run's."""
-        points = PointOptions(options.points, options.negatives)
+    def __init__(
+        self,
+        folder: Path,
+        options: TrainOptions,
+        data: RunData,
+        *,
+        fabric: Fabric | None = None,
+        base: Base | None = None,
+        reporter: Reporter | None = None,
+        resume: bool = False,
+        tensorboard: bool = False,
+        watched: int = WATCHED,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        """base: loaded from `options.base` by default; it is changed. resume: go on with a stopped run. watched: scenes
+        measured after each epoch, 0 for none. record: makes this a new run, with `config.toml` as `start_folder` writes
+        it, once options and data have proved good; so what is refused leaves no folder.
+
+        Raises `ResamError` for bad data and options, a checkpoint made with other options or data, and a file that
+        cannot be written.
+        """
+        self.folder, self.options, self.data = folder, options, data
+        self.fabric, self.reporter = fabric or make_fabric(1, "cpu"), reporter or Silent()
+        self.base = base or load_base(options.base)
+        check_start(self.base, options, tensorboard)
+        self.samples = training_set(options, self.base, data, self.reporter)
+        self.own_framing = self.samples.framing
+        self.history: list[dict[str, Any]] = []
+        self.tested: dict[str, dict[str, Any]] = {}
+        self.aside: dict[str, Agreement | None] = {}
+        self._digests = data.digests()
+        self._logger: EventLog | None = None
+        splits = on_main(self.fabric, partial(self._open_folder, tensorboard, watched, record)) or (None, None)
+        saved = self._read_checkpoint() if resume else None
+        self._resumed = saved is not None
+        self._prepare()
+        self.trainer = Trainer(self.base, self.samples, options, self.fabric)
+        if saved is not None:
+            self.trainer.load_state(saved["trainer"])
+        self.watch = Watch(self.trainer, *splits, self.reporter, watched)
+
+    def train(self) -> RunResult:
+        """All epochs that are left, and the adapter. Raises `ResamError` for a loss that is not finite, and a file that
+        cannot be written."""
+        self._say_what_begins()
+        if not self._resumed:
+            on_main(self.fabric, self._begin)
+        trainer, epochs = self.trainer, self.options.epochs
+        while trainer.epoch < epochs:
+            self.reporter.start(f"epoch {trainer.epoch + 1}/{epochs}", -(-len(self.samples) // self.options.batch))
+            means = trainer.run_epoch(lambda row: self.reporter.step({**row, "memory_mb": trainer.memory_mb()}))
+            on_main(self.fabric, partial(self._keep_epoch, means))
+        on_main(self.fabric, self._end)
+        if self.history and not any(row["labelled"] for row in self.history):  # its loss is 0, as if all were well
+            self.reporter.note("nothing was learned: no instance ever got a pseudo-label; has each object one prompt?")
+        return RunResult(self._adapter, self.tested, self.history)
+
+    @property
+    def _adapter(self) -> Path:
+        return self.folder / "adapter.safetensors"
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the run that goes on from it."""
+        identity: dict[str, Any] = {"options": self.options.to_dict(), "base": self.base.sha256}
+        return identity | {name: self._digests[name] for name in ("train", "points")}
+
+    @property
+    def _measured(self) -> dict[str, str | None]:
+        return {name: self._digests[name] for name in ("watched", "tested")}
+
+    def _open_folder(
+        self, tensorboard: bool, watched: int, record: Mapping[str, Any] | None
+    ) -> tuple[Measurable | None, Measurable | None]:
+        """What is watched and what is tested; then the folder, where it is a new run's."""
+        data, reporter = self.data, self.reporter
+        points = self.options.test_points
         watch = Measurable.of(data.watched if watched else None, points, reporter)
         test = watch if watch and data.tested is data.watched else Measurable.of(data.tested, points, reporter)
         if record is not None:
             data.check_images(reporter)
-            start_folder(folder, options, record)
-        return _tensorboard()(str(folder / "tensorboard")) if tensorboard else None, watch, test
+            start_folder(self.folder, self.options, record)
+        if tensorboard:
+            self._logger = EventLog(self.folder)
+        return watch, test
 
-    prepared = on_main(fabric, prepare)
-    history: list[dict[str, Any]] = []
-    tested: dict[str, dict[str, Any]] = {}
-    saved = latest_checkpoint(folder / "checkpoints") if resume else None
-    measured = {name: digests[name] for name in ("watched", "tested")}
-    if saved is not None:
-        if saved["identity"] != identity:
-            raise ResamError(f"{folder}: its checkpoint was made with other options, data or base; start a new run")
-        if saved.get("measured", measured) != measured:  # else one table would hold figures of two test splits
-            raise ResamError(f"{folder}: its val or test split is another than when it began; start a new run")
-        history, tested = json.loads(saved["history"]), json.loads(saved["tested"])
-        samples.frame(Framing(**saved["framing"]))
-    elif options.choose_scale:
-        _choose_framing(base, samples, fabric, reporter)
-    if options.needs_consensus:
-        _teach_consensus(folder / "consensus.npz", base, samples, options, fabric, reporter, made=saved is not None)
-    trainer = Trainer(base, samples, options, fabric)
-    if saved is not None:
-        trainer.load_state(saved["trainer"])
-    reporter.note(
-        f"{base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, {samples.instances} instances"
-        + (f", going on after epoch {trainer.epoch}" if saved is not None else "")
-    )
-    if digests["tested"] == digests["train"]:
-        reporter.note("what is tested is what is trained on: the figures tell nothing of other images")
-    logger, few, whole = prepared or (None, None, None)
-    watch = Watch(trainer, few, whole, reporter, watched)
-    adapter = folder / "adapter.safetensors"
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint, after what it knows of the run is taken over; None where there is none yet."""
+        saved = latest_checkpoint(self.folder / "checkpoints")
+        if saved is None:
+            return None
+        if saved["identity"] != self._identity:
+            raise ResamError(
+                f"{self.folder}: its checkpoint was made with other options, data or base; start a new run"
+            )
+        if saved.get("measured", self._measured) != self._measured:
+            # else one table would hold figures of two test splits
+            raise ResamError(f"{self.folder}: its val or test split is another than when it began; start a new run")
+        self.history, self.tested = json.loads(saved["history"]), json.loads(saved["tested"])
+        self.samples.frame(Framing(**saved["framing"]))
+        self.aside = {name: Agreement(**found) for name, found in json.loads(saved.get("aside", "{}")).items()}
+        return saved
 
-    # What the main process does while the others wait for it: through `on_main`, so that they never wait in vain.
-    def begin() -> None:
-        tested.update(watch.test("base", default))
-        if samples.framing != default:
-            tested.update(watch.test(f"base, scale {samples.framing.scale:.2f}", samples.framing))
-        draw_strips(folder, trainer, 0)
+    def _prepare(self) -> None:
+        """What is made before the first epoch, of the base alone."""
+        if not self._resumed and self.options.choose_scale:
+            choose_framing(self.base, self.samples, self.fabric, self.reporter)
+        if self.options.needs_consensus:
+            path, base, samples = self.folder / "consensus.npz", self.base, self.samples
+            teach_consensus(path, base, samples, self.options, self.fabric, self.reporter, made=self._resumed)
 
-    def keep(means: dict[str, float]) -> None:
-        row: dict[str, Any] = {"epoch": trainer.epoch, "step": trainer.step, **means, "watched": watch.glance()}
-        history.append(row)
-        reporter.epoch(row, options.epochs)
-        draw_strips(folder, trainer, trainer.epoch)
-        state: dict[str, Any] = {"trainer": trainer.state(), "identity": identity}
-        state |= {"history": json.dumps(history), "tested": json.dumps(tested), "measured": measured}
-        state["framing"] = dataclasses.asdict(samples.framing)
-        save_checkpoint(folder / "checkpoints", trainer.epoch, state)
-        _write_lines(folder / "metrics.jsonl", history)
-        write_report(folder, options, data.points(options), history, tested)
-        if logger is not None:
-            with writing(folder / "tensorboard"):
-                _log(logger, row)
+    def _say_what_begins(self) -> None:
+        samples, data = self.samples, self.data
+        self.reporter.note(
+            f"{self.base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, "
+            f"{samples.instances} instances" + (f", going on after epoch {self.trainer.epoch}" if self._resumed else "")
+        )
+        if self._digests["tested"] == self._digests["train"]:
+            self.reporter.note("what is tested is what is trained on: the figures tell nothing of other images")
 
-    def end() -> None:
-        state = trainer.adapter_state()
-        if saved is not None and (written := Adapter.of(adapter, state)) is not None:
+    def _begin(self) -> None:
+        """The base, measured and drawn."""
+        self.aside["base"] = self._measure_aside()
+        framing = self.samples.framing
+        self.tested.update(self.watch.test("base", self.own_framing))
+        if framing != self.own_framing:
+            self.tested.update(self.watch.test(f"base, scale {framing.scale:.2f}", framing))
+        draw_strips(self.folder, self.trainer, 0)
+
+    def _keep_epoch(self, means: dict[str, float]) -> None:
+        """Measure and write what an epoch has made."""
+        trainer = self.trainer
+        row: dict[str, Any] = {"epoch": trainer.epoch, "step": trainer.step, **means, "watched": self.watch.glance()}
+        self.history.append(row)
+        self.reporter.epoch(row, self.options.epochs)
+        draw_strips(self.folder, trainer, trainer.epoch)
+        state: dict[str, Any] = {"trainer": trainer.state(), "identity": self._identity, "measured": self._measured}
+        state |= {"history": json.dumps(self.history), "tested": json.dumps(self.tested)}
+        state["aside"] = json.dumps(self._aside_figures())
+        state["framing"] = dataclasses.asdict(self.samples.framing)
+        save_checkpoint(self.folder / "checkpoints", trainer.epoch, state)
+        self._write_pages()
+        if self._logger is not None:
+            self._logger.write(row)
+
+    def _end(self) -> None:
+        """The adapter, measured and written, unless a finished run was resumed and it is there."""
+        state = self.trainer.adapter_state()
+        if self._resumed and (written := Adapter.of(self._adapter, state)) is not None:
             # with another time in it the file would be another adapter to all who know it by its digest
-            reporter.note("nothing is left to do: the adapter stays as it is")
+            self.reporter.note("nothing is left to do: the adapter stays as it is")
             measured_then = written.provenance.get("metrics", {}).get("tested", {})
-            tested.update({name: found for name, found in measured_then.items() if name == "adapted"})
+            self.tested.update({name: found for name, found in measured_then.items() if name == "adapted"})
         else:
-            tested.update(watch.test("adapted", samples.framing))
-            provenance = {
-                "base": describe_base(base),
-                "data": digests | {"instances": samples.instances, "scenes": len(data.train.scenes)},
-                "options": options.to_dict() | dataclasses.asdict(samples.framing),
-                "precision": str(fabric.strategy.precision.precision),
-                "metrics": {"tested": tested, "last_epoch": history[-1] if history else None},
-                "resam_version": resam.__version__,
-                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            }
-            write_adapter(adapter, state, provenance)
-        _write_lines(folder / "metrics.jsonl", history)
-        write_report(folder, options, data.points(options), history, tested)
+            self.tested.update(self.watch.test("adapted", self.samples.framing))
+            self.aside["adapted"] = self._measure_aside()
+            for told in judge(self.aside.get("base"), self.aside["adapted"]):
+                self.reporter.note(told)
+            provenance = self._provenance()
+            if self.options.prompter:
+                taught = self._teach_prompter()
+                state |= PrompterHead().state(self.base.sam)
+                provenance["prompter"] = taught.to_json()
+            write_adapter(self._adapter, state, provenance)
+        self._write_pages()
 
-    if saved is None:
-        on_main(fabric, begin)
-    while trainer.epoch < options.epochs:
-        reporter.start(f"epoch {trainer.epoch + 1}/{options.epochs}", -(-len(samples) // options.batch))
-        means = trainer.run_epoch(lambda row: reporter.step({**row, "memory_mb": trainer.memory_mb()}))
-        on_main(fabric, partial(keep, means))
-    on_main(fabric, end)
-    if history and not any(row["labelled"] for row in history):  # its loss is 0, as if all were well
-        reporter.note("nothing was learned: no instance ever got a pseudo-label; has each object one prompt?")
-    return RunResult(adapter, tested, history)
+    def _teach_prompter(self) -> TaughtPrompter:
+        """The prompter of the averaged weights; it goes into the base."""
+        trainer, reporter = self.trainer, self.reporter
+        with trainer.averaged():
+            taught = teach_prompter(
+                self.folder,
+                trainer.encoder,
+                trainer.loop,
+                self.samples,
+                self.options,
+                self.fabric,
+                reporter.start,
+                reporter.step,
+            )
+        self.base.sam.add_module("prompter", taught.head)
+        for line in taught.lines():
+            reporter.note(line)
+        return taught
+
+    def _provenance(self) -> dict[str, Any]:
+        samples = self.samples
+        return {
+            "base": describe_base(self.base),
+            "data": self._digests | {"instances": samples.instances, "scenes": len(self.data.train.scenes)},
+            "options": self.options.to_dict() | dataclasses.asdict(samples.framing),
+            "precision": str(self.fabric.strategy.precision.precision),
+            "metrics": {
+                "tested": self.tested,
+                "aside": self._aside_figures(),
+                "last_epoch": self.history[-1] if self.history else None,
+            },
+            "resam_version": resam.__version__,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        }
+
+    def _measure_aside(self) -> Agreement | None:
+        if self.samples.set_aside:
+            self.reporter.start("views of clicks set aside", 1)
+        return measure_aside(self.trainer)
+
+    def _aside_figures(self) -> dict[str, dict[str, Any]]:
+        return {name: found.to_dict() for name, found in self.aside.items() if found is not None}
+
+    def _write_pages(self) -> None:
+        write_metrics(self.folder, self.history)
+        write_report(self.folder, self.options, self.data.points(self.options), self.history, self.tested)
 
 
 def check_start(base: Base, options: TrainOptions, tensorboard: bool = False) -> None:
@@ -181,103 +281,4 @@ def check_start(base: Base, options: TrainOptions, tensorboard: bool = False) ->
     TensorBoard events where that is not installed."""
     check_base(base, options)
     if tensorboard:
-        _tensorboard()
-
-
-def framed_training_set(options: TrainOptions, base: Base, data: RunData, fabric: Fabric) -> TrainingSet:
-    """What a new run with these options walks through, at the scale that it chooses where the options say so.
-
-    base: without LoRA. Raises `ResamError` as `TrainingSet` does.
-    """
-    samples = _training_set(options, base, data, Silent())
-    if options.choose_scale:
-        _choose_framing(base, samples, fabric, Silent())
-    if options.needs_consensus:
-        samples.teach(consensus_masks(base, samples, options, fabric))
-    return samples
-
-
-def _teach_consensus(
-    path: Path, base: Base, samples: TrainingSet, options: TrainOptions, fabric: Fabric, reporter: Reporter, made: bool
-) -> None:
-    """Make the consensus and keep it at `path`, or take what a stopped run kept there (`made`)."""
-    if made:
-        samples.teach(load_masks(path, base.architecture.mask_size))
-        return
-    reporter.start("pseudo-masks", -(-len(samples) // fabric.world_size))
-    masks = consensus_masks(base, samples, options, fabric, reporter.step)
-
-    def keep() -> None:
-        with writing(path):
-            save_masks(path, masks)
-
-    on_main(fabric, keep)
-    samples.teach(masks)
-
-
-def _choose_framing(base: Base, samples: TrainingSet, fabric: Fabric, reporter: Reporter) -> None:
-    """Frame `samples` as the base's masks agree best, the same in every process."""
-    reporter.start("choosing the scale", len(SCALES) + 1)
-    scenes, prompts = samples.data.scenes, samples.prompts
-    with fabric.autocast():
-        found = compare_framings(base, scenes, prompts, samples.framing, fabric.device, reporter.step)
-    chosen: Framing = fabric.broadcast(best_framing(found))
-    figures = ", ".join(f"{one.framing.scale:.2f}: {one.mean:.3f}" for one in found)
-    reporter.note(f"scale {chosen.scale:.2f}, by the agreement of the base's masks between scales ({figures})")
-    samples.frame(chosen)
-
-
-def _training_set(options: TrainOptions, base: Base, data: RunData, reporter: Reporter) -> TrainingSet:
-    return TrainingSet(
-        data.train,
-        options.point_options(data.points_file, data.keypoints),
-        base.architecture,
-        Framing(options.fit_within or base.fit_within, options.scale),
-        seed=options.seed,
-        supervised=options.supervised,
-        strength=options.strength,
-        note=reporter.note,
-    )
-
-
-def check_free(folder: Path) -> None:
-    """`ResamError` where a folder holds a run or something else, or is no folder. Synthetic scenes that a stopped
-    command has drawn there will do."""
-    if folder.exists() and not folder.is_dir():
-        raise ResamError(f"{folder}: is a file; choose another --output")
-    if (folder / "config.toml").exists():
-        raise ResamError(f"{folder}: holds a run already; continue it (--resume) or choose another --output")
-    if folder.is_dir() and (foreign := sorted({path.name for path in folder.iterdir()} - {SYNTHETIC})):
-        raise ResamError(f"{folder}: is no run and not empty (it holds {foreign[0]}); choose another --output")
-
-
-def start_folder(folder: Path, options: TrainOptions, data: Mapping[str, Any]) -> None:
-    """Make a run's folder and write its `config.toml`. data: the paths that `resume` needs, by name."""
-    check_free(folder)
-    try:
-        write_options(folder / "config.toml", options, data)
-    except OSError as error:
-        raise ResamError(f"{folder}: cannot write there ({error.strerror}); choose another --output") from None
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    with writing(path), atomic_write(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-
-
-def _tensorboard() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ResamError("--tensorboard: tensorboard is not installed; pip install tensorboard") from None
-    return SummaryWriter
-
-
-def _log(logger: Any, row: dict[str, Any]) -> None:
-    for name, value in row.items():
-        if isinstance(value, float):
-            logger.add_scalar(name, value, row["epoch"])
-    for stage, values in (row["watched"] or {}).items():
-        if isinstance(values, dict) and values["miou"] is not None:
-            logger.add_scalar(f"miou/{stage}", values["miou"], row["epoch"])
-    logger.flush()
+        EventLog.check()

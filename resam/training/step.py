@@ -3,8 +3,9 @@
     pseudo-masks:  E = encoder(weak), no gradient;  T = [final masks of RefineRequery(E, points) > 0],
                    or masks made before (`resam.training.consensus`)
     reinforce:     E' = encoder(strong);  L, score = decoder(E', points)
-                   loss = mean over instances with a pseudo-label of (20 focal + dice + iou)(L, T, score)
-                          + beta L_SSA(z(E'), z(E), queue)
+                   loss = sum over the terms of `resam.training.losses.LOSSES`, each times its weight:
+                          those of masks as means over the instances with a pseudo-label, of (L, T, score),
+                          those of tiles of E' and of what the weak view left
 
 All prompts of a tile are decoded together, in chunks that bound memory: Refine still compares all of them, and the
 gradients of the chunks add up in E' before the encoder is walked back once. So memory does not grow with the number of
@@ -13,18 +14,20 @@ instances, and the gradient is that of one batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from resam.model.decoder import PromptDecoder
 from resam.model.refine_requery import LoopOutput, RefineRequery, refine, tight_boxes
-from resam.training.alignment import alignment_loss, box_embeddings
-from resam.training.losses import mask_losses, overlap
-
-PseudoKind = Literal["coarse", "refined", "final", "consensus"]
+from resam.training.losses import LOSSES
+from resam.training.losses.alignment import box_embeddings, remembered
+from resam.training.losses.score import overlap
+from resam.training.losses.term import Decoded, TileSeen
+from resam.training.options import PseudoKind, TrainOptions
+from resam.training.tile import Pseudo, TileTensors
 
 
 class ChunkedDecoder(nn.Module):
@@ -47,48 +50,16 @@ class ChunkedDecoder(nn.Module):
         return torch.cat(masks), torch.cat(scores)
 
 
-@dataclass(frozen=True)
-class TileTensors:
-    """A sample on the device.
-
-    weak, strong: (1, S, S, 3) uint8. coords: (N, P, 2), labels: (N, P). extent: height and width of the mask grid
-    that are not padding. given: (N, M, M) in 0..1, masks to teach in place of the loop's: the true ones in supervised
-    training, or a consensus.
-    """
-
-    weak: torch.Tensor
-    strong: torch.Tensor
-    coords: torch.Tensor
-    labels: torch.Tensor
-    extent: tuple[int, int]
-    given: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Pseudo:
-    """What the weak view teaches: target (N, M, M) in 0..1, known (N,) bool: has a pseudo-label; boxes (N, 4);
-    embeddings (N, C) of length 1, meaningful where known; output: the loop's. Where the weak view was not looked at the
-    embeddings are (N, 0) and there is no output."""
-
-    target: torch.Tensor
-    known: torch.Tensor
-    boxes: torch.Tensor
-    embeddings: torch.Tensor
-    output: LoopOutput | None
-
-
 @dataclass
 class StepLosses:
-    """Sums of a step as plain numbers, and what the queue shall receive."""
+    """A step's losses as plain numbers, by the names of `LOSSES`, and their weighted sum `total`; how many instances
+    there were and how many had a pseudo-label; and what the queue shall receive."""
 
-    focal: float
-    dice: float
-    iou: float
-    alignment: float
+    values: dict[str, float]
     total: float
     instances: int
     labelled: int
-    embeddings: torch.Tensor
+    remembered: torch.Tensor
 
 
 @torch.no_grad()
@@ -172,52 +143,111 @@ def reinforce(
     decoder: PromptDecoder,
     tile: TileTensors,
     pseudo: Pseudo,
+    weights: Mapping[str, float],
     queue: torch.Tensor,
-    beta: float,
+    options: TrainOptions,
     *,
-    detach: bool = False,
-    chunk: int = 8,
     scale: float = 1.0,
     requery: RefineRequery | None = None,
+    sam: nn.Module | None = None,
 ) -> StepLosses:
-    """Walk the loss of one tile back into the encoder's parameters (gradients are added, times `scale`).
+    """Walk the loss of one tile back into all parameters that want a gradient (gradients are added, times `scale`).
 
-    queue: (K, C). beta: weight of SSA, 0 for none. detach: SSA without gradient, as the reference code has it. requery:
-    the loss is the mean of two, of the masks decoded from the points and of those that this loop's Requery asks for
-    with the pseudo-labels' boxes; else the encoder moves and Requery is not asked. Raises `FloatingPointError` for a
-    loss that is not finite; the gradients are then worthless.
+    weights: of the terms, by name. queue: (K, C), what the tiles before it left. requery: the losses of masks are the
+    mean of two, of the masks decoded from the points and of those that this loop's Requery asks for, with the boxes of
+    the pseudo-labels or, where the tile says so, of the student's refined masks; else Requery is not taught. sam: the
+    model, for terms that train further parts of it. Raises `FloatingPointError` for a loss that is not finite; the
+    gradients are then worthless.
     """
     known = torch.nonzero(pseudo.known)[:, 0]
-    sums = torch.zeros(4, dtype=torch.float64)
-    fresh = pseudo.embeddings[known]
+    sums = {loss.name: 0.0 for loss in LOSSES}
+    fresh = pseudo.embeddings.new_zeros(0, queue.shape[1])
     if len(known):
         embedding = encoder(tile.strong)
         leaf = embedding.detach().requires_grad_()
-        height, width = tile.extent
-        for part in known.split(chunk):
-            points = tile.coords[part], tile.labels[part]
-            prompts = [(*points, False)]
-            if requery is not None:
-                prompts.append((*requery.prompts(pseudo.boxes[part], pseudo.known[part], *points), True))
-            target, share = pseudo.target[part, :height, :width], 1 / (len(known) * len(prompts))
-            for coords, labels, ends_in_corner in prompts:
-                logits, scores = decoder(leaf, coords, labels, ends_in_corner)
-                losses = mask_losses(logits[:, :height, :width], target, scores)
-                (losses.total.sum() * (scale * share)).backward()
-                sums[:3] += torch.stack([loss.detach().sum() for loss in losses]).double().cpu() * share
-        if beta > 0:
-            seen = leaf.detach() if detach else leaf
-            strong = box_embeddings(seen, pseudo.boxes[known], decoder.image_size)
-            alignment = alignment_loss(strong, fresh, queue)
-            sums[3] = float(alignment.detach())
-            if alignment.requires_grad:
-                (beta * scale * alignment).backward()
-        embedding.backward(leaf.grad)
-    focal, dice, iou, alignment_value = sums.tolist()
-    total = 20 * focal + dice + iou + beta * alignment_value
-    if not torch.isfinite(sums).all():
-        raise FloatingPointError(f"focal {focal}, dice {dice}, iou {iou}, alignment {alignment_value}")
-    return StepLosses(focal, dice, iou, alignment_value, total, len(pseudo.known), len(known), fresh)
+        student = _Student(decoder, leaf, tile, pseudo, weights, known, scale, 1 if requery is None else 2)
+        masks = [student.ask(part, *points) for part, points in _prompts(tile, known, options.chunk)]
+        if requery is not None:
+            boxes = _asked_boxes(requery, torch.cat(masks), tile, pseudo, known)
+            for place, (part, points) in enumerate(_prompts(tile, known, options.chunk)):
+                own = boxes[place * options.chunk :][: len(part)]
+                student.ask(part, *requery.prompts(own, pseudo.known[part], *points), ends_in_corner=True)
+        sums |= student.sums
+        seen = TileSeen(leaf, tile, pseudo, queue, options, sam)
+        for loss in LOSSES:
+            if loss.of == "tile" and weights[loss.name]:
+                value = loss.value(seen)
+                sums[loss.name] = float(value.detach())
+                if value.requires_grad:
+                    (weights[loss.name] * scale * value).backward()
+        if options.ssa != "off":
+            fresh = remembered(seen, decoder.image_size)
+        if embedding.requires_grad:
+            embedding.backward(leaf.grad)
+    if not all(value - value == 0 for value in sums.values()):
+        raise FloatingPointError(", ".join(f"{name} {value}" for name, value in sums.items()))
+    total = sum(weights[name] * value for name, value in sums.items())
+    return StepLosses(sums, total, len(pseudo.known), len(known), fresh)
+
+
+def _prompts(
+    tile: TileTensors, known: torch.Tensor, chunk: int
+) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+    """The known instances in chunks, and what the student is asked with: coords and labels of their points."""
+    labels = tile.labels if tile.asked is None else tile.asked
+    for part in known.split(chunk):
+        yield part, (tile.coords[part], labels[part])
+
+
+def _asked_boxes(
+    requery: RefineRequery, masks: torch.Tensor, tile: TileTensors, pseudo: Pseudo, known: torch.Tensor
+) -> torch.Tensor:
+    """The boxes (n, 4) that the taught Requery asks with, of the known instances; masks: (n, M, M), the student's."""
+    boxes = pseudo.boxes[known]
+    if tile.own is None or not tile.own.any():
+        return boxes
+    cell = requery.decoder.image_size / masks.shape[-1]
+    own, found = tight_boxes(refine(masks, requery.threshold), requery.threshold, cell)
+    return torch.where((found & tile.own[known])[:, None], own, boxes)
+
+
+class _Student:
+    """Decodes chunks of prompts from one embedding, and walks the losses of their masks back at once."""
+
+    def __init__(
+        self,
+        decoder: PromptDecoder,
+        leaf: torch.Tensor,
+        tile: TileTensors,
+        pseudo: Pseudo,
+        weights: Mapping[str, float],
+        known: torch.Tensor,
+        scale: float,
+        times: int,
+    ) -> None:
+        """times: how often each instance will be asked."""
+        self._decoder, self._leaf, self._tile, self._pseudo = decoder, leaf, tile, pseudo
+        self._scale, self._share = scale, 1 / (len(known) * times)
+        self._terms = [(loss, weights[loss.name]) for loss in LOSSES if loss.of == "mask" and weights[loss.name]]
+        self.sums = {loss.name: 0.0 for loss, _ in self._terms}
+
+    def ask(
+        self, part: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, ends_in_corner: bool = False
+    ) -> torch.Tensor:
+        """The logits (n, M, M) of some instances, without gradient."""
+        height, width = self._tile.extent
+        logits, scores = self._decoder(self._leaf, coords, labels, ends_in_corner)
+        target = self._pseudo.target[part, :height, :width].detach()
+        # sums over cells want more than bfloat16
+        decoded = Decoded(logits[:, :height, :width].float(), target, scores.float())
+        counts = 1.0 if self._tile.weight is None else self._tile.weight[part]
+        total = logits.new_zeros((), dtype=torch.float32)
+        for loss, weight in self._terms:
+            value = (loss.value(decoded) * counts).sum() * self._share
+            self.sums[loss.name] += float(value.detach())
+            total = total + weight * value
+        (total * self._scale).backward()
+        return logits.detach()
 
 
 def agreement(output: LoopOutput) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The trainer: epochs of steps over a training set, the weights' average, and everything needed to go on later.
 
-One step takes `batch` tiles. On several devices each takes its share of them and the gradients (a few hundred kB of
-LoRA) are summed, as are the embeddings for the queue, in the order of the batch: the result is that of one device.
+One step takes `batch` tiles. On several devices each takes its share of them and the gradients (a few hundred kB) are
+summed, as are the embeddings for the queue, in the order of the batch: the result is that of one device.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -23,20 +23,22 @@ from resam.data.training_set import TileViews, TrainingSet
 from resam.model.bases import Base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
-from resam.model.lora import add_lora, check_lora, load_lora, lora_state
+from resam.model.parts import adapter_state, add_parts, check_parts, load_adapter
 from resam.model.refine_requery import RefineRequery
-from resam.training.alignment import push, ramp
+from resam.training.losses import LOSSES, loss_weights
+from resam.training.losses.alignment import push, queue_width
 from resam.training.options import TrainOptions
-from resam.training.step import ChunkedDecoder, Pseudo, StepLosses, TileTensors, agreement, pseudo_masks, reinforce
+from resam.training.step import ChunkedDecoder, StepLosses, agreement, pseudo_masks, reinforce
+from resam.training.tile import Pseudo, to_device
 from resam_runtime.common.errors import ResamError
 
 AHEAD = 4  # samples loaded while a step runs
-LOSSES = ("focal", "dice", "iou", "alignment", "total")
+MEANS = (*(loss.name for loss in LOSSES), "total")
 COUNTS = ("tiles", "instances", "labelled", "looped")
 
 
 class Trainer:
-    """Adapts `base` in place: LoRA goes into its encoder, all else is frozen.
+    """Adapts `base` in place: the parts of `resam.model.parts` that the options want are trained, all else is frozen.
 
     `step`: optimiser steps so far. `epoch`: epochs so far.
     """
@@ -47,17 +49,19 @@ class Trainer:
         base.sam.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            add_lora(base.sam.image_encoder, options.rank, options.start)
+            trained = add_parts(base.sam, options)
         self.encoder = ImageEncoder(base.sam).to(fabric.device)
         self.decoder = PromptDecoder(base.sam).to(fabric.device)
         chunked = ChunkedDecoder(self.decoder, options.chunk)
         self.loop = RefineRequery(chunked, options.tau, options.requery, options.rounds)  # type: ignore[arg-type]
-        self.parameters = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
+        self.parameters = [parameter for group in trained for parameter in group.parameters]
+        groups = [{"params": list(group.parameters), "factor": group.rate} for group in trained]
+        self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         self.average = [parameter.detach().clone() for parameter in self.parameters]
-        self.queue = torch.zeros(0, base.architecture.embedding_dim, device=fabric.device)
+        width = queue_width(options, base.architecture.embedding_dim)
+        self.queue = torch.zeros(0, width, device=fabric.device)
         self.step, self.epoch = 0, 0
 
     def run_epoch(self, on_step: Callable[[dict[str, float]], None] = lambda row: None) -> dict[str, float]:
@@ -75,18 +79,18 @@ class Trainer:
         batches = [order[at : at + options.batch] for at in range(0, len(order), options.batch)]
         mine = [number for batch in batches for number in batch[self.fabric.global_rank :: world]]
         views = self._load_ahead(mine)
-        sums: dict[str, float] = dict.fromkeys((*LOSSES, *COUNTS, "agreement"), 0.0)
+        sums: dict[str, float] = dict.fromkeys((*MEANS, *COUNTS, "agreement"), 0.0)
         for index, batch in enumerate(batches):
             progress = (self.epoch + index / len(batches)) / max(1, options.epochs)
-            beta = ramp(progress, options.beta) if options.ssa != "off" else 0.0
+            weights = loss_weights(options, progress)
             rate = self._learning_rate(progress, options.epochs * len(batches))
             share = batch[self.fabric.global_rank :: world]
             fresh: list[torch.Tensor] = []
             failure: ResamError | None = None
             try:
                 for number in share:
-                    losses, pseudo = self._tile(next(views), beta, 1 / len(batch), number)
-                    fresh.append(losses.embeddings)
+                    losses, pseudo = self._tile(next(views), weights, 1 / len(batch), number)
+                    fresh.append(losses.remembered)
                     _add(sums, losses, pseudo)
             except ResamError as error:
                 failure = error
@@ -98,7 +102,7 @@ class Trainer:
             seen = index * options.batch + len(batch)
             speed = seen / (time.perf_counter() - began)
             left = ((options.epochs - self.epoch) * len(order) - seen) / speed
-            row = {**_means(sums), "beta": beta, "learning_rate": rate}
+            row = {**_means(sums), "beta": weights["alignment"], "learning_rate": rate}
             on_step({**row, "images_per_second": speed, "seconds_left": left})
         self.epoch += 1
         if world > 1:
@@ -106,11 +110,13 @@ class Trainer:
             sums = dict(zip(sums, self.fabric.all_reduce(values, reduce_op="sum").tolist()))  # type: ignore[union-attr]
         seconds = time.perf_counter() - began
         figures = {"images_per_second": len(order) / seconds, "memory_mb": self.memory_mb(), "seconds": seconds}
-        return {**_means(sums), "beta": beta, "learning_rate": rate, **figures}
+        return {**_means(sums), "beta": weights["alignment"], "learning_rate": rate, **figures}
 
-    def _tile(self, view: TileViews, beta: float, scale: float, number: int) -> tuple[StepLosses, Pseudo]:
+    def _tile(
+        self, view: TileViews, weights: Mapping[str, float], scale: float, number: int
+    ) -> tuple[StepLosses, Pseudo]:
         options = self.options
-        tile = to_device(view, self.fabric.device, self.base.architecture.mask_size)
+        tile = to_device(view, self.fabric.device, self.base.architecture.mask_size, options.own_boxes)
         look = tile.given is None or options.ssa != "off"
         # Two contexts: autocast remembers weights cast without gradient until its context ends.
         with self._teacher(), self.fabric.autocast():
@@ -122,12 +128,12 @@ class Trainer:
                     self.decoder,
                     tile,
                     pseudo,
+                    weights,
                     self.queue,
-                    beta,
-                    detach=options.ssa == "detached",
-                    chunk=options.chunk,
+                    options,
                     scale=scale,
                     requery=self.loop if options.teach_requery else None,
+                    sam=self.base.sam,
                 )
         except FloatingPointError as error:
             where = f"epoch {self.epoch + 1}, step {self.step + 1}, tile {number} ({view.name})"
@@ -156,7 +162,7 @@ class Trainer:
         """Clip, step, and let the average follow."""
         torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         self.step += 1
@@ -201,7 +207,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the encoder has the average of its weights: what a run keeps and evaluates."""
+        """Within the block the model has the average of its weights: what a run keeps and evaluates."""
         current = [parameter.detach().clone() for parameter in self.parameters]
         try:
             self._put(self.average)
@@ -215,16 +221,16 @@ class Trainer:
                 parameter.copy_(value)
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
-        """The averaged LoRA tensors, copied."""
+        """The averaged tensors of the adapter, copied."""
         with self.averaged():
-            return {name: value.clone() for name, value in lora_state(self.encoder.network).items()}
+            return {name: value.clone() for name, value in adapter_state(self.base.sam).items()}
 
     def state(self) -> dict[str, Any]:
         """Everything a restart needs, as tensors and plain values. (Samples follow from seed and epoch alone.)"""
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "lora": lora_state(self.encoder.network),
+            "adapter": adapter_state(self.base.sam),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "queue": self.queue,
@@ -233,7 +239,7 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        load_lora(self.encoder.network, state["lora"])
+        load_adapter(self.base.sam, state["adapter"])
         with torch.no_grad():
             for kept, value in zip(self.average, state["average"], strict=True):
                 kept.copy_(value)
@@ -251,30 +257,16 @@ class Trainer:
 
 
 def check_base(base: Base, options: TrainOptions) -> None:
-    """`ResamError` for a base that cannot take the options' LoRA."""
+    """`ResamError` for a base that cannot take the options' parts."""
     try:
-        check_lora(base.sam.image_encoder, options.rank, options.start)
+        check_parts(base.sam, options)
     except ValueError as error:
         raise ResamError(f"option {error}") from None
 
 
-def to_device(view: TileViews, device: torch.device, grid: int) -> TileTensors:
-    """A sample's arrays as tensors; grid: M, side of the mask grid."""
-    size = view.weak.image.shape[0]
-    height, width = (math.ceil(side * grid / size) for side in view.weak.extent)
-    return TileTensors(
-        weak=torch.from_numpy(view.weak.image)[None].to(device),
-        strong=torch.from_numpy(view.strong)[None].to(device),
-        coords=torch.from_numpy(view.weak.coords).to(device),
-        labels=torch.from_numpy(view.weak.labels).to(device),
-        extent=(height, width),
-        given=None if view.given is None else torch.from_numpy(view.given).to(device),
-    )
-
-
 def _add(sums: dict[str, float], losses: StepLosses, pseudo: Pseudo) -> None:
-    for name in LOSSES:
-        sums[name] += getattr(losses, name)
+    for name, value in (losses.values | {"total": losses.total}).items():
+        sums[name] += value
     sums["tiles"] += 1
     sums["instances"] += losses.instances
     sums["labelled"] += losses.labelled
@@ -284,6 +276,6 @@ def _add(sums: dict[str, float], losses: StepLosses, pseudo: Pseudo) -> None:
 
 
 def _means(sums: dict[str, float]) -> dict[str, float]:
-    means = {name: sums[name] / max(1.0, sums["tiles"]) for name in LOSSES}
+    means = {name: sums[name] / max(1.0, sums["tiles"]) for name in MEANS}
     means["labelled"] = sums["labelled"] / max(1.0, sums["instances"])
     return means | ({"agreement": sums["agreement"] / sums["looped"]} if sums["looped"] else {})

@@ -29,7 +29,7 @@ class Measurable:
         if not any(instance.annotation.get("segmentation") for scene in split.scenes for instance in scene.instances):
             reporter.note(f"{split.path}: has no masks, so nothing is measured on it")
             return None
-        return cls(split, scene_prompts(split, points))
+        return cls(split, scene_prompts(split, points, note=reporter.note))
 
 
 class Watch:

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from resam_runtime.engine.engine_file import EngineFile
     from resam_runtime.masks.instance import Instance
     from resam_runtime.segment.automatic import AutomaticOptions
-    from resam_runtime.segment.embedding import Embedding
-    from resam_runtime.segment.segmenter import Segmenter
+    from resam_runtime.segment.segmenter import Embedding, Segmenter
 
 __all__ = ["AutomaticOptions", "Embedding", "EngineFile", "Instance", "ResamError", "Segmenter"]
 
 _HOMES = {
     "AutomaticOptions": "segment.automatic",
-    "Embedding": "segment.embedding",
+    "Embedding": "segment.segmenter",
     "EngineFile": "engine.engine_file",
     "Instance": "masks.instance",
     "ResamError": "common.errors",

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from resam_runtime.common.commands import HELP, version
-from resam_runtime.common.errors import ResamError, command_errors, printable
+from resam_runtime.common.commands import HELP, output_folder, second_signal_ends, version
+from resam_runtime.common.errors import ResamError, command_errors, counted, printable, words
 from resam_runtime.common.option_types import Bands, Bytes, Finite, Words
-from resam_runtime.run.options import FORMATS, RunOptions
+from resam_runtime.points import POINT_KINDS, SUFFIXES
+from resam_runtime.run.options import RunOptions
 from resam_runtime.run.stop import StopRequest
+from resam_runtime.writers import WRITERS
 
 if TYPE_CHECKING:
-    from resam_runtime.run.outcome import RunReport
+    from resam_runtime.run.report import RunReport
 
 _NOTES = 10  # more go to summary.json alone
 
@@ -39,36 +41,48 @@ Exit codes:
        every instance skipped, or every scene failed
   3    the output could not be written any more (full disk); what is done is kept, --resume goes on
   130  stopped by Ctrl-C (SIGINT), 143 by SIGTERM: scenes in hand were finished, --resume goes on;
-       a second signal stops at the next tile
+       a second signal stops at the next tile, or after 10 s wherever it is
 """
 
 
 @click.command("resam-run", context_settings=HELP, epilog=EPILOG)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--engine", "-e", required=True, type=click.Path(path_type=Path), help="Engine file (.resam or .plan).")
 @click.option(
-    "--out", "-o", default=Path("out"), show_default=True, type=click.Path(path_type=Path), help="Output folder."
+    "--engine",
+    "-e",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Engine file (.resam or .plan), or tiny: a small one that comes with resam.",
 )
+@output_folder("out", "Output folder.")
 @click.option(
     "--points",
     "-p",
     type=click.Path(path_type=Path),
-    help="One points file for all scenes: JSON, CSV, GeoJSON or COCO. Default: NAME.points.json, "
-    "NAME.points.csv or NAME.points.geojson beside each scene.",
+    help=f"One points file for all scenes: {words(kind.name for kind in POINT_KINDS)}. "
+    f"Default: {words(f'NAME{suffix}' for suffix in SUFFIXES)} beside each scene; else points.json in "
+    "the folder, where resam-annotate leaves it.",
 )
-@click.option("--automatic", is_flag=True, help="Find instances without points in scenes that have none.")
+@click.option("--boxes", is_flag=True, help="Take the bbox of COCO annotations as box prompts.")
+@click.option(
+    "--automatic",
+    is_flag=True,
+    help="Find instances of no class, by a grid of points, in scenes that have no points: for engines without a "
+    "prompter. An engine with one finds its classes there by itself.",
+)
 @click.option(
     "--min-score",
     type=Finite(0, 1),
-    help="Least score of an instance that --automatic finds: lower finds more, and errs more.  [default: 0.6]",
+    help="Least score of an instance that is found without points: lower finds more, and errs more.  "
+    "[default: the engine's own of each class; 0.6 with --automatic]",
 )
 @click.option(
     "--format",
     "formats",
-    type=Words(FORMATS),
-    default="coco,geojson,overlay",
+    type=Words(tuple(WRITERS)),
+    default=",".join(name for name, writer in WRITERS.items() if writer.default),
     show_default=True,
-    help="What to write: coco, geojson, overlay, labels.",
+    help=f"What to write: {', '.join(WRITERS)}.",
 )
 @click.option("--resume", is_flag=True, help="Resume an interrupted run in the output folder.")
 @click.option("--overwrite", is_flag=True, help="Remove what an earlier run wrote into the output folder, start again.")
@@ -82,6 +96,12 @@ Exit codes:
     help="Views of each tile to average masks over, 1 to 7, mirrored and rescaled: more are slower and better.",
 )
 @click.option("--bands", type=Bands(), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray.")
+@click.option(
+    "--alpha/--no-alpha",
+    default=True,
+    show_default=True,
+    help="Whether a band that calls itself alpha says where there is no data; of some files it is infrared.",
+)
 @click.option(
     "--crs",
     type=click.Choice(["wgs84", "source"]),
@@ -122,6 +142,7 @@ def run(
     engine: Path,
     out: Path,
     points: Path | None,
+    boxes: bool,
     automatic: bool,
     min_score: float | None,
     formats: tuple[str, ...],
@@ -131,6 +152,7 @@ def run(
     exclusive: bool,
     views: int,
     bands: tuple[int, ...] | None,
+    alpha: bool,
     crs: Any,
     simplify: float,
     budget: int | None,
@@ -139,7 +161,8 @@ def run(
     watch: Path | None,
     poll: float,
 ) -> None:
-    """Segment the instances that points mark in IMAGES (files and folders) with an engine file.
+    """Segment the instances that points mark in IMAGES (files and folders) with an engine file, or, without points,
+    those that the engine was taught to find.
 
     Writes instances.json (COCO), per scene NAME.geojson, NAME.png (overlay) and NAME.labels.tif or .png, and
     summary.json. Every file is whole or absent.
@@ -150,14 +173,12 @@ def run(
         raise click.UsageError("give IMAGES or --watch DIR, not both")
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    if min_score is not None and not automatic:
-        raise click.UsageError("--min-score is about what --automatic finds; add --automatic")
-    if budget is not None and "coco" not in formats:
-        raise click.UsageError("--budget is about instances.json; add coco to --format")
     given = click.get_current_context().get_parameter_source
-    for name in ("crs", "simplify"):
-        if "geojson" not in formats and given(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} is about NAME.geojson; add geojson to --format")
+    for writer in WRITERS.values():
+        for name in writer.options:
+            heeded = any(name in WRITERS[word].options for word in formats)
+            if not heeded and given(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} is about {writer.files}; add {writer.name} to --format")
     if watch is None and given("poll") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--poll is about a watched folder; add --watch DIR")
     if watch is not None and strict:
@@ -166,22 +187,39 @@ def run(
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # Heavy imports wait until the arguments are known to be good.
     from resam_runtime.engine.engine_file import EngineFile
+    from resam_runtime.run.outputs import OutputError
     from resam_runtime.run.progress import TerminalProgress
     from resam_runtime.run.records import Mode
     from resam_runtime.run.run import Run
     from resam_runtime.run.watch import watch_folder
-    from resam_runtime.run.write_stage import OutputError
     from resam_runtime.segment.automatic import AutomaticOptions
     from resam_runtime.segment.segmenter import Segmenter
 
-    options = RunOptions(frozenset(formats), exclusive, bands, crs, simplify, automatic, min_score, views, strict)
-    proposals = None if min_score is None else AutomaticOptions(min_score=min_score)
+    options = RunOptions(
+        crs=crs,
+        simplify=simplify,
+        budget=budget,
+        formats=frozenset(formats),
+        exclusive=exclusive,
+        bands=bands,
+        alpha=alpha,
+        automatic=automatic,
+        min_score=min_score,
+        views=views,
+        strict=strict,
+        boxes=boxes,
+    )
+    grid = None
+    if automatic:
+        grid = AutomaticOptions() if min_score is None else AutomaticOptions(min_score=min_score)
     mode: Mode = "overwrite" if overwrite else "resume" if resume or watch is not None else "new"
     with _signals() as (stop, received):
         try:
             opened = EngineFile.open(engine)
-            prepared = None if watch is not None else Run.prepare(opened, images, out, points, options, budget)
-            segmenter = Segmenter(opened, device, threads, automatic=proposals, views=options.views)
+            if min_score is not None and not automatic and opened.manifest.prompter is None:
+                raise ResamError(f"--min-score: {engine} has no prompter and finds nothing by itself; add --automatic")
+            prepared = None if watch is not None else Run.prepare(opened, images, out, points, options)
+            segmenter = Segmenter(opened, device, threads, automatic=grid, min_score=min_score, views=options.views)
             click.echo(printable(segmenter.describe()))
             sys.stdout.flush()
             with TerminalProgress(each_scene=watch is not None) as progress:
@@ -197,7 +235,6 @@ def run(
                         stop,
                         points=points,
                         options=options,
-                        budget=budget,
                         mode=mode,
                         poll=poll,
                         observer=progress,
@@ -223,17 +260,18 @@ def run(
 
 
 def _closing_line(report: RunReport) -> str:
-    parts = [f"{report.instances} instances in {report.scenes - report.failed} scenes"]
+    parts = [f"{counted(report.instances, 'instance')} in {counted(report.scenes - report.failed, 'scene')}"]
     if report.failed:
-        parts.append(f"{report.failed} scene{'s' * (report.failed != 1)} failed")
+        parts.append(f"{counted(report.failed, 'scene')} failed")
     if report.without_points:
-        parts.append(f"{report.without_points} scenes without points")
+        parts.append(f"{counted(report.without_points, 'scene')} without points")
     if report.skipped:
-        parts.append(f"{report.skipped} instances skipped")
+        parts.append(f"{counted(report.skipped, 'instance')} skipped")
     if report.nowhere:
-        parts.append(f"{report.nowhere} instances of the points file lie in no scene that is done")
+        lie = "lies" if report.nowhere == 1 else "lie"
+        parts.append(f"{counted(report.nowhere, 'instance')} of the points file {lie} in no scene that is done")
     if report.left_out:
-        parts.append(f"{report.left_out} instances left out by --budget")
+        parts.append(f"{counted(report.left_out, 'instance')} left out by --budget")
     if not report.complete:
         parts.append("stopped early, use --resume")
     return f"{', '.join(parts)}; {report.seconds:.1f} s; see {report.out}"
@@ -250,7 +288,8 @@ def _signals() -> Iterator[tuple[StopRequest, list[int]]]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop, received
+        with second_signal_ends(received):
+            yield stop, received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -137,7 +137,7 @@ def test_seeds_share_what_is_made_before_the_first_epoch(
         calls.append("made")
         return consensus_masks(*arguments)
 
-    monkeypatch.setattr("resam.training.run.consensus_masks", counted)
+    monkeypatch.setattr("resam.training.preparation.consensus_masks", counted)
     found = ablate(dataclasses.replace(settings, rows=("consensus",)), tmp_path, "x")
     assert len(calls) == 1
     first, second = (cell for cell in found["cells"] if cell["row"] == "consensus")

@@ -13,17 +13,22 @@ import pytest
 
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 from resam_runtime.engine.manifest import Manifest
-from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.instance import Category, Instance
 from resam_runtime.points import read_points
-from resam_runtime.writers import coco, summary
+from resam_runtime.scenes.georeference import Georeference
+from resam_runtime.scenes.scene_info import SceneInfo
+from resam_runtime.writers import OutputOptions, Record, RunInfo, SceneResult
+from resam_runtime.writers.coco import CocoWriter
 from resam_runtime.writers.geojson import feature_collection
-from resam_runtime.writers.scene import SceneResult
+from resam_runtime.writers.record import annotation
+from resam_runtime.writers.summary import Summary
 
 from .pages import ROOT, example
 
 FORMATS = "docs/formats.md"
 POINTS = [[[120.5, 80], [133, 84]], [[300, 212], [310, 240]], [[44, 401]]]
 LABELS = [[1, 1], [1, 0], [1]]
+HARBOUR = SceneInfo("harbour.png", 40, 30)
 
 
 def written(folder: Path, name: str) -> Path:
@@ -34,23 +39,23 @@ def written(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["points.json", "points.csv"])
 def test_points_examples_hold_the_same_prompts(name: str, tmp_path: Path) -> None:
-    prompts = read_points(written(tmp_path, name), "harbour.png", width=512, height=512)
+    prompts = read_points(written(tmp_path, name), SceneInfo("harbour.png", 512, 512))
     assert [prompt.coords.tolist() for prompt in prompts] == POINTS
     assert [prompt.labels.tolist() for prompt in prompts] == LABELS
 
 
 def test_the_coco_points_example_has_all_three_kinds(tmp_path: Path) -> None:
-    prompts = read_points(written(tmp_path, "points-coco.json"), "harbour.png", width=512, height=512)
+    prompts = read_points(written(tmp_path, "points-coco.json"), SceneInfo("harbour.png", 512, 512))
     assert [prompt.coords.tolist() for prompt in prompts] == [POINTS[0], POINTS[1][:1], POINTS[2]]
-    assert {prompt.category for prompt in prompts} == {3}
+    assert {prompt.category for prompt in prompts} == {Category(3, "ship")}
 
 
 def test_the_geojson_points_example_is_two_instances_on_the_map(tmp_path: Path) -> None:
     pytest.importorskip("rasterio")
     path = written(tmp_path, "points.geojson")
     # a north-up scene in longitude and latitude, a pixel of 1e-4 degrees, whose corner is at 9.93, 53.545
-    transform = (1e-4, 0.0, 9.93, 0.0, -1e-4, 53.545)
-    prompts = read_points(path, "a.tif", width=100, height=100, transform=transform, crs="EPSG:4326")
+    place = Georeference((1e-4, 0.0, 9.93, 0.0, -1e-4, 53.545), "EPSG:4326")
+    prompts = read_points(path, SceneInfo("a.tif", 100, 100, place))
     assert [prompt.labels.tolist() for prompt in prompts] == [[1, 0], [1]]
     assert np.allclose(prompts[0].coords, [[11.5, 47.5], [15.5, 47.5]], atol=0.01)  # centres lie at integers
 
@@ -73,13 +78,13 @@ def instance() -> Instance:
 
 def test_the_instances_example_is_what_the_writer_writes(instance: Instance, tmp_path: Path) -> None:
     shown = json.loads(example(FORMATS, "instances.json"))
-    record = {"width": 40, "height": 30, "annotations": [coco.annotation(instance)]}
-    coco.write_instances(tmp_path / "instances.json", ["harbour.png"], lambda name: record, shown["info"])
+    record = Record("harbour.png", "harbour", scene=HARBOUR, annotations=[annotation(instance)])
+    CocoWriter().write(tmp_path / "instances.json", [record], RunInfo(shown["info"]), OutputOptions())
     assert json.loads((tmp_path / "instances.json").read_text()) == shown
 
 
 def test_the_instances_example_is_a_points_file_too(tmp_path: Path) -> None:
-    prompts = read_points(written(tmp_path, "instances.json"), "harbour.png", width=40, height=30)
+    prompts = read_points(written(tmp_path, "instances.json"), SceneInfo("harbour.png", 40, 30))
     assert [prompt.coords.tolist() for prompt in prompts] == [[[12, 6]]]
 
 
@@ -94,7 +99,7 @@ def test_the_instances_example_decodes_with_pycocotools() -> None:
 
 def test_the_geojson_example_is_what_the_writer_writes(instance: Instance) -> None:
     shown = json.loads(example(FORMATS, "scene.geojson"))
-    scene = SceneResult("harbour.png", 40, 30, [instance])
+    scene = SceneResult(HARBOUR, [instance])
     made = json.loads(json.dumps(feature_collection(scene)))
     assert ring_set(made) == ring_set(shown)
     made["features"][0].pop("geometry"), shown["features"][0].pop("geometry")
@@ -108,13 +113,14 @@ def ring_set(document: dict[str, Any]) -> list[set[tuple[float, ...]]]:
 
 def test_the_summary_example_has_the_writers_members() -> None:
     shown = json.loads(example(FORMATS, "summary.json"))
-    done: dict[str, Any] = {
-        "name": "harbour.png", "status": "done", "width": 40, "height": 30, "instances": 1, "points": 1,
-        "skipped": [], "outputs": ["harbour.geojson", "harbour.png"], "seconds": shown["scenes"][0]["seconds"],
-    }  # fmt: skip
-    failed = {"name": "torn.png", "status": "failed", "reason": "torn.png: not an image"}
+    seconds, outputs = shown["scenes"][0]["seconds"], ["harbour.geojson", "harbour.png"]
+    summary = Summary()
+    summary.add(
+        Record("harbour.png", "harbour", scene=HARBOUR, points=1, annotations=[{}], outputs=outputs, seconds=seconds)
+    )
+    summary.add(Record("torn.png", "torn", reason="torn.png: not an image"))
     about = {key: shown[key] for key in ("resam_version", "engine", "complete", "left_out_by_budget", "notes")}
-    made = summary.summarise([done, failed], {**about, "wall_seconds": shown["wall_seconds"]})
+    made = summary.to_json({**about, "wall_seconds": shown["wall_seconds"]})
     assert made["totals"] == shown["totals"]
     assert made["scenes"] == shown["scenes"]
     assert set(made) == set(shown)

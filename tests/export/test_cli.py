@@ -19,9 +19,9 @@ from resam.model.bases import load_base
 from resam.training.checkpoints import describe_base
 from resam_export import cli
 from resam_export.engine import LimitError
-from resam_export.tensorrt import device
-from resam_export.tensorrt.device import NotHereError, find_gpu
 from resam_export.write_engine import newest_run
+from resam_runtime.common import gpu
+from resam_runtime.common.gpu import NotHereError, find_gpu
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import TensorRTTarget
 
@@ -114,7 +114,7 @@ def test_without_a_gpu_a_plan_says_so(model: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(name)
 
     monkeypatch.setattr(cli.Toolchain, "find", classmethod(lambda kind: kind(None, find_gpu())))
-    monkeypatch.setattr(device.ctypes, "CDLL", absent)
+    monkeypatch.setattr(gpu.ctypes, "CDLL", absent)
     assert "no NVIDIA GPU is here" in one_line(run(model, "-o", model.with_name("m.plan")))
 
 
@@ -123,14 +123,14 @@ def test_without_a_gpu_a_plan_says_so(model: Path, monkeypatch: pytest.MonkeyPat
     [(Driver(gpus=0), "finds none"), (Driver(status=100), "CUDA error 100")],
 )
 def test_a_driver_without_a_gpu_is_told_apart(driver: Driver, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: driver)
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: driver)
     with pytest.raises(NotHereError, match=words):
         find_gpu()
 
 
 def test_the_gpu_is_named_as_the_runtime_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: Driver())
-    assert find_gpu() == device.GPU("Orin", "8.7")
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: Driver())
+    assert find_gpu() == gpu.GPU("Orin", "8.7")
 
 
 @pytest.mark.usefixtures("no_tensorrt")

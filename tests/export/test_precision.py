@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from resam.model.bases import load_base
 from resam_export.engine import calibration, set_precision
 from resam_export.graphs import build_graphs
-from resam_export.int8 import quantise
+from resam_export.int8 import quantise, quantise_weight
 from resam_export.models import add_constant, constant, open_session, run_session, to_bytes
 from resam_export.onnx_export import export_graph
 from resam_export.precision import to_fp16
@@ -154,6 +154,72 @@ def test_int8_pairs_are_what_tensorrt_accepts(traced: Traced) -> None:
             assert node.attribute[0].i == 1
         else:
             assert scale.shape == ()
+
+
+def int8_weights(model: ir.Model) -> list[np.ndarray]:
+    """Codes (K, N) of every product's weight."""
+    arrays = (constant(value) for value in model.graph.initializers.values())
+    return [array for array in arrays if array is not None and array.dtype == np.int8 and array.ndim == 2]
+
+
+def saturating_sums(activations: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """(M, K) uint8 times (K, N) int8 as AVX2 sums it (vpmaddubsw): two neighbours in 16 bits, which saturate."""
+    products = activations.astype(np.int32)[:, :, None] * codes.astype(np.int32)[None]
+    products = np.concatenate([products, np.zeros_like(products[:, : products.shape[1] % 2])], axis=1)
+    pairs = products.reshape(len(products), -1, 2, products.shape[2]).sum(axis=2)
+    return np.clip(pairs, -(1 << 15), (1 << 15) - 1).sum(axis=1)
+
+
+def worst_activations(codes: np.ndarray) -> np.ndarray:
+    """For some columns of a weight the activations that drive it as far up, and as far down, as any can."""
+    columns = codes[:, np.argsort(np.abs(codes.astype(int)).sum(axis=0))[-8:]].T
+    return np.concatenate([np.where(columns > 0, 255, 0), np.where(columns < 0, 255, 0)]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("graph", ["encoder", "decoder", "loop"])
+def test_int8_products_sum_exactly_in_16_bits(for_cpus: dict[str, ir.Model], graph: str) -> None:
+    """On a CPU with AVX2 alone ONNX Runtime adds up pairs of products in 16 bits; there is none here to show it."""
+    for codes in int8_weights(for_cpus[graph]):
+        whole = codes.astype(np.int32)
+        whole = np.concatenate([whole, np.zeros_like(whole[: len(whole) % 2])]).reshape(-1, 2, codes.shape[1])
+        assert 255 * np.maximum(whole, 0).sum(axis=1).max() < 1 << 15
+        assert 255 * np.minimum(whole, 0).sum(axis=1).min() >= -(1 << 15)
+        some = codes[:, :16]
+        activations = worst_activations(some)
+        exact = activations.astype(np.int32) @ some.astype(np.int32)
+        assert np.array_equal(saturating_sums(activations, some), exact)
+
+
+def test_scales_from_single_weights_would_saturate() -> None:
+    """What the scale by pairs is for; and the most that it takes from the precision of a weight."""
+    weight = np.random.default_rng(5).standard_normal((257, 16)).astype(np.float32)
+    alone = np.rint(weight / (np.abs(weight).max(axis=0) / 127)).astype(np.int8)
+    codes, steps = quantise_weight(weight)
+    for found, exactly in ((alone, False), (codes, True)):
+        activations = worst_activations(found)
+        exact = activations.astype(np.int32) @ found.astype(np.int32)
+        assert np.array_equal(saturating_sums(activations, found), exact) is exactly
+    assert np.abs(codes * steps - weight).max() <= 1.001 * steps.max() / 2
+    assert 1.1 < (steps / (np.abs(weight).max(axis=0) / 127)).mean() < 1.6
+
+
+def test_onnx_runtimes_integer_products_are_numpys() -> None:
+    rng = np.random.default_rng(3)
+    first, second = (rng.standard_normal((64, 64)).astype(np.float32) for _ in range(2))
+    x = rng.standard_normal((50, 64)).astype(np.float32)
+    model = quantise(_products(first, second), [{"x": x}], sensitive=1.0).model
+    (codes,) = int8_weights(model)  # the second one: the first's factor is the graph's input
+    there = next(node for node in model.graph if node.op_type == "QuantizeLinear")
+    back = next(node for node in model.graph if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.INT8
+                and node.inputs[0].is_initializer())  # fmt: skip
+    scale, steps = constant(there.inputs[1]), constant(back.inputs[1])
+    assert scale is not None
+    assert steps is not None
+    activations = np.clip(np.rint((x @ first) / scale), -128, 127).astype(np.int32)
+    wanted = (activations @ codes.astype(np.int32)).astype(np.float64) * (scale * steps)
+    found = run_session(open_session(model), {"x": x})["y"]
+    # one code of an activation that lies on an edge may differ; a sum that wrapped or saturated is off by thousands
+    assert np.quantile(np.abs(found - wanted), 0.9) < 1e-5 * np.abs(wanted).max()
 
 
 def test_a_sensitive_product_is_left_alone(traced: Traced) -> None:

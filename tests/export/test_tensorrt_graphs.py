@@ -58,7 +58,7 @@ def compile_every_precision(traced: Traced, folder: Path, *more: Precision) -> N
         models = in_precision(traced, precision)
         write_engine_file(engine, manifest, {name: to_bytes(model) for name, model in models.items()})
         del models
-        sizes[precision.name] = compiled(engine, folder).graph("encoder").nbytes
+        sizes[precision.name] = compiled(engine, folder).size("encoder")
     # What is compiled has the precision of the graphs; how much smaller it is depends on what stays in float32.
     assert sizes["fp16"] < 0.85 * sizes["fp32"]
     assert sizes["int8"] < 0.85 * sizes["fp32"]

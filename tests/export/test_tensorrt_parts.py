@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from resam_export.tensorrt.device import NotHereError
 from resam_export.tensorrt.log import BuildLog
 from resam_export.tensorrt.phases import Phases
 from resam_export.tensorrt.profiles import Limits, profile_shapes
 from resam_export.tensorrt.versions import create_network, import_tensorrt
 from resam_runtime.common.errors import ResamError
+from resam_runtime.common.gpu import NotHereError
 from resam_runtime.engine.manifest import GraphSpec, TensorSpec
 
 from ..runtime.engines import engine_manifest

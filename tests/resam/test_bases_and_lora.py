@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from resam.encoders import ARCHITECTURES, ENCODERS
-from resam.encoders.qkv import project
+from resam.encoders.low_rank import project
 from resam.model.bases import Base, load_base
 from resam.model.encoder import ImageEncoder
 from resam.model.lora import add_lora, load_lora, lora_state, merge_lora

@@ -10,6 +10,7 @@ import torch
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
+from resam.data.taught import SoftMask, load_masks, save_masks
 from resam.data.tiles import tile_arrays
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base
@@ -17,11 +18,11 @@ from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam.training import consensus
-from resam.training.consensus import consensus_masks, load_masks, save_masks
+from resam.training.consensus import consensus_masks
 from resam.training.devices import make_fabric
 from resam.training.options import TrainOptions
 from resam.training.step import pseudo_masks
-from resam.training.trainer import to_device
+from resam.training.tile import to_device
 from resam_runtime.common.errors import ResamError
 from resam_runtime.tiles.averaged_views import VIEWS, decode_views
 from resam_runtime.tiles.tiling import Framing
@@ -60,7 +61,7 @@ def test_they_are_the_mean_of_the_loops_masks_weighed_by_its_scores(
             weights = weights + weight
         mean = total / weights
         sure = np.abs(mean - 0.5) > 1e-5
-        own = np.stack([found[sample.scene, i] for i in sample.prompts])
+        own = np.stack([found[sample.scene, i].full() > 0.5 for i in sample.prompts])
         assert ((mean > 0.5) == own)[sure].all()
         compared += int(sure.sum())
     assert compared > 1000
@@ -70,7 +71,7 @@ def test_a_mirrored_view_of_the_tile_is_taught_the_mirrored_mask(toy: Base, scen
     samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64), strength=0.0)
     rng = np.random.default_rng(0)
     masks = {(s.scene, i): rng.random((32, 32)) < 0.5 for s in samples.samples for i in s.prompts}
-    samples.teach(masks)
+    samples.teach({key: SoftMask.of(mask.astype(float)) for key, mask in masks.items()})
     seen = set()
     for epoch in range(8):
         sample, view = samples.samples[0], samples.load(0, epoch)
@@ -89,19 +90,24 @@ def test_a_mirrored_view_of_the_tile_is_taught_the_mirrored_mask(toy: Base, scen
     assert len(seen) > 1
 
 
-def test_masks_are_kept_bit_for_bit_and_a_damaged_file_is_named(tmp_path: Path) -> None:
+def test_masks_are_kept_in_steps_of_1_in_255_and_a_damaged_file_is_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    masks = {(3, 0): rng.random((31, 31)) < 0.5, (0, 7): rng.random((31, 31)) < 0.5}
+    soft = {(3, 0): rng.random((31, 31)), (0, 7): np.zeros((31, 31)), (0, 8): np.zeros((31, 31))}
+    soft[0, 8][5:9, 30] = 0.7
+    masks = {key: SoftMask.of(mask) for key, mask in soft.items()}
+    assert masks[0, 8].values.shape == (4, 1)
     save_masks(tmp_path / "c.npz", masks)
-    back = load_masks(tmp_path / "c.npz", 31)
+    back = load_masks(tmp_path / "c.npz")
     assert back.keys() == masks.keys()
-    assert all(np.array_equal(back[key], masks[key]) for key in masks)
+    for key, mask in soft.items():
+        assert np.array_equal(back[key].full(), masks[key].full())
+        assert np.abs(back[key].full() - np.where(mask < 2.5 / 255, 0, mask)).max() <= 0.5 / 255 + 1e-6
     whole = (tmp_path / "c.npz").read_bytes()
     at = whole.index(b"PK\x01\x02") + 6
     of_no_version = whole[:at] + b"\x91" + whole[at + 1 :]
     for damaged in (whole[:100], b"", b"x" * 500, of_no_version):
         (tmp_path / "c.npz").write_bytes(damaged)
         with pytest.raises(ResamError, match=r"c\.npz: cannot be read"):
-            load_masks(tmp_path / "c.npz", 31)
+            load_masks(tmp_path / "c.npz")
     with pytest.raises(ResamError, match="missing"):
-        load_masks(tmp_path / "missing", 31)
+        load_masks(tmp_path / "missing")

@@ -94,6 +94,54 @@ def test_a_malformed_file_is_named_with_its_cause(tmp_path: Path, more: dict[str
         CocoData.open(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "where", "annotations"),
+    [
+        ("images/1a2b-x.png", "images/1a2b-x.png", "result.json"),  # Label Studio
+        ("x.png", "images/x.png", "train.json"),
+        ("x.png", "x.png", "train.json"),
+        ("photos/x.png", "photos/x.png", "annotations/train.json"),
+        ("images/x.png", "images/x.png", "annotations/train.json"),
+        ("sub\\x.png", "images/sub/x.png", "train.json"),  # programs of Windows
+        (".\\images\\x.png", "images/x.png", "train.json"),
+        ("back\\slash.png", "images/back\\slash.png", "train.json"),  # a file's very name, where that can be
+    ],
+)
+def test_images_are_found_where_other_tools_say_they_are(
+    name: str, where: str, annotations: str, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for path in (tmp_path / where, tmp_path / annotations):
+        path.parent.mkdir(exist_ok=True, parents=True)
+    cv2.imwrite(str(tmp_path / where), np.full((40, 60, 3), 7, np.uint8))
+    images = [{"id": 1, "file_name": name, "width": 60, "height": 40}]
+    (tmp_path / annotations).write_text(json.dumps({"images": images, "annotations": [_box(1, 5, 5, 9, 9)]}))
+    [scene] = CocoData.open(tmp_path / annotations).scenes
+    assert scene.name == name
+    assert (scene.read() == 7).all()
+
+
+def test_an_image_that_is_nowhere_is_named_without_an_option_that_not_every_command_has(tmp_path: Path) -> None:
+    path = _write(tmp_path, [], None, images=[{"id": 1, "file_name": "b.png", "width": 60, "height": 40}])
+    with pytest.raises(ResamError, match="no such image") as caught:
+        CocoData.open(path)
+    assert "--" not in str(caught.value)
+
+
+def test_annotations_with_a_box_only_are_skipped_and_counted(tmp_path: Path) -> None:
+    box = {"bbox": [1, 1, 5, 5]}
+    boxes = [_box(2, 0, 0, 1, 1, segmentation=nothing, **box) for nothing in ([],)]
+    boxes += [{"id": 3, "image_id": 1, "category_id": 1, **box}]
+    data = CocoData.open(_write(tmp_path, [_box(1, 5, 5, 9, 9), *boxes]))
+    said: list[str] = []
+    [prompts] = scene_prompts(data, PointOptions(), note=said.append)
+    assert [prompt.id for prompt in prompts] == [1]
+    assert said == [f"skipped: 2 instances of {data.path} with a box and no mask"]
+    only_boxes = CocoData.open(_write(tmp_path, boxes))
+    with pytest.raises(ResamError, match="annotation 2: no segmentation"):
+        scene_prompts(only_boxes, PointOptions())
+
+
 def test_ids_and_sizes_written_as_floats_are_whole_numbers(tmp_path: Path) -> None:
     image = {"id": 1.0, "file_name": "a.png", "width": 60.0, "height": 40.0}
     more = {"image_id": 1.0, "category_id": 3.0, "points": [[9, 9]]}
@@ -104,7 +152,7 @@ def test_ids_and_sizes_written_as_floats_are_whole_numbers(tmp_path: Path) -> No
     assert [(repr(one.id), repr(one.category)) for one in scene.instances] == [("1", "3"), ("7", "3")]
     assert (repr(scene.width), data.categories[3]) == ("60", "ship")
     [own] = scene_prompts(data, PointOptions(keypoints=True))
-    assert [(repr(prompt.id), repr(prompt.category)) for prompt in own] == [("1", "3"), ("7", "3")]
+    assert [(repr(prompt.id), prompt.category) for prompt in own] == [("1", (3, "ship")), ("7", (3, "ship"))]
 
 
 def test_what_is_no_json_or_not_there_is_named(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_coarse_masks_lie_where_the_scene_has_them(toy: Base, scenes: CocoData) 
 def test_a_run_keeps_the_chosen_scale_and_its_engine_has_it(
     base_file: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resam.training.run.best_framing", lambda found: Framing(128, 0.5))
+    monkeypatch.setattr("resam.training.preparation.best_framing", lambda found: Framing(128, 0.5))
     options = TrainOptions(base=str(base_file), epochs=1, choose_scale=True)
     data = RunData(CocoData.open(scenes_folder / "train.json"), tested=CocoData.open(scenes_folder / "test.json"))
     result = run(tmp_path / "run", options, data)

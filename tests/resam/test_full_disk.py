@@ -17,11 +17,11 @@ import torch
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
+from resam.data.taught import SoftMask, save_masks
 from resam.data.training_set import TrainingSet
 from resam.model.bases import Base
-from resam.pretrain.stages import NO_ROOM
+from resam.pretrain.run import NO_ROOM
 from resam.training.checkpoints import save_checkpoint, write_adapter
-from resam.training.consensus import save_masks
 from resam.training.devices import make_fabric, on_main
 from resam.training.options import TrainOptions, write_options
 from resam.training.outputs import write_bytes
@@ -72,7 +72,8 @@ def test_half_a_picture_is_no_picture(toy: Base, scenes: CocoData, tmp_path: Pat
 
 
 def test_what_the_system_refuses_the_main_process_is_an_error_for_people(tmp_path: Path) -> None:
-    masks = {(0, number): np.zeros((64, 64), bool) for number in range(9)}
+    rng = np.random.default_rng(0)
+    masks = {(0, number): SoftMask.of(rng.random((64, 64))) for number in range(9)}
     with _full_after(1000), pytest.raises(ResamError, match="File too large"):
         on_main(make_fabric(1, "cpu"), lambda: save_masks(tmp_path / "consensus.npz", masks))
     assert not list(tmp_path.iterdir())

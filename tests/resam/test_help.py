@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -9,12 +11,17 @@ from click.testing import CliRunner
 import resam
 from resam.cli import train
 from resam.pretrain.__main__ import pretrain
+from resam.pretrain.measure import measure
 from resam.synthetic.__main__ import main as synthetic
+from resam_benchmarks.cli import bench
 from resam_benchmarks.demo.cli import demo
 from resam_export.cli import export
+from resam_runtime.cli import run
 
 
-@pytest.mark.parametrize("command", [train, export, demo, pretrain, synthetic], ids=lambda command: command.name)
+@pytest.mark.parametrize(
+    "command", [train, export, demo, pretrain, measure, synthetic], ids=lambda command: command.name
+)
 def test_every_command_has_a_short_help_and_a_version(command: click.Command) -> None:
     short, long, version = (CliRunner().invoke(command, [flag]) for flag in ("-h", "--help", "--version"))
     assert (short.exit_code, short.output) == (0, long.output)
@@ -23,3 +30,11 @@ def test_every_command_has_a_short_help_and_a_version(command: click.Command) ->
 
 def test_the_help_does_not_forbid_more_points_than_training_takes() -> None:
     assert "1 or more" in " ".join(CliRunner().invoke(train, ["--help"]).output.split())
+
+
+@pytest.mark.parametrize("command", [run, *bench.commands.values()], ids=lambda command: str(command.name))
+def test_out_is_still_understood_but_no_longer_shown(command: click.Command) -> None:
+    options = [option for option in command.params if "--out" in option.opts]
+    assert command.name == "compare" or ["--output" in option.opts for option in options] == [True]
+    assert not re.search(r"--out\b", CliRunner().invoke(command, ["--help"]).output)
+    assert int(resam.__version__.split(".")[1]) < 3, "0.3 is here: remove --out from resam_runtime.common.commands"

@@ -94,7 +94,7 @@ def test_masks_without_a_pixel_in_their_image_are_told(tmp_path: Path) -> None:
     notes: list[str] = []
     prompts = scene_prompts(CocoData.open(path), PointOptions(), note=notes.append)
     assert [prompt.id for own in prompts for prompt in own] == [1]
-    assert notes == [f"skipped: 1 instances of {path} whose masks have no pixel in their image"]
+    assert notes == [f"skipped: 1 instance of {path} whose masks have no pixel in their image"]
 
 
 def test_a_run_that_learned_nothing_says_so(base_file: Path, tmp_path: Path) -> None:

@@ -15,9 +15,14 @@ from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.lora import add_lora
 from resam.model.refine_requery import RefineRequery
-from resam.training.alignment import alignment_loss, box_embeddings, push, ramp
-from resam.training.losses import dice_loss, focal_loss, mask_losses
-from resam.training.step import ChunkedDecoder, Pseudo, TileTensors, calibrated, pseudo_masks, reinforce
+from resam.training.losses import LOSSES, loss_weights
+from resam.training.losses.alignment import alignment_loss, box_embeddings, push, ramp
+from resam.training.losses.dice import dice_loss
+from resam.training.losses.focal import focal_loss
+from resam.training.losses.term import Decoded
+from resam.training.options import TrainOptions
+from resam.training.step import ChunkedDecoder, calibrated, pseudo_masks, reinforce
+from resam.training.tile import Pseudo, TileTensors
 
 from .conftest import TOY
 
@@ -41,6 +46,17 @@ def _models(base: Base, chunk: int = 64, bias: float = 0.0) -> tuple[ImageEncode
     return ImageEncoder(base.sam), decoder, RefineRequery(ChunkedDecoder(decoder, chunk))  # type: ignore[arg-type]
 
 
+def _weights(beta: float) -> dict[str, float]:
+    return loss_weights(TrainOptions(), 0.0) | {"alignment": beta}
+
+
+def mask_losses(logits: torch.Tensor, target: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The sum of the losses of masks, each (N,) and times its weight, as the method's page has it."""
+    seen = Decoded(logits, target, scores)
+    focal, dice, iou = (loss.value(seen) for loss in LOSSES if loss.of == "mask")
+    return 20 * focal + dice + iou
+
+
 def test_focal_and_dice_are_their_formulas() -> None:
     rng = np.random.default_rng(0)
     logits, target = rng.normal(0, 3, (2, 4, 5)), (rng.random((2, 4, 5)) < 0.4).astype(float)
@@ -51,16 +67,19 @@ def test_focal_and_dice_are_their_formulas() -> None:
     a, b = torch.from_numpy(logits), torch.from_numpy(target)
     assert focal_loss(a, b).numpy() == pytest.approx(focal)
     assert dice_loss(a, b).numpy() == pytest.approx(dice)
-    losses = mask_losses(a, b, torch.tensor([0.5, 0.5]))
+    seen = Decoded(a, b, torch.tensor([0.5, 0.5]))
+    found = {loss.name: loss.value(seen).numpy() for loss in LOSSES if loss.of == "mask"}
     both, either = ((logits > 0) & (target == 1)).sum((1, 2)), ((logits > 0) | (target == 1)).sum((1, 2))
-    assert losses.iou.numpy() == pytest.approx((0.5 - both / either) ** 2, rel=1e-5)
-    assert losses.total.numpy() == pytest.approx(20 * focal + dice + losses.iou.numpy(), rel=1e-5)
+    assert found["focal"] == pytest.approx(focal)
+    assert found["dice"] == pytest.approx(dice)
+    assert found["iou"] == pytest.approx((0.5 - both / either) ** 2, rel=1e-5)
+    assert {loss.name: loss.weight for loss in LOSSES if loss.of == "mask"} == {"focal": 20, "dice": 1, "iou": 1}
 
 
 def test_a_perfect_prediction_costs_nothing() -> None:
     target = (torch.rand(3, 8, 8) < 0.5).float()
     losses = mask_losses((target - 0.5) * 100, target, torch.ones(3))
-    assert float(losses.total.max()) < 1e-4
+    assert float(losses.max()) < 1e-4
 
 
 def test_box_embeddings_are_area_means() -> None:
@@ -96,9 +115,10 @@ def test_alignment_through_a_step_moves_lora_and_detached_does_not(toy: Base) ->
     gradients = []
     for beta, detach in ((0.0, False), (4.0, False), (4.0, True)):
         encoder.zero_grad(set_to_none=True)
-        losses = reinforce(encoder, decoder, tile, pseudo, torch.zeros(0, 32), beta, detach=detach)
+        options = TrainOptions(ssa="detached" if detach else "gradient")
+        losses = reinforce(encoder, decoder, tile, pseudo, _weights(beta), torch.zeros(0, 32), options)
         gradients.append(torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None]))
-        assert (losses.alignment > 0) == (beta > 0)
+        assert (losses.values["alignment"] > 0) == (beta > 0)
     without, attached, detached = gradients
     assert torch.equal(without, detached)
     assert float((attached - without).abs().max()) > 1e-6
@@ -144,7 +164,7 @@ def test_gradients_do_not_depend_on_the_chunk(toy: Base) -> None:
     encoder.zero_grad(set_to_none=True)
     embedding = encoder(tile.strong)
     logits, scores = decoder(embedding, tile.coords[known], tile.labels[known])
-    loss = mask_losses(logits[:, :32, :24], target[known, :32, :24], scores).total.mean()
+    loss = mask_losses(logits[:, :32, :24], target[known, :32, :24], scores).mean()
     loss = loss + 2.0 * alignment_loss(
         box_embeddings(embedding, boxes[known], 64), pseudo.embeddings[known], torch.zeros(0, 32)
     )
@@ -153,7 +173,8 @@ def test_gradients_do_not_depend_on_the_chunk(toy: Base) -> None:
     assert len(expected) == 8
     for chunk in (64, 2):
         encoder.zero_grad(set_to_none=True)
-        losses = reinforce(encoder, decoder, tile, pseudo, torch.zeros(0, 32), 2.0, chunk=chunk)
+        options = TrainOptions(chunk=chunk)
+        losses = reinforce(encoder, decoder, tile, pseudo, _weights(2.0), torch.zeros(0, 32), options)
         assert losses.total == pytest.approx(float(loss.detach()), rel=1e-4)
         for gradient, p in zip(expected, (p for p in encoder.parameters() if p.grad is not None)):
             assert torch.allclose(p.grad, gradient, rtol=1e-3, atol=1e-6)
@@ -179,11 +200,12 @@ def test_teaching_requery_is_the_mean_of_two_losses(toy: Base, kind: str) -> Non
     }
     for coords, labels in (asked["points"], asked[kind]):
         logits, scores = decoder(embedding, coords, labels)
-        total = total + mask_losses(logits[:, :32, :24], target[known, :32, :24], scores).total.mean() / 2
+        total = total + mask_losses(logits[:, :32, :24], target[known, :32, :24], scores).mean() / 2
     total.backward()
     expected = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
     encoder.zero_grad(set_to_none=True)
-    losses = reinforce(encoder, decoder, tile, pseudo, torch.zeros(0, 32), 0.0, chunk=2, requery=loop)
+    options, queue = TrainOptions(chunk=2), torch.zeros(0, 32)
+    losses = reinforce(encoder, decoder, tile, pseudo, _weights(0.0), queue, options, requery=loop)
     found = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
     assert losses.total == pytest.approx(float(total.detach()), rel=1e-4)
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-6)
@@ -256,7 +278,7 @@ def test_a_loss_that_is_not_finite_is_an_error(toy: Base) -> None:
     boxes = torch.tensor([[4.0, 4.0, 40.0, 30.0]] * 5)
     pseudo = Pseudo(pseudo.target * math.nan, torch.ones(5, dtype=torch.bool), boxes, pseudo.embeddings, pseudo.output)
     with pytest.raises(FloatingPointError, match="nan"):
-        reinforce(encoder, decoder, tile, pseudo, torch.zeros(0, 32), 0.0)
+        reinforce(encoder, decoder, tile, pseudo, _weights(0.0), torch.zeros(0, 32), TrainOptions())
 
 
 def test_the_toy_is_what_the_tests_think() -> None:
@@ -273,7 +295,9 @@ def test_a_step_in_bfloat16_walks_the_way_of_one_in_float32(toy: Base) -> None:
     losses, gradients = [], []
     for bf16 in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            losses.append(reinforce(encoder, decoder, tile, pseudo, torch.zeros(0, TOY.embedding_dim), 1.0).total)
+            queue = torch.zeros(0, TOY.embedding_dim)
+            found = reinforce(encoder, decoder, tile, pseudo, _weights(1.0), queue, TrainOptions())
+            losses.append(found.total)
         gradients.append([p.grad.clone() for p in parameters if p.grad is not None])
         encoder.zero_grad()
     assert losses[1] == pytest.approx(losses[0], rel=0.01)

@@ -27,11 +27,13 @@ from resam.data.prompts import PointOptions
 from resam.data.training_set import TrainingSet
 from resam.encoders import ARCHITECTURES
 from resam.model.bases import Base, load_base
-from resam.model.lora import add_lora, lora_state
+from resam.model.lora import lora_state
+from resam.model.parts import adapter_state, add_parts
 from resam.model.sam import build_sam
 from resam.training import trainer as trainer_module
 from resam.training.checkpoints import Adapter, apply_adapter, latest_checkpoint, load_adapted, write_adapter
 from resam.training.devices import make_fabric
+from resam.training.losses import loss_weights
 from resam.training.options import TrainOptions, options_from, preset_names, read_options, write_options
 from resam.training.progress import Silent
 from resam.training.report import shown_samples
@@ -46,6 +48,7 @@ from resam_runtime.tiles.tiling import Framing
 from .conftest import TOY
 
 OPTIONS = TrainOptions(epochs=2, batch=2, queue=4, learning_rate=0.01, warmup=2, rank=2)
+NO_ALIGNMENT = loss_weights(OPTIONS, 0.0) | {"alignment": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -452,7 +455,7 @@ def test_the_weak_view_is_seen_by_the_teacher_that_was_asked_for(
         with monkeypatch.context() as patched:
             patched.setattr(trainer_module, "pseudo_masks", pseudo)
             patched.setattr(trainer_module, "reinforce", strong)
-            trainer._tile(samples.load(0, 0), 0.0, 1.0, 0)
+            trainer._tile(samples.load(0, 0), NO_ALIGNMENT, 1.0, 0)
         assert torch.allclose(seen[0], expected[teacher], atol=1e-5)
         assert torch.allclose(seen[1], expected["student"], atol=1e-5)
         others = [value for name, value in expected.items() if name != teacher]
@@ -474,13 +477,15 @@ def test_the_weak_view_is_encoded_only_where_something_asks_for_it(
     assert figures["labelled"] == 1
 
 
-def test_the_adapter_of_vit_b_is_below_5_mb(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"layers": "all", "decoder_rank": 4}])
+def test_the_adapter_of_vit_b_is_below_5_mb(changes: dict[str, Any], tmp_path: Path) -> None:
+    options = read_options("paper", start=0, **changes)
     with torch.device("meta"):
-        encoder = build_sam(ARCHITECTURES["vit_b"]).image_encoder
-        add_lora(encoder, read_options("paper").rank, 0)
-    state = {name: torch.zeros(value.shape) for name, value in lora_state(encoder).items()}
-    write_adapter(tmp_path / "a.safetensors", state, {"options": read_options("paper").to_dict()})
-    assert len(state) == 4 * 12
+        sam = build_sam(ARCHITECTURES["vit_b"])
+        add_parts(sam, options)
+    state = {name: torch.zeros(value.shape) for name, value in adapter_state(sam).items()}
+    write_adapter(tmp_path / "a.safetensors", state, {"options": options.to_dict()})
+    assert len(state) == 4 * 12 if not changes else len(state) > 100
     assert (tmp_path / "a.safetensors").stat().st_size < 5e6
 
 
@@ -490,7 +495,7 @@ def test_batches_accumulate_the_mean_of_their_tiles_gradients(toy: Base, scenes:
     for numbers in ([0], [1], [0, 1]):
         trainer = Trainer(load_copy(toy), samples, TrainOptions(rank=2, ssa="off"), make_fabric(1, "cpu"))
         for number in numbers:
-            trainer._tile(samples.load(number, 0), 0.0, 1 / len(numbers), number)
+            trainer._tile(samples.load(number, 0), NO_ALIGNMENT, 1 / len(numbers), number)
         gradients.append([parameter.grad.clone() for parameter in trainer.parameters if parameter.grad is not None])
     for one, other, both in zip(*gradients):
         assert torch.allclose((one + other) / 2, both, atol=1e-7, rtol=1e-4)

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from resam.cli import train
 from resam.training.checkpoints import latest_checkpoint, save_checkpoint
 from resam.training.options import TrainOptions, write_options
-from resam.training.run import check_free
+from resam.training.run_folder import check_free
 from resam_runtime.common.errors import ResamError
 
 if sys.version_info >= (3, 11):

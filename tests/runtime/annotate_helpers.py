@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from resam_runtime.annotate.images import SceneImages, list_scenes
 from resam_runtime.annotate.preview import MaskPreview
 from resam_runtime.annotate.server import AnnotateServer
 from resam_runtime.annotate.store import PointsStore
+from resam_runtime.points import Prompt, read_points
+from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.segment.segmenter import Segmenter
 
 BRIGHT = (60, 40, 30, 20)
@@ -51,3 +54,9 @@ def running(
             server.shutdown()
             thread.join()
     images.close()
+
+
+def drawn_on(path: Path, name: str) -> list[Prompt]:
+    """The prompts that a points file holds for a scene of the size that it was drawn for."""
+    made_for = json.loads(path.read_text())["scenes"].get(name, {})
+    return read_points(path, SceneInfo(name, made_for.get("width", 100), made_for.get("height", 80)))

@@ -16,6 +16,7 @@ import onnx.parser
 
 from resam_runtime.engine.engine_file import write_engine_file
 from resam_runtime.engine.manifest import GraphSpec, Manifest, TensorSpec
+from resam_runtime.engine.prompter_spec import FoundClass, PrompterSpec
 from resam_runtime.masks.instance import Instance
 
 ENCODER = """
@@ -164,10 +165,40 @@ loop (float[1, 16, G, G] embedding, float[N, P, 2] point_coords, int32[N, P] poi
 )
 
 
+# Bright discs are instances; those nearly white are of the second class. Boxes reach 9 px to each side.
+PROMPTER = """
+<ir_version: 8, opset_import: ["" : 18]>
+prompter (float[B, 16, G, G] embedding) => (float[B, 2, H, H] heat, float[B, 4, H, H] boxes) {{
+    gray = DepthToSpace <blocksize = 4> (embedding)
+    fine = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (gray)
+    near = AveragePool <kernel_shape = [5, 5], pads = [2, 2, 2, 2], count_include_pad = 1> (fine)
+    zero = Constant <value_float = 0.0> ()
+    least = Constant <value_float = 0.3> ()
+    white = Constant <value_float = 0.87> ()
+    steep = Constant <value_float = 20.0> ()
+    reach = Constant <value_float = 9.0> ()
+    above = Sub (near, least)
+    base = Mul (above, steep)
+    brightest = MaxPool <kernel_shape = [5, 5], pads = [2, 2, 2, 2]> (fine)
+    whiter = Sub (brightest, white)
+    sure = Mul (whiter, steep)
+    surer = Mul (sure, steep)
+    over = Max (surer, zero)
+    under = Min (surer, zero)
+    gray_class = Sub (base, over)
+    white_class = Add (base, under)
+    heat = Concat <axis = 1> (gray_class, white_class)
+    nothing = Mul (near, zero)
+    side = Add (nothing, reach)
+    boxes = Concat <axis = 1> (side, side, side, side)
+}}
+"""
+
+
 def engine_graphs(
-    image_size: int = 64, patch_size: int = 8, radius: float = 6.0, by_value: bool = False
+    image_size: int = 64, patch_size: int = 8, radius: float = 6.0, by_value: bool = False, finds: bool = False
 ) -> dict[str, bytes]:
-    """The three graphs, serialised."""
+    """The three graphs, serialised; four where it `finds`."""
     cell, mask = patch_size // 4, 4 * image_size // patch_size
     numbers: dict[str, Any] = {
         "cell": cell,
@@ -184,7 +215,10 @@ def engine_graphs(
         "decoder": DECODER.format(masks="masks", scores="scores", **numbers),
         "loop": LOOP.format(masks="coarse_masks", scores="coarse_scores", **numbers),
     }
-    for name, number in (("S", image_size), ("G", image_size // patch_size), ("M", mask)):
+    if finds:
+        texts["prompter"] = PROMPTER.format()
+    grid = image_size // patch_size
+    for name, number in (("S", image_size), ("G", grid), ("M", mask), ("H", 2 * grid)):
         texts = {graph: _fix(text, name, number) for graph, text in texts.items()}
     graphs = {}
     for name, text in texts.items():
@@ -200,7 +234,7 @@ def _fix(text: str, name: str, number: int) -> str:
     return head.replace(f" {name},", f" {number},").replace(f" {name}]", f" {number}]") + "{" + body
 
 
-def engine_manifest(image_size: int = 64, patch_size: int = 8, **changes: Any) -> Manifest:
+def engine_manifest(image_size: int = 64, patch_size: int = 8, finds: bool = False, **changes: Any) -> Manifest:
     """The manifest that suits `engine_graphs`; keyword arguments replace fields."""
     grid, mask, dim = image_size // patch_size, 4 * image_size // patch_size, 16
     prompt = (
@@ -246,6 +280,11 @@ def engine_manifest(image_size: int = 64, patch_size: int = 8, **changes: Any) -
         "created": "2026-01-01T00:00:00+00:00",
         "resam_version": "0.1.0",
     }
+    if finds:
+        heat, boxes = (TensorSpec(n, "float32", ("B", k, 2 * grid, 2 * grid)) for n, k in (("heat", 2), ("boxes", 4)))
+        embedding = TensorSpec("embedding", "float32", ("B", dim, grid, grid))
+        fields["graphs"]["prompter"] = GraphSpec("prompter.onnx", "", (embedding,), (heat, boxes))
+        fields["prompter"] = PrompterSpec((FoundClass(3, "gray", 0.5), FoundClass(7, "white", 0.5)))
     return Manifest(**{**fields, **changes})
 
 
@@ -255,16 +294,17 @@ def write_engine(
     patch_size: int = 8,
     radius: float = 6.0,
     by_value: bool = False,
+    finds: bool = False,
     **changes: Any,
 ) -> Manifest:
     """Write an engine file that works; keyword arguments replace fields of its manifest."""
-    manifest = engine_manifest(image_size, patch_size, **changes)
-    return write_engine_file(path, manifest, engine_graphs(image_size, patch_size, radius, by_value))
+    manifest = engine_manifest(image_size, patch_size, finds, **changes)
+    return write_engine_file(path, manifest, engine_graphs(image_size, patch_size, radius, by_value, finds))
 
 
 def whole(instance: Instance) -> np.ndarray:
     """The mask in its scene, as an independent check of crop and origin."""
-    mask = np.zeros(instance.scene_size, bool)
+    mask = np.zeros(instance.scene_hw, bool)
     x, y = instance.origin
     height, width = instance.mask.shape
     mask[y : y + height, x : x + width] = instance.mask

@@ -14,9 +14,9 @@ import pytest
 
 from resam_runtime.annotate.server import AnnotateServer
 from resam_runtime.annotate.store import PointsStore
-from resam_runtime.points import Prompt, read_points
+from resam_runtime.points import Prompt
 
-from .annotate_helpers import BRIGHT, running, write_scenes
+from .annotate_helpers import BRIGHT, drawn_on, running, write_scenes
 from .chromium import Chromium, Page, find_chromium
 from .engines import write_engine
 
@@ -69,7 +69,7 @@ def click(page: Page, x: float, y: float, button: str = "left", keys: str = "") 
 
 def saved(page: Page, server: AnnotateServer, name: str = "a.png") -> list[Prompt]:
     page.wait(SAVED)
-    return read_points(server.store.path, name)
+    return drawn_on(server.store.path, name)
 
 
 def drawn(prompts: list[Prompt]) -> list[list[Any]]:

@@ -23,9 +23,8 @@ from click.testing import CliRunner
 from resam_runtime.annotate.cli import annotate
 from resam_runtime.annotate.images import SceneImages, levels, list_scenes
 from resam_runtime.annotate.server import AnnotateServer, usual_port
-from resam_runtime.points import read_points
 
-from .annotate_helpers import BRIGHT, running, write_scenes
+from .annotate_helpers import BRIGHT, drawn_on, running, write_scenes
 from .engines import write_engine
 
 
@@ -63,7 +62,7 @@ def test_a_folder_is_listed_and_a_point_saved(server: AnnotateServer) -> None:
     assert [entry["name"] for entry in folder["scenes"]] == ["a.png", "b.png", "c.png", "large.png"]
     status, _, content = ask(server, "POST", scene(server, 2), ADD)
     assert (status, json.loads(content)["instance"]) == (200, 1)
-    assert read_points(server.store.path, "c.png")[0].coords.tolist() == [[3, 4]]
+    assert drawn_on(server.store.path, "c.png")[0].coords.tolist() == [[3, 4]]
     changes = json.loads(ask(server, "GET", f"/api/{server.session}/changes/{folder['version']}")[2])
     assert [(entry["index"], entry["instances"]) for entry in changes["scenes"]] == [(2, 1)]
 

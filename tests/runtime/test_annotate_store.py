@@ -17,6 +17,9 @@ from resam_runtime.annotate.operations import Conflict, Refused
 from resam_runtime.annotate.store import PointsStore
 from resam_runtime.common.errors import ResamError
 from resam_runtime.points import read_points
+from resam_runtime.scenes.scene_info import SceneInfo
+
+from .annotate_helpers import drawn_on
 
 SIZE = (100, 80)
 
@@ -40,13 +43,13 @@ def test_points_are_read_by_the_other_commands(store: PointsStore, path: Path) -
     store.apply("a.png", SIZE, add(5.25, 6, 0, first))
     second = store.apply("a.png", SIZE, add(50, 60))["instance"]
     store.apply("sub/b.png", SIZE, add(1, 1))
-    prompts = read_points(path, "a.png", width=100, height=80)
+    prompts = read_points(path, SceneInfo("a.png", 100, 80))
     assert [prompt.id for prompt in prompts] == [first, second]
     np.testing.assert_array_equal(prompts[0].coords, [[3, 4], [5.25, 6]])
     assert prompts[0].labels.tolist() == [1, 0]
-    assert len(read_points(path, "sub/b.png")) == 1
+    assert len(drawn_on(path, "sub/b.png")) == 1
     with pytest.raises(ResamError, match="100 x 80"):
-        read_points(path, "a.png", width=10, height=80)
+        read_points(path, SceneInfo("a.png", 10, 80))
 
 
 def test_nothing_is_written_before_the_first_point(store: PointsStore, path: Path) -> None:
@@ -110,7 +113,7 @@ def test_an_operation_whose_answer_was_lost_is_not_done_twice_by_a_new_server(pa
     for place, operation in enumerate(steps):
         PointsStore(path.with_name("late.json"), ["a.png"]).apply("a.png", SIZE, {**operation, "retry": True})
         if place == 2:
-            kept = read_points(path.with_name("late.json"), "a.png")
+            kept = drawn_on(path.with_name("late.json"), "a.png")
             assert [prompt.coords.tolist() for prompt in kept] == [[[9, 9], [7, 7]]]
     assert path.with_name("late.json").read_bytes() == path.read_bytes()
 
@@ -143,7 +146,7 @@ def test_a_link_to_a_points_file_stays_a_link(path: Path) -> None:
     for point in ((3, 4), (5, 6)):  # the first makes the file
         PointsStore(path, ["a.png"]).apply("a.png", SIZE, add(*point))
     assert path.is_symlink()
-    assert len(read_points(file, "a.png")) == 2
+    assert len(drawn_on(file, "a.png")) == 2
 
 
 @pytest.mark.parametrize(
@@ -221,7 +224,7 @@ def test_instances_without_an_id_are_called_as_readers_call_them(path: Path) -> 
     given = [{"points": [[1, 2]]}, {"id": 1, "points": [[3, 4]]}, {"id": None, "points": [[5, 6]]}]
     path.write_text(json.dumps({"scenes": {"a.png": {"instances": given}}}))
     instances = PointsStore(path, ["a.png"]).scene("a.png")[0]["instances"]
-    assert [one["id"] for one in instances] == [prompt.id for prompt in read_points(path, "a.png")] == [4, 1, 3]
+    assert [one["id"] for one in instances] == [prompt.id for prompt in drawn_on(path, "a.png")] == [4, 1, 3]
 
 
 def test_two_servers_on_one_file_lose_nothing(path: Path) -> None:
@@ -236,7 +239,7 @@ def test_two_servers_on_one_file_lose_nothing(path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    prompts = read_points(path, "a.png")
+    prompts = drawn_on(path, "a.png")
     assert {tuple(prompt.coords[0].tolist()) for prompt in prompts} == {(n, i) for n in range(4) for i in range(20)}
     assert len({prompt.id for prompt in prompts}) == 80
 
@@ -253,7 +256,7 @@ def test_a_change_by_another_program_is_seen_and_kept(store: PointsStore, path: 
     assert answer["previous"] == changed["a.png"]
     with pytest.raises(Conflict):
         other.apply("a.png", SIZE, add(8, 8, instance=1))
-    assert [prompt.coords.tolist() for prompt in read_points(path, "a.png")] == [[[5, 6]]]
+    assert [prompt.coords.tolist() for prompt in drawn_on(path, "a.png")] == [[[5, 6]]]
 
 
 def test_a_file_that_went_bad_is_not_overwritten(store: PointsStore, path: Path) -> None:
@@ -318,6 +321,6 @@ def test_a_killed_server_has_every_point_it_acknowledged(path: Path) -> None:
     seen += process.stdout.read().splitlines()
     process.wait()
     acknowledged = {int(line) for line in seen if line.strip()}
-    kept = {int(prompt.coords[0, 0]) for prompt in read_points(path, "a.png")}
+    kept = {int(prompt.coords[0, 0]) for prompt in drawn_on(path, "a.png")}
     assert acknowledged <= kept
     assert len(kept) - len(acknowledged) <= 1

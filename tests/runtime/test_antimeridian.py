@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from resam_runtime.scenes.georeference import WGS84, Affine, pixel_to_map, reproject
+from resam_runtime.scenes.georeference import WGS84, Affine, Georeference, reproject
+from resam_runtime.scenes.scene_info import SceneInfo
+from resam_runtime.writers import SceneResult
 from resam_runtime.writers.antimeridian import cut_at_antimeridian
 from resam_runtime.writers.geojson import feature_collection
-from resam_runtime.writers.scene import SceneResult
 
 from .test_writers import HEIGHT, WIDTH, disc, instance, polygons, random_blobs, signed_area
 
@@ -23,7 +24,7 @@ ANTIMERIDIAN_UTM = (100.0, 0.0, 828000.0, 0.0, -100.0, 4500.0)  # of zone 60 nor
 def geometry(mask: np.ndarray, transform: Affine, crs: str, simplify: float = 0.0) -> list[Any]:
     """The polygons of one mask, with everything checked that RFC 7946 asks of each."""
     height, width = mask.shape
-    result = SceneResult("a.tif", width, height, [instance(0, mask)], transform=transform, crs=crs)
+    result = SceneResult(SceneInfo("a.tif", width, height, Georeference(transform, crs)), [instance(0, mask)])
     [feature] = feature_collection(result, simplify=simplify)["features"]
     found = polygons(feature)
     for outer, *holes in found:
@@ -55,7 +56,7 @@ def covered(found: list[Any], points: np.ndarray) -> np.ndarray:
 
 def centres(shape: tuple[int, int], transform: Affine, crs: str) -> np.ndarray:
     ys, xs = np.mgrid[: shape[0], : shape[1]]
-    placed = reproject(pixel_to_map(transform, np.stack([xs.ravel(), ys.ravel()], 1)), crs, WGS84)
+    placed = reproject(Georeference(transform, crs).to_map(np.stack([xs.ravel(), ys.ravel()], 1)), crs, WGS84)
     placed[:, 0] = (placed[:, 0] + 180) % 360 - 180
     return placed
 
@@ -82,6 +83,52 @@ def test_polygons_cover_their_pixels_once(crs: str, transform: Affine, seed: int
         area = sum(signed_area(ring) for polygon in found for ring in polygon)
         assert area == pytest.approx(mask.sum() * -transform[0] * transform[4])
     geometry(mask, transform, crs, 1.0)
+
+
+POLAR = (6250.0, 0.0, -375000.0, 0.0, -6250.0, 281250.0)  # the 180th meridian is a pixel edge
+
+
+@pytest.mark.parametrize("simplify", [0.0, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:4326", (0.01, 0.0, 180 - 60 * 0.01, 0.0, -0.01, 10.0)),
+        ("EPSG:4326", (1.0, 0.0, 120.0, 0.0, -1.0, 45.0)),
+        ("EPSG:3995", POLAR),
+        ("EPSG:3995", (6250.0, 0.0, -125000.0, 0.0, -6250.0, 1250000.0)),
+        ("EPSG:3031", POLAR),
+    ],
+)
+def test_every_outline_is_a_valid_polygon(crs: str, transform: Affine, seed: int, simplify: float) -> None:
+    shapely = pytest.importorskip("shapely")
+    blobs = random_blobs(seed)
+    for mask in (blobs, disc(60, 45, 30) & blobs, np.roll(blobs, 30, axis=1) & disc(60, 45, 3)):
+        if not mask.any():
+            continue
+        found = geometry(mask, transform, crs, simplify)
+        for whole in (shapely.MultiPolygon([(outer, holes) for outer, *holes in found]), *found):
+            shape = whole if hasattr(whole, "is_valid") else shapely.Polygon(whole[0], whole[1:])
+            assert shape.is_valid, shapely.is_valid_reason(shape)
+
+
+@pytest.mark.parametrize(
+    ("rows", "origin", "transform", "crs"),
+    [
+        (["##", "#."], (19, 22), (1.0, 0.0, 160.0, 0.0, -1.0, 20.0), "EPSG:4326"),
+        (["...#", "####"], (17, 28), (6250.0, 0.0, -125000.0, 0.0, -6250.0, 1250000.0), "EPSG:3995"),
+    ],
+)
+def test_outlines_that_run_along_the_antimeridian(
+    rows: list[str], origin: tuple[int, int], transform: Affine, crs: str
+) -> None:
+    shapely = pytest.importorskip("shapely")
+    mask = np.zeros((40, 40), bool)
+    part = np.array([[cell == "#" for cell in row] for row in rows])
+    mask[origin[1] : origin[1] + part.shape[0], origin[0] : origin[0] + part.shape[1]] = part
+    found = geometry(mask, transform, crs)
+    assert all(shapely.Polygon(outer, holes).is_valid for outer, *holes in found)
+    assert (covered(found, centres(mask.shape, transform, crs)) == mask.ravel()).all()
 
 
 @pytest.mark.parametrize("crs", ["EPSG:3413", "EPSG:3031"])

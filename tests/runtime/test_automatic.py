@@ -110,9 +110,9 @@ def test_exclusive_proposals_share_no_pixel(segmenter: Segmenter) -> None:
 def test_tiles_in_any_order_merge_to_the_same(segmenter: Segmenter) -> None:
     image, _ = scene(180, 150, LARGE)
     found = []
-    for tile in reversed(segmenter.tiles(180, 150)):
+    for tile, grid in reversed(list(segmenter.plan_automatic(180, 150))):
         window = image[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
-        found += segmenter.propose_tile(segmenter.prepare_tile(window, tile), tile, (150, 180))
+        found += segmenter.propose_tile(segmenter.prepare_tile(window, tile), tile, grid, (150, 180))
     merged = segmenter.merge_proposals(found, (150, 180))
     boxes = {tuple(item.box.tolist()) for item in merged}
     assert boxes == {tuple(item.box.tolist()) for item in segmenter(image)}
@@ -123,7 +123,7 @@ def test_tiles_in_any_order_merge_to_the_same(segmenter: Segmenter) -> None:
 def test_the_grid_covers_a_scene_once_and_evenly(width: int, height: int) -> None:
     tiles = plan_tiles(width, height, 64, Framing(64))
     points = np.concatenate(
-        [tile_to_scene(grid_points(tiles, i, 64, 8), tile.scale, tile.origin) for i, tile in enumerate(tiles)]
+        [tile_to_scene(points, tile.scale, tile.origin) for tile, points in grid_points(tiles, 64, 8)]
     )
     spacing = 8 / tiles[0].scale
     assert len(points) == pytest.approx(width * height / spacing**2, rel=0.3)

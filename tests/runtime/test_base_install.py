@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def test_importing_the_runtime_takes_less_than_a_third_of_a_second() -> None:
 
 
 @pytest.mark.slow
-def test_the_base_wheel_alone_runs_an_engine_file(tmp_path: Path) -> None:
+def test_the_first_minute_needs_the_base_wheel_alone(tmp_path: Path) -> None:
+    """The README's first commands, and an engine file of one's own."""
     wheels, environment = tmp_path / "wheels", tmp_path / "venv"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", wheels, ROOT], check=True)
@@ -61,6 +63,16 @@ def test_the_base_wheel_alone_runs_an_engine_file(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert len(json.loads((out / "instances.json").read_text())["annotations"]) == 1
+
+    command = [environment / "bin" / "resam-run", "--engine", "tiny", ROOT / "samples", "-o", tmp_path / "first"]
+    begun = time.monotonic()
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert time.monotonic() - begun < 60
+    assert len(list((tmp_path / "first").glob("*.png"))) == 5
+    asked = json.loads((ROOT / "samples" / "points.json").read_text())["scenes"]
+    made = json.loads((tmp_path / "first" / "instances.json").read_text())["annotations"]
+    assert len(made) > 0.95 * sum(len(scene["instances"]) for scene in asked.values())
 
     trace = "import sys, resam_runtime.cli, resam_runtime.segment.segmenter; sys.exit('torch' in sys.modules)"
     subprocess.run([python, "-c", trace], check=True)

@@ -61,7 +61,6 @@ def with_manifest(path: Path, **changes: Any) -> None:
 def test_what_was_written_is_read_back(engine: Path) -> None:
     opened = EngineFile.open(engine)
     assert {name: bytes(opened.graph(name)) for name in GRAPHS} == GRAPHS
-    assert opened.graph("loop").readonly
     assert opened.manifest.requery == "box+points"
     assert Manifest.from_json(opened.manifest.to_json()) == opened.manifest
 
@@ -96,10 +95,48 @@ def test_graphs_beyond_two_gigabytes_work(tmp_path: Path) -> None:
     path = tmp_path / "big.resam"
     write_engine_file(path, engine_manifest(), {**GRAPHS, "encoder": big})
     opened = EngineFile.open(path, verify=False)
-    assert len(opened.graph("encoder")) == (1 << 32) + 5
-    assert bytes(opened.graph("encoder")[1 << 32 :]) == b"abc\0\0"
+    assert opened.size("encoder") == (1 << 32) + 5
     assert bytes(opened.graph("loop")) == GRAPHS["loop"]
     path.unlink()
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_file_that_changes_after_it_was_opened_is_an_error_not_a_signal(engine: Path, cut: bool) -> None:
+    opened = EngineFile.open(engine)
+    with engine.open("r+b") as stream:
+        if cut:
+            stream.truncate(3000)
+        else:
+            stream.seek(-2000, os.SEEK_END)
+            stream.write(b"other")
+    with pytest.raises(ResamError, match=r"model\.resam: was written to while it was read"):
+        opened.graph("loop")
+
+
+def test_a_file_that_was_replaced_is_read_as_it_was(engine: Path) -> None:
+    opened = EngineFile.open(engine)
+    write_engine_file(engine, engine_manifest(), {**GRAPHS, "loop": b"another"})
+    assert opened.graph("loop") == GRAPHS["loop"]
+
+
+@pytest.mark.parametrize(
+    ("graph", "side", "tensor", "shape"),
+    [
+        ("loop", "outputs", "masks", ["N", 64, 128]),
+        ("loop", "outputs", "boxes", ["N"]),
+        ("decoder", "outputs", "masks", ["N", 16, 16]),
+        ("decoder", "inputs", "embedding", [1, 16, 4, 4]),
+        ("encoder", "outputs", "embedding", ["B", 17, 8, 8]),
+        ("encoder", "inputs", "image", ["B", 128, 128, 3]),
+    ],
+)
+def test_a_tensor_of_another_size_than_the_manifest_says_is_refused(
+    engine: Path, graph: str, side: str, tensor: str, shape: list[Any]
+) -> None:
+    graphs = json.loads(entries_of(engine)["manifest.json"])["graphs"]
+    next(one for one in graphs[graph][side] if one["name"] == tensor)["shape"] = shape
+    with_manifest(engine, graphs=graphs)
+    assert f"graphs.{graph}.{side}.{tensor}: expected the shape" in refusal(engine)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(engine: Path) -> None:
@@ -238,7 +275,7 @@ def test_a_manifest_out_of_range_names_the_field(engine: Path, changes: dict[str
 
 def test_every_manifest_field_is_needed_or_may_be_null(engine: Path) -> None:
     original = json.loads(entries_of(engine)["manifest.json"])
-    may_be_left_out = {"max_points", "max_points_per_instance", "max_batch", "adapter", "training"}
+    may_be_left_out = {"digest", "max_points", "max_points_per_instance", "max_batch", "adapter", "training"}
     for key in original:
         data = {name: value for name, value in original.items() if name not in (key, "format")}
         if key in may_be_left_out or key == "format":

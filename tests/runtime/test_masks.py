@@ -176,6 +176,32 @@ def test_a_bad_segmentation_names_its_annotation(segmentation: object) -> None:
         decode_segmentation({"id": 17, "segmentation": segmentation}, 20, 30)
 
 
+@pytest.mark.parametrize("far", [200.0, 1e4, 9e8])
+@pytest.mark.parametrize("seed", range(6))
+def test_polygons_that_reach_far_beyond_the_image_cover_the_pixels_inside_them(seed: int, far: float) -> None:
+    height, width = 70, 90
+    rng = np.random.default_rng(seed)
+    # triangles around the image's middle, some corners of which are near
+    angle = rng.uniform(0, 2 * np.pi) + np.array([0, 2.1, 4.2])
+    radius = np.where(rng.random(3) < 0.4, 20, far)
+    corners = np.stack([45 + radius * np.cos(angle), 35 + radius * np.sin(angle)], axis=1)
+    found = decode_segmentation({"segmentation": [corners.ravel().tolist()]}, height, width)
+    y, x = np.mgrid[:height, :width] + 0.5
+    distance = np.full((height, width), np.inf)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0)):
+        length = np.hypot(x1 - x0, y1 - y0)
+        distance = np.minimum(distance, ((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)) / length)
+    clear = np.abs(distance) > 1.5
+    np.testing.assert_array_equal(found[clear], distance[clear] > 0)
+
+
+def test_a_polygon_that_is_nowhere_near_the_image_has_no_pixel() -> None:
+    for shift in (500, 1e8):
+        ring = [shift, 0, shift + 9, 0, shift + 9, 9]
+        assert not decode_segmentation({"segmentation": [ring]}, 20, 30).any()
+        assert not decode_segmentation({"segmentation": [ring[1:] + ring[:1]]}, 20, 30).any()
+
+
 def test_runs_that_do_not_fill_the_image_are_refused() -> None:
     for runs in ([5, 5], [-1, 601], [600.0], ["600"]):
         with pytest.raises(ResamError, match="annotation 4"):
@@ -209,7 +235,7 @@ def instance(index: int, logits: np.ndarray, origin: tuple[int, int], score: flo
         origin=origin,
         points=np.zeros((1, 2), np.float32),
         labels=np.ones(1, np.int32),
-        scene_size=(40, 40),
+        scene_hw=(40, 40),
         logits=logits.astype(np.float16) if keep else None,
     )
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import onnxruntime
 import pytest
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.backends.onnx import OnnxBackend, physical_cores
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
+from resam_runtime.engine.manifest import DIGEST_KEY
+from resam_runtime.segment.segmenter import Segmenter
 
 from .engines import engine_graphs, engine_manifest, write_engine
 
@@ -77,6 +80,83 @@ def test_the_description_names_what_runs(engine: EngineFile) -> None:
     line = OnnxBackend.load(engine, "cpu", 3).describe()
     assert line == f"ONNX Runtime {onnxruntime.__version__}, CPU, 3 threads, fp32"
     assert f"{physical_cores()} threads" in OnnxBackend.load(engine, "cpu").describe()
+
+
+def reshaped(path: Path, fixed: bool) -> EngineFile:
+    """An engine whose loop gives masks of half the height; fixed: and says so before it runs.
+
+    Else the height is 16 times the largest label, which nobody knows before.
+    """
+    graphs = engine_graphs()
+    loop = onnx.load_model_from_string(graphs["loop"])
+    cut = onnx.parser.parse_graph(
+        """
+        cut (float[N, M, M] whole_masks, int32[N, P] point_labels) => (float[N, H, M] masks) {
+            start = Constant <value_ints = [0]> ()
+            rows = Constant <value_ints = [16]> ()
+            cut_axis = Constant <value_ints = [1]> ()
+            top = ReduceMax <keepdims = 0> (point_labels)
+            top_64 = Cast <to = 7> (top)
+            end = Mul (rows, top_64)
+            masks = Slice (whole_masks, start, END, cut_axis)
+        }""".replace("END", "rows" if fixed else "end")
+    )
+    for node in loop.graph.node:
+        node.output[:] = ["whole_masks" if name == "masks" else name for name in node.output]
+    loop.graph.node.extend(cut.node)
+    sizes = loop.graph.output[0].type.tensor_type.shape.dim
+    if fixed:
+        sizes[1].dim_value = 16
+    else:
+        sizes[1].dim_param = "H"
+    write_engine_file(path, engine_manifest(), {**graphs, "loop": loop.SerializeToString()})
+    return EngineFile.open(path)
+
+
+def test_a_graph_of_another_shape_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResamError, match=r"loop has masks of shape \['N', 16, 32\], the manifest says \['N', 32, 32\]"):
+        OnnxBackend.load(reshaped(tmp_path / "model.resam", fixed=True), "cpu", 1)
+
+
+def test_a_run_that_gives_another_shape_is_an_error(tmp_path: Path) -> None:
+    segmenter = Segmenter(reshaped(tmp_path / "model.resam", fixed=False), "cpu", 1)
+    with pytest.raises(ResamError, match=r"^graph loop: gave masks of shape \[1, 16, 32\], expected \[1, 32, 32\]$"):
+        segmenter(np.zeros((64, 64, 3), np.uint8), [(20, 30)])
+
+
+def test_graphs_of_two_engines_are_refused(tmp_path: Path) -> None:
+    one, other = ("1" * 64), ("2" * 64)
+    write_engine_file(tmp_path / "one.resam", engine_manifest(digest=one), stamped(one))
+    write_engine_file(tmp_path / "other.resam", engine_manifest(digest=other), stamped(other))
+    OnnxBackend.load(EngineFile.open(tmp_path / "one.resam"), "cpu", 1)
+    mixed = {**stamped(one), "loop": EngineFile.open(tmp_path / "other.resam").graph("loop")}
+    for manifest in (engine_manifest(digest=one), engine_manifest()):
+        write_engine_file(tmp_path / "mixed.resam", manifest, mixed)
+        with pytest.raises(ResamError, match=r"mixed\.resam: graph \w+ belongs to another engine"):
+            OnnxBackend.load(EngineFile.open(tmp_path / "mixed.resam"), "cpu", 1)
+
+
+def stamped(digest: str) -> dict[str, bytes]:
+    graphs = {}
+    for name, content in engine_graphs().items():
+        model = onnx.load_model_from_string(content)
+        onnx.helper.set_model_props(model, {DIGEST_KEY: digest})
+        graphs[name] = model.SerializeToString()
+    return graphs
+
+
+def test_weights_outside_the_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    graphs = engine_graphs()
+    model = onnx.load_model_from_string(graphs["encoder"])
+    model.graph.node[-1].output[0] = "plain"
+    model.graph.node.append(onnx.helper.make_node("Add", ["plain", "bias"], ["embedding"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((1, 16, 8, 8), np.float32), "bias"))
+    onnx.save_model(model, "moved.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert onnxruntime.InferenceSession(Path("moved.onnx").read_bytes())  # the library would take them
+    write_engine_file("model.resam", engine_manifest(), {**graphs, "encoder": Path("moved.onnx")})
+    with pytest.raises(ResamError, match=r"model\.resam: graph encoder keeps weights in a file of their own"):
+        OnnxBackend.load(EngineFile.open("model.resam"), "cpu", 1)
 
 
 def test_a_device_that_is_not_installed_is_an_error(engine: EngineFile) -> None:

@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 
 from resam_runtime.common.errors import ResamError
+from resam_runtime.masks.instance import Category
 from resam_runtime.points import PointsFile, Prompt, check_prompts, find_points, read_points, shared_names
+from resam_runtime.scenes.georeference import Affine, Georeference
+from resam_runtime.scenes.scene_info import SceneInfo
 
 UTM = "EPSG:32633"
 TRANSFORM = (2.0, 0.0, 500000.0, 0.0, -2.0, 5000000.0)  # 2 m pixels, north up
+
+
+def info(name: str, width: int = 100, height: int = 80, transform: Affine | None = None, crs: str = UTM) -> SceneInfo:
+    return SceneInfo(name, width, height, None if transform is None else Georeference(transform, crs))
 
 
 def save(path: Path, data: Any) -> Path:
@@ -57,31 +64,31 @@ COCO = {
 @pytest.mark.parametrize(("name", "data"), [("p.json", OWN), ("p.csv", CSV), ("coco.json", COCO)])
 def test_every_kind_gives_the_same_prompts(tmp_path: Path, name: str, data: Any) -> None:
     file = PointsFile.open(save(tmp_path / name, data))
-    assert plain(file.prompts("a.png", width=100, height=80)) == EXPECTED
-    assert file.prompts("c.png") == []
+    assert plain(file.prompts(info("a.png"))) == EXPECTED
+    assert file.prompts(info("c.png")) == []
 
 
 def test_coco_categories_are_kept(tmp_path: Path) -> None:
     file = PointsFile.open(save(tmp_path / "p.json", COCO))
-    assert [prompt.category for prompt in file.prompts("a.png")] == [3, 3]
+    assert [prompt.category for prompt in file.prompts(info("a.png"))] == [Category(3, "ship")] * 2
     assert file.categories == [{"id": 3, "name": "ship"}]
 
 
 def test_a_file_beside_a_scene_needs_no_scene_names(tmp_path: Path) -> None:
     own = save(tmp_path / "a.points.json", {"instances": OWN["scenes"]["a.png"]["instances"]})  # type: ignore[index]
-    assert plain(read_points(own, "a.png")) == EXPECTED
+    assert plain(read_points(own, info("a.png"))) == EXPECTED
     table = save(tmp_path / "a.points.csv", "instance,x,y\n1,5,6\n1,7,8\n2,9,9\n")
-    assert plain(read_points(table, "a.png")) == [(1, [[5, 6], [7, 8]], [1, 1]), (2, [[9, 9]], [1])]
+    assert plain(read_points(table, info("a.png"))) == [(1, [[5, 6], [7, 8]], [1, 1]), (2, [[9, 9]], [1])]
     bare = save(tmp_path / "b.points.csv", "x,y\n5,6\n7,8\n")
-    assert [coords for _, coords, _ in plain(read_points(bare, "b.png"))] == [[[5, 6]], [[7, 8]]]
+    assert [coords for _, coords, _ in plain(read_points(bare, info("b.png")))] == [[[5, 6]], [[7, 8]]]
 
 
 def test_a_scene_is_found_by_path_then_by_file_name(tmp_path: Path) -> None:
     file = PointsFile.open(save(tmp_path / "p.csv", "scene,x,y\nx/a.png,1,1\na.png,2,2\nb.png,3,3\n"))
-    assert file.prompts("x/a.png")[0].coords.tolist() == [[1, 1]]
-    assert file.prompts("y/a.png")[0].coords.tolist() == [[2, 2]]
+    assert file.prompts(info("x/a.png"))[0].coords.tolist() == [[1, 1]]
+    assert file.prompts(info("y/a.png"))[0].coords.tolist() == [[2, 2]]
     with pytest.raises(ResamError, match=r"'b\.png' fits several scenes; write the path, 'z/b\.png'"):
-        file.prompts("z/b.png", shared={"b.png"})
+        file.match("z/b.png", {"b.png"})
 
 
 def test_a_scene_is_called_by_the_longest_end_of_its_path(tmp_path: Path) -> None:
@@ -89,7 +96,7 @@ def test_a_scene_is_called_by_the_longest_end_of_its_path(tmp_path: Path) -> Non
     file = PointsFile.open(save(tmp_path / "p.csv", table))
 
     def found(name: str, path: str, *others: str) -> list[list[float]]:
-        prompts = file.prompts(name, shared=shared_names([path, *others]), path=path)
+        prompts = file.prompts(info(name), file.match(name, shared_names([path, *others]), path) or "")
         return [place for prompt in prompts for place in prompt.coords.tolist()]
 
     assert found("a.png", "/x/images/sub/a.png") == [[2, 2]], "the folder below the one that was annotated"
@@ -135,7 +142,7 @@ def test_geojson_in_the_scenes_crs_lands_on_pixels(tmp_path: Path) -> None:
         feature(500000 + 2.0, 5000000 - 2.0, instance=1, label=0),
         crs=crs("urn:ogc:def:crs:EPSG::32633"),
     )
-    [prompt] = read_points(save(tmp_path / "p.geojson", data), "a.tif", transform=TRANSFORM, crs=UTM)
+    [prompt] = read_points(save(tmp_path / "p.geojson", data), info("a.tif", transform=TRANSFORM))
     np.testing.assert_allclose(prompt.coords, [[10, 20], [0.5, 0.5]], atol=1e-3)
     assert prompt.labels.tolist() == [1, 0]
 
@@ -144,7 +151,7 @@ def test_geojson_in_longitude_and_latitude_lands_on_pixels(tmp_path: Path) -> No
     warp = pytest.importorskip("rasterio.warp")
     longitude, latitude = warp.transform("EPSG:32633", "EPSG:4326", [500000 + 61], [5000000 - 81])
     data = collection(feature(longitude[0], latitude[0]))
-    [prompt] = read_points(save(tmp_path / "p.geojson", data), "a.tif", transform=TRANSFORM, crs=UTM)
+    [prompt] = read_points(save(tmp_path / "p.geojson", data), info("a.tif", transform=TRANSFORM))
     np.testing.assert_allclose(prompt.coords, [[30, 40]], atol=1e-2)
 
 
@@ -156,7 +163,7 @@ def test_map_points_without_a_scene_go_to_every_scene_they_lie_in(tmp_path: Path
     )
     file = PointsFile.open(save(tmp_path / "p.geojson", data))
     assert file.by_place
-    prompts = file.prompts("a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM)
+    prompts = file.prompts(info("a.tif", transform=TRANSFORM))
     assert [prompt.id for prompt in prompts] == ["here"]
 
 
@@ -171,11 +178,11 @@ def test_longitudes_find_a_scene_beyond_the_antimeridian(
     pytest.importorskip("rasterio")
     transform, width = (1.0, 0.0, west, 0.0, -1.0, 30.0), 20 if abs(west) in (170, 190) else 360
     path = save(tmp_path / "p.geojson", collection(feature(given, 20.5, **named)))
-    prompts = read_points(path, "a.tif", width=width, height=60, transform=transform, crs="EPSG:4326")
+    prompts = read_points(path, info("a.tif", width, 60, transform, "EPSG:4326"))
     assert plain(prompts) == [("feature 1", [[x - 0.5, 9]], [1])]
     if not named:  # 20 degrees west of the scene, and a third of the way round the globe
         path = save(tmp_path / "p.geojson", collection(feature(west - 20, 20.5), feature(west + 120, 20.5)))
-        prompts = read_points(path, "a.tif", width=20, height=60, transform=transform, crs="EPSG:4326")
+        prompts = read_points(path, info("a.tif", 20, 60, transform, "EPSG:4326"))
         assert prompts == []
 
 
@@ -185,9 +192,7 @@ def test_negative_map_points_alone_belong_to_the_scene_they_lie_in(tmp_path: Pat
         feature(500000 + 2000, 5000000 - 20, instance="elsewhere", label=0),
         crs=crs("EPSG:32633"),
     )
-    prompts = read_points(
-        save(tmp_path / "p.geojson", data), "a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM
-    )
+    prompts = read_points(save(tmp_path / "p.geojson", data), info("a.tif", transform=TRANSFORM))
     assert check_prompts(prompts, 100, 80) == ([], [("here", "has no positive point")])
 
 
@@ -195,12 +200,12 @@ def test_map_points_need_a_georeferenced_scene(tmp_path: Path) -> None:
     pytest.importorskip("rasterio")  # where it is missing, that may be the cause
     path = save(tmp_path / "p.geojson", collection(feature(15, 45)))
     with pytest.raises(ResamError, match=r"p\.geojson: holds map coordinates, but a\.png is not georeferenced$"):
-        read_points(path, "a.png", width=10, height=10)
+        read_points(path, info("a.png", 10, 10))
 
 
 def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
     data = collection(feature(3, 4), resam={"coordinates": "pixel"})
-    assert read_points(save(tmp_path / "a.points.geojson", data), "a.png")[0].coords.tolist() == [[3, 4]]
+    assert read_points(save(tmp_path / "a.points.geojson", data), info("a.png"))[0].coords.tolist() == [[3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +262,7 @@ def test_geojson_may_say_that_it_holds_pixels(tmp_path: Path) -> None:
         ("p.json", {"scenes": {"b.png": {"Instances": [{"points": [[21, 21]]}]}}}, r"'b\.png': expected instances"),
         ("p.json", {"instances": [{"point": [21, 21]}]}, "instance 1: 'point' is not known, expected 'points', a list"),
         ("p.json", {"instances": [{"id": 1, "x": 2, "y": 3}]}, "instance 1: 'x' is not known, expected 'points'"),
-        ("p.geojson", collection({"type": "Feature", "geometry": {"type": "Polygon"}}), "expected a Point"),
+        ("p.geojson", collection({"type": "Feature", "geometry": {"type": "LineString"}}), "expected a Point"),
         ("p.geojson", collection(crs=3), "crs member names no"),
     ],
 )
@@ -301,7 +306,7 @@ def test_a_misspelt_label_is_refused_since_the_point_would_count_as_positive(
     ],
 )
 def test_labels_count_beside_every_kind_of_coco_point(tmp_path: Path, members: Any, labels: list[int]) -> None:
-    [prompt] = read_points(save(tmp_path / "p.json", coco(**members)), "a.png")
+    [prompt] = read_points(save(tmp_path / "p.json", coco(**members)), info("a.png"))
     assert plain([prompt]) == [(1, [[21, 21]], labels)]
 
 
@@ -315,7 +320,7 @@ def test_an_instance_of_which_a_positive_point_lies_elsewhere_is_skipped_in_ever
     )
     table = "instance,x,y\nhalf,9.5,9.5\nhalf,999.5,9.5\nwhole,9.5,9.5\n"
     for path in (save(tmp_path / "p.geojson", data), save(tmp_path / "p.csv", table)):
-        prompts = read_points(path, "a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM)
+        prompts = read_points(path, info("a.tif", transform=TRANSFORM))
         kept, skipped = check_prompts(prompts, 100, 80)
         assert plain(kept) == [("whole", [[9.5, 9.5]], [1])]
         assert skipped == [("half", "point 999.5, 9.5 lies outside the image of 100 x 80 px")]
@@ -327,7 +332,7 @@ def test_what_spreadsheets_and_qgis_write_is_understood(tmp_path: Path) -> None:
     assert [prompt.id for prompt in prompts] == [1, "²", "--5", "9" * 5000]
     assert prompts[0].labels.tolist() == [1, 0]
     data = collection(feature(3, 4, label=None, instance=None, scene=None), resam={"coordinates": "pixel"})
-    assert read_points(save(tmp_path / "p.geojson", data), "a.png")[0].labels.tolist() == [1]
+    assert read_points(save(tmp_path / "p.geojson", data), info("a.png"))[0].labels.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -344,10 +349,10 @@ def test_an_instance_without_an_id_gets_one_that_no_other_has(tmp_path: Path, gi
     assert [prompt.id for prompt in read_points(path)] == expected
 
 
-def test_a_category_in_words_is_left_alone(tmp_path: Path) -> None:
+def test_a_category_is_a_name_or_a_number(tmp_path: Path) -> None:
     instances = [{"points": [[1, 2]], "category": "ship"}, {"points": [[1, 2]], "category": 3}]
     path = save(tmp_path / "p.json", {"instances": instances})
-    assert [prompt.category for prompt in read_points(path)] == [None, 3]
+    assert [prompt.category for prompt in read_points(path)] == [Category(name="ship"), Category(3)]
 
 
 def test_coco_annotations_need_no_id_and_keep_the_name_that_resam_run_gave(tmp_path: Path) -> None:
@@ -357,8 +362,8 @@ def test_coco_annotations_need_no_id_and_keep_the_name_that_resam_run_gave(tmp_p
         {"id": 8, "image_id": 1, "keypoints": [1, 2, 0, 3, 4, 2, 5, 6, -1]},
     ]
     data = {"images": [{"id": 1, "file_name": "a.png", "width": 9.0, "height": 9}], "annotations": annotations}
-    first, second, third = read_points(save(tmp_path / "p.json", data), "a.png", width=9, height=9)
-    assert (first.id, second.id, second.category, third.coords.tolist()) == (1, "tank", 2, [[3, 4]])
+    first, second, third = read_points(save(tmp_path / "p.json", data), info("a.png", 9, 9))
+    assert (first.id, second.id, second.category, third.coords.tolist()) == (1, "tank", Category(2), [[3, 4]])
 
 
 @pytest.mark.filterwarnings("error")
@@ -376,18 +381,16 @@ def test_map_points_that_have_no_place_in_a_scenes_crs_do_not_spoil_the_others(t
     for x, y in ((-75.0, -95.0), (-165.0, 0.0)):  # no such latitude; the other side of the earth
         data = collection(feature(x, y, instance="far"), here)
         file = PointsFile.open(save(tmp_path / "p.geojson", data))
-        prompts = file.prompts("a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM)
+        prompts = file.prompts(info("a.tif", transform=TRANSFORM))
         assert [prompt.id for prompt in prompts] == ["here"]
         named = collection(feature(x, y, instance="far", scene="a.tif"), here)
-        both = PointsFile.open(save(tmp_path / "q.geojson", named)).prompts(
-            "a.tif", width=100, height=80, transform=TRANSFORM, crs=UTM
-        )
+        both = PointsFile.open(save(tmp_path / "q.geojson", named)).prompts(info("a.tif", transform=TRANSFORM))
         kept, skipped = check_prompts(both, 100, 80)
         assert ([one.id for one in kept], [one.instance for one in skipped]) == (["here"], ["far"])
 
 
 def test_a_table_that_says_its_scenes_may_have_other_columns(tmp_path: Path) -> None:
-    [prompt] = read_points(save(tmp_path / "p.csv", "scene,image,x,y\na.png,full.tif,1,2\n"), "a.png")
+    [prompt] = read_points(save(tmp_path / "p.csv", "scene,image,x,y\na.png,full.tif,1,2\n"), info("a.png"))
     assert prompt.coords.tolist() == [[1, 2]]
 
 
@@ -403,13 +406,13 @@ def test_an_unknown_crs_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("rasterio")
     path = save(tmp_path / "p.geojson", collection(feature(1, 2), crs=crs("EPSG:999999")))
     with pytest.raises(ResamError, match="unknown coordinate reference system"):
-        read_points(path, "a.tif", transform=TRANSFORM, crs=UTM)
+        read_points(path, info("a.tif", transform=TRANSFORM))
 
 
 def test_points_made_for_another_size_are_refused(tmp_path: Path) -> None:
     file = PointsFile.open(save(tmp_path / "p.json", OWN))
     with pytest.raises(ResamError, match=r"made for 100 x 80 px, a\.png has 50 x 40"):
-        file.prompts("a.png", width=50, height=40)
+        file.prompts(info("a.png", 50, 40))
 
 
 def test_prompts_outside_the_image_are_left_out_with_a_reason() -> None:
@@ -427,3 +430,116 @@ def test_prompts_outside_the_image_are_left_out_with_a_reason() -> None:
     kept, skipped = check_prompts([*good, *(one for one, _ in bad)], 100, 80)
     assert kept == good
     assert [one.reason for one in skipped] == [reason for _, reason in bad]
+
+
+# --- boxes -------------------------------------------------------------------------------------------------------
+
+
+def square(west: float, north: float, east: float, south: float) -> list[list[list[float]]]:
+    return [[[west, north], [east, north], [east, south], [west, south], [west, north]]]
+
+
+def on_map(kind: str, coordinates: Any) -> dict[str, Any]:
+    """A feature whose coordinates are those of pixel edges, two metres each."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value[0], list):
+            return [placed(one) for one in value]
+        return [500000 + 2 * value[0], 5000000 - 2 * value[1]]
+
+    return collection(shape({"type": kind, "coordinates": placed(coordinates)}), crs=crs(UTM))
+
+
+def shape(geometry: dict[str, Any], **properties: Any) -> dict[str, Any]:
+    return {"type": "Feature", "properties": properties, "geometry": geometry}
+
+
+def coco_boxes(*boxes: Any) -> dict[str, Any]:
+    annotations = [{"id": number, "image_id": 5, "bbox": box} for number, box in enumerate(boxes, 1)]
+    return {"images": [{"id": 5, "file_name": "a.tif"}], "annotations": annotations}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("p.json", {"instances": [{"box": [10, 20, 29, 39]}]}),
+        ("p.csv", "scene,x0,y0,x1,y1\na.tif,10,20,29,39\n"),
+        ("p.csv", "scene,x,y,x0,y0,x1,y1\na.tif,,,10,20,29,39\n"),
+        ("p.json", coco_boxes([10, 20, 20, 20])),
+        ("p.geojson", on_map("Polygon", square(10, 20, 30, 40))),
+        ("p.geojson", on_map("MultiPolygon", [square(10, 20, 12, 40), square(28, 30, 30, 32)])),
+    ],
+)
+def test_every_kind_may_hold_boxes(tmp_path: Path, name: str, data: Any) -> None:
+    pytest.importorskip("rasterio")
+    [prompt] = PointsFile.open(save(tmp_path / name, data), boxes=True).prompts(info("a.tif", transform=TRANSFORM))
+    assert prompt.box is not None
+    np.testing.assert_allclose(prompt.box, [10, 20, 29, 39], atol=1e-3)
+    coords, labels = prompt.tokens
+    assert (len(prompt.coords), labels.tolist(), prompt.found_by) == (0, [2, 3], "box")
+    np.testing.assert_allclose(coords, [[10, 20], [29, 39]], atol=1e-3)
+    assert check_prompts([prompt], 100, 80) == ([prompt], [])
+
+
+def test_a_box_and_points_are_one_prompt(tmp_path: Path) -> None:
+    table = "instance,x,y,label,x0,y0,x1,y1\n1,12,13,1,10,11,20,21\n1,2,3,0,,,,\n2,5,6,1,,,,\n"
+    first, second = read_points(save(tmp_path / "p.csv", table))
+    assert first.tokens[0].tolist() == [[12, 13], [2, 3], [10, 11], [20, 21]]
+    assert first.tokens[1].tolist() == [1, 0, 2, 3]
+    assert (second.box, second.found_by, second.tokens[1].tolist()) == (None, "points", [1])
+
+
+def test_boxes_are_cut_to_the_scene_and_left_out_beyond_it(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "p.json", coco_boxes([-3.5, -2, 20, 10], [90, 70, 50, 50], [200, 10, 5, 5], [7, 7, 0.25, 0.5])
+    )
+    prompts = PointsFile.open(path, boxes=True).prompts(info("a.tif"))
+    assert [prompt.box.tolist() for prompt in prompts if prompt.box is not None] == [
+        [0, 0, 15.5, 7],
+        [90, 70, 99, 79],
+        [200, 10, 204, 14],
+        [6.625, 6.75, 6.625, 6.75],
+    ]
+    kept, [(number, reason)] = check_prompts(prompts, 100, 80)
+    assert [prompt.id for prompt in kept] == [1, 2, 4]
+    assert (number, reason) == (3, "box corner 200, 10 lies outside the image of 100 x 80 px")
+
+
+def test_a_box_on_the_map_belongs_to_the_scene_that_holds_its_middle(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    for west, found in ((80, 1), (95, 0)):  # the scene ends at 100
+        file = PointsFile.open(save(tmp_path / "p.geojson", on_map("Polygon", square(west, 10, west + 30, 20))))
+        prompts = file.prompts(info("a.tif", transform=TRANSFORM))
+        assert len(prompts) == found
+        assert all(prompt.by_place for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "cause"),
+    [
+        (
+            "p.json",
+            {"instances": [{"box": [5, 2, 4, 3]}]},
+            r"box: expected a box \[x0, y0, x1, y1\], got \[5, 2, 4, 3\]",
+        ),
+        ("p.json", {"instances": [{"box": [1, 2, 3]}]}, "box: expected a box"),
+        ("p.json", {"instances": [{"box": "all"}]}, "box: expected a list"),
+        ("p.csv", "x0,y0,x1,y1\n1,2,3,\n", "line 2"),
+        ("p.csv", "x0,y0,x1,y1\n,,,\n1,2,3,4\n,,,9\n", "line 4"),
+        ("p.csv", "x0,y0,x1\n1,2,3\n", "expected the header scene,instance,x,y,label or x0,y0,x1,y1"),
+        ("p.json", coco_boxes([1, 2, 0, 4]), r"bbox: expected \[x, y, width, height\]"),
+        ("p.json", coco_boxes(None), "hold no points, point or keypoints; resam-run --boxes"),
+        ("p.geojson", collection(shape({"type": "Polygon"}, label=0)), "label 0"),
+        ("p.geojson", collection(shape({"type": "Polygon", "coordinates": [[[1, "x"]]]})), "expected a point"),
+    ],
+)
+def test_boxes_that_are_none_are_told(tmp_path: Path, name: str, data: Any, cause: str) -> None:
+    with pytest.raises(ResamError, match=cause):
+        PointsFile.open(save(tmp_path / name, data), boxes=True)
+
+
+def test_coco_boxes_are_no_prompts_unless_asked_for(tmp_path: Path) -> None:
+    data = coco_boxes([1, 2, 3, 4])
+    data["annotations"][0]["points"] = [[2, 3]]
+    [prompt] = read_points(save(tmp_path / "p.json", data), info("a.tif"))
+    assert prompt.box is None

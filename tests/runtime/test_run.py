@@ -22,14 +22,18 @@ from resam_runtime.annotate.cli import annotate
 from resam_runtime.cli import run
 from resam_runtime.common.errors import command_errors
 from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.masks.instance import Instance
 from resam_runtime.points import PointsFile
-from resam_runtime.run import pipeline, read_stage, write_stage
-from resam_runtime.run.jobs import Job
+from resam_runtime.run import process_scene
 from resam_runtime.run.options import RunOptions
-from resam_runtime.run.read_stage import PointsSource
+from resam_runtime.run.process_scene import SceneJob
 from resam_runtime.run.run import Run
+from resam_runtime.run.scene_prompts import PointsSource
 from resam_runtime.scenes.scene_files import find_scenes, output_stems
+from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.segment.segmenter import Segmenter
+from resam_runtime.writers import WRITERS, Record, SceneWriter
+from resam_runtime.writers.record import annotation
 
 from .run_helpers import draw_scene, instances_of, make_engine, make_folder, resam_run, summary_of, write_points
 
@@ -65,7 +69,14 @@ def test_a_folder_becomes_every_output(engine: Path, images: Path, tmp_path: Pat
     assert [image["file_name"] for image in data["images"]] == ["s0.png", "s1.png", "s2.png"]
     assert len(data["annotations"]) == 12
     assert summary["complete"]
-    assert summary["totals"] == {"scenes": 3, "failed": 0, "instances": 12, "points": 12, "skipped": 0}
+    assert summary["totals"] == {
+        "scenes": 3,
+        "failed": 0,
+        "instances": 12,
+        "points": 12,
+        "skipped": 0,
+        "found_by": {"points": 12},
+    }
     assert set(summary["seconds"]) == {"read", "prepare", "inference", "write"}
 
 
@@ -187,7 +198,7 @@ def test_a_budget_that_holds_no_instance_loses_nothing_else(engine: Path, tmp_pa
     assert result.code == 0, result.stderr
     assert (out / "instances.json").stat().st_size <= 250
     assert instances_of(out)["annotations"] == []
-    assert "0 instances in 1 scenes, 32 instances left out by --budget" in result.stdout
+    assert "0 instances in 1 scene, 32 instances left out by --budget" in result.stdout
     assert summary_of(out)["notes"] == ["--budget 250: none of 32 instances fits into instances.json"]
 
 
@@ -227,9 +238,38 @@ def test_automatic_finds_nothing_where_there_is_no_data(engine: Path, tmp_path: 
         assert any(item["bbox"][0] <= x < item["bbox"][0] + item["bbox"][2] for item in found)
 
     model = Segmenter(engine, device="cpu", threads=1)
-    job, options = Job(find_scenes([path], tmp_path / "x")[0]), RunOptions(automatic=True)
-    tiles = [work.tile for work in read_stage.read_scene(job, model, read_stage.PointsSource(), options)]
+    job = SceneJob(find_scenes([path], tmp_path / "x")[0], model, PointsSource(), RunOptions(automatic=True))
+    tiles = [prepared.tile for prepared in job.read()]
     assert tiles == [tile for tile in model.tiles(300, 90) if tile.x + tile.width > 140]
+
+
+def test_boxes_are_prompts_and_come_back_from_the_output(engine: Path, images: Path, tmp_path: Path) -> None:
+    instances = {
+        "s0.png": [{"id": 1, "box": [20, 20, 39, 35]}],
+        "s1.png": [{"id": 7, "box": [50, 30, 70, 45], "points": [[60, 40]]}],
+    }
+    points = tmp_path / "p.json"
+    points.write_text(json.dumps({"scenes": {name: {"instances": value} for name, value in instances.items()}}))
+    arguments = ["--engine", engine, images, "--format", "coco", "--points"]
+    assert resam_run(*arguments, points, "-o", tmp_path / "one").code == 0
+    first, second = instances_of(tmp_path / "one")["annotations"]
+    assert (first["points"], first["labels"], first["box_prompt"]) == ([], [], [20, 20, 39, 35])
+    assert (second["points"], second["labels"], second["box_prompt"]) == ([[60, 40]], [1], [50, 30, 70, 45])
+    # the engine of the tests fills a box as far as it is bright
+    left, top, width, height = first["bbox"]
+    assert 20 <= left <= left + width - 1 <= 39
+    assert 20 <= top <= top + height - 1 <= 35
+
+    again = tmp_path / "one/instances.json"
+    assert resam_run(*arguments, again, "-o", tmp_path / "two").code == 0
+    assert instances_of(tmp_path / "two")["annotations"] == [first, second]
+    assert resam_run(*arguments, again, "--boxes", "-o", tmp_path / "three").code == 0
+    for item in instances_of(tmp_path / "three")["annotations"]:
+        before = next(one for one in (first, second) if one["instance"] == item["instance"])
+        x, y, width, height = before["bbox"]
+        assert item["box_prompt"] == [x, y, x + width - 1, y + height - 1]
+    other = resam_run(*arguments, again, "-o", tmp_path / "three", "--resume")
+    assert (other.code, "--boxes" in other.stderr) == (2, True)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -343,7 +383,7 @@ def test_scenes_in_which_nothing_is_found_are_no_failure(engine: Path, tmp_path:
     (tmp_path / "p.csv").write_text("scene,x,y,label\nb.png,3,3,0\n")
     arguments = ["--engine", engine, tmp_path / "images", "-o", tmp_path / "out", "--points", tmp_path / "p.csv"]
     result = resam_run(*arguments, "--automatic")
-    assert (result.code, "0 instances in 2 scenes, 1 instances skipped" in result.stdout) == (0, True)
+    assert (result.code, "0 instances in 2 scenes, 1 instance skipped" in result.stdout) == (0, True)
 
 
 def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path, tmp_path: Path) -> None:
@@ -351,28 +391,22 @@ def test_a_scene_without_points_gives_an_empty_result(engine: Path, images: Path
     (images / "s1.points.json").unlink()
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
     assert result.code == 0
-    assert "4 instances in 3 scenes, 1 scenes without points; " in result.stdout, "s0.png has a file: nothing is there"
+    assert "4 instances in 3 scenes, 1 scene without points; " in result.stdout, "s0.png has a file: nothing is there"
     assert [scene["instances"] for scene in summary_of(tmp_path / "out")["scenes"]] == [0, 0, 4]
     assert json.loads((tmp_path / "out/s0.geojson").read_text())["features"] == []
 
 
-@pytest.mark.parametrize("written_by", ["now", "earlier"])
-def test_scenes_without_points_are_counted_in_what_was_done_before(
-    engine: Path, images: Path, tmp_path: Path, written_by: str
-) -> None:
+def test_scenes_without_points_are_counted_in_what_was_done_before(engine: Path, images: Path, tmp_path: Path) -> None:
     (images / "s1.points.json").unlink()
     out = tmp_path / "out"
     assert resam_run("--engine", engine, images, "-o", out).code == 0
     for path in (out / ".resam" / "scenes").iterdir():
         record = json.loads(path.read_text())
-        if written_by == "earlier":  # which told them by the beginning of their notes
-            del record["without_points"]
-        else:  # what tells them is not how a note begins
-            record["notes"].append("no points of interest")
+        record["notes"].append("no points of interest")  # what tells them is not how a note begins
         path.write_text(json.dumps(record))
     result = resam_run("--engine", engine, images, "-o", out, "--resume")
-    assert "8 instances in 3 scenes, 1 scenes without points; " in result.stdout
-    told = ["note: s0.png", "note: s1.png", "note: s2.png"] if written_by == "now" else []
+    assert "8 instances in 3 scenes, 1 scene without points; " in result.stdout
+    told = ["note: s0.png", "note: s1.png", "note: s2.png"]
     assert [line.split(": no points of interest")[0] for line in result.stderr.splitlines()] == told
     assert summary_of(out)["scenes"][1]["notes"][0] == "no points file beside it"
 
@@ -429,6 +463,18 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
     assert "instance 2: 3 points, the engine takes 2 per instance" in result.stderr
 
 
+def test_a_folders_own_points_file_is_taken_and_said(engine: Path, images: Path, tmp_path: Path) -> None:
+    """resam-annotate images/, then resam-run images/: nothing is to be named twice."""
+    for beside in images.glob("*.points.*"):
+        beside.unlink()
+    points = {"scenes": {"s0.png": {"instances": [{"id": 7, "points": [[40, 40]]}]}}}
+    (images / "points.json").write_text(json.dumps(points))
+    result = resam_run("--engine", engine, images, "-o", tmp_path / "out")
+    assert f"points from {images / 'points.json'}" in result.stderr
+    document = json.loads((tmp_path / "out" / "instances.json").read_text())
+    assert [annotation["instance"] for annotation in document["annotations"]] == [7]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -451,14 +497,13 @@ def test_too_many_points_for_the_engine_skip_that_instance(images: Path, tmp_pat
             ["{bare}/b.png", "{bare}/c.png", "--engine", "{engine}", "--automatic"],
             "b.png: No such file or directory (and 1",
         ),
-        (
-            ["{annotated}", "--engine", "{engine}"],
-            "no points; there is {annotated}/points.json: give --points {annotated}",
-        ),
         (["{annotated}/a.png", "--engine", "{engine}"], "no points; there is {annotated}/points.json: give --points"),
         (["{images}", "--engine", "{engine}", "--watch", "{images}"], "not both"),
         (["{images}", "--engine", "{engine}", "--resume", "--overwrite"], "exclude each other"),
-        (["{images}", "--engine", "{engine}", "--min-score", "0.5"], "--min-score is about what --automatic finds"),
+        (
+            ["{images}", "--engine", "{engine}", "--min-score", "0.5"],
+            "has no prompter and finds nothing by itself; add --automatic",
+        ),
         (["--watch", "none", "--engine", "{engine}", "--strict"], "leave one of the two out"),
         (["{images}", "--engine", "{engine}", "--poll", "2"], "--poll is about a watched folder; add --watch"),
         (["{images}", "--engine", "{engine}", "--format", "coco", "--simplify", "0.5"], "--simplify is about NAME.geo"),
@@ -646,11 +691,6 @@ def test_map_points_that_lie_in_no_scene_are_told(engine: Path, tmp_path: Path) 
         assert some.code == 0
         assert "2 instances in 2 scenes, 2 instances of the points file lie in no scene that is done" in some.stdout
     assert "2 instances of the points file lie in no scene" in summary_of(tmp_path / "some")["notes"][0]
-    for path in tmp_path.glob("some/.resam/scenes/*.json"):  # as they were before this was recorded
-        record = json.loads(path.read_text())
-        del record["by_place"]
-        path.write_text(json.dumps(record))
-    assert "in no scene" not in resam_run(*arguments, "-o", tmp_path / "some", "--resume").stdout
 
 
 def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tmp_path: Path) -> None:
@@ -664,7 +704,7 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
         "and that the scenes are georeferenced\n"
     )
     automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
-    assert (automatic.code, "1 instances of the points file lie in no scene" in automatic.stdout) == (0, True)
+    assert (automatic.code, "1 instance of the points file lies in no scene" in automatic.stdout) == (0, True)
 
 
 def test_points_outside_their_tile_are_told(engine: Path, tmp_path: Path) -> None:
@@ -683,7 +723,7 @@ def test_a_picture_among_georeferenced_scenes_has_no_map_points(engine: Path, tm
     arguments = ["--engine", engine, tmp_path / "images", "--points", path]
     result = resam_run(*arguments, "-o", tmp_path / "out")
     assert (result.code, result.stderr) == (0, "")
-    assert "1 instances in 2 scenes, 1 scenes without points" in result.stdout
+    assert "1 instance in 2 scenes, 1 scene without points" in result.stdout
     assert summary_of(tmp_path / "out")["scenes"][1]["notes"] == [
         "no points for it in p.geojson: it has no place on the map"
     ]
@@ -743,12 +783,15 @@ def test_every_instance_of_a_tiled_scene_is_found_once(engine: Path, tmp_path: P
 
 def test_the_files_of_a_whole_run_need_the_memory_of_one_scene(engine: Path, tmp_path: Path) -> None:
     run_of_many = Run(EngineFile.open(engine), (), tmp_path / "out", PointsSource(), RunOptions())
-    item = {"category_id": None, "score": 0.5, "segmentation": {"size": [900, 900], "counts": "a" * 200}}
-    record = {"format": 1, "status": "done", "width": 900, "height": 900, "points": 400, "skipped": [], "outputs": []}
+    square = Instance(
+        0, 0.5, 0.5, np.ones((9, 9), bool), (9, 9), np.ones((1, 2), np.float32), np.ones(1, int), (900, 900)
+    )
+    item = {**annotation(square), "segmentation": {"size": [900, 900], "counts": "a" * 200}}
     names = [f"{number}.png" for number in range(40)]
     with run_of_many.take_folder("new") as folder:
         for name in names:
-            folder.save({**record, "name": name, "annotations": [{**item, "index": i} for i in range(400)]})
+            items = [{**item, "index": i} for i in range(400)]
+            folder.save(Record(name, name, scene=SceneInfo(name, 900, 900), points=400, annotations=items))
         segmenter = Segmenter(engine, threads=1)
         tracemalloc.start()
         try:
@@ -797,20 +840,21 @@ def test_a_large_geotiff_needs_the_memory_of_a_few_tiles(tmp_path: Path) -> None
 # --- the disk ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("writer", ["write_geojson", "write_overlay", "write_labels"])
+@pytest.mark.parametrize("writer", [name for name, writer in WRITERS.items() if isinstance(writer, SceneWriter)])
 def test_a_full_disk_stops_with_one_line_and_resumes(
     engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
     formats = ["--format", "coco,geojson,overlay,labels"]
-    real, calls = getattr(write_stage, writer), []
+    kind = type(WRITERS[writer])
+    real, calls = kind.write, []  # type: ignore[attr-defined]
 
-    def full(path: Path, *rest: Any) -> None:
+    def full(self: SceneWriter, path: Path, *rest: Any) -> None:
         calls.append(path)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(path, *rest)
+        real(self, path, *rest)
 
-    monkeypatch.setattr(write_stage, writer, full)
+    monkeypatch.setattr(kind, "write", full)
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", *formats)
     assert result.code == 3
     assert result.stderr.splitlines() == [
@@ -847,19 +891,14 @@ def test_a_disk_that_is_really_full_stops_with_one_line_and_resumes(engine: Path
 # --- the pipeline ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["_segment", "_gather", "_outputs", "open_scene"])
+@pytest.mark.parametrize("stage", ["segment_tile", "in_order", "annotation", "open_scene"])
 def test_an_unexpected_error_in_any_stage_fails_the_scene_and_never_hangs(
     engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     def broken(*args: Any, **options: Any) -> Any:
         raise RuntimeError("the cat sat on it")
 
-    if stage == "_segment":
-        monkeypatch.setattr(Segmenter, "segment_tile", broken)
-    elif stage == "_gather":
-        monkeypatch.setattr(pipeline, "in_order", broken)
-    else:
-        monkeypatch.setattr(read_stage if stage == "open_scene" else write_stage, stage, broken)
+    monkeypatch.setattr(Segmenter if stage == "segment_tile" else process_scene, stage, broken)
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--exclusive")
     assert result.code == 2
     reasons = [scene["reason"] for scene in summary_of(tmp_path / "out")["scenes"]]
@@ -870,11 +909,11 @@ def test_an_unexpected_error_in_any_stage_fails_the_scene_and_never_hangs(
 
 def test_a_failing_observer_ends_the_run_instead_of_hanging_it(engine: Path, images: Path, tmp_path: Path) -> None:
     from resam_runtime.engine.engine_file import EngineFile
-    from resam_runtime.run.outcome import Observer
+    from resam_runtime.run.report import Observer
     from resam_runtime.run.run import Run
 
     class Broken(Observer):
-        def scene(self, record: dict[str, Any]) -> None:
+        def scene(self, record: Record) -> None:
             raise KeyError("observer")
 
     run = Run.prepare(EngineFile.open(engine), [images], tmp_path / "out", options=RunOptions())

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from resam_runtime.common.errors import ResamError
-from resam_runtime.scenes import decoded
+from resam_runtime.scenes import headers
+from resam_runtime.scenes.georeference import Georeference
 from resam_runtime.scenes.headers import read_header
 from resam_runtime.scenes.scene import open_scene
 from resam_runtime.tiles.letterbox import PAD_VALUE
@@ -41,7 +42,7 @@ def test_a_png_and_a_tiff_give_the_same_pixels_in_rgb_order(tmp_path: Path, rgb:
     write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0))
     for name in ("a.png", "a.tif"):
         with open_scene(tmp_path / name) as scene:
-            assert (scene.name, scene.width, scene.height, scene.crs) == (name, 53, 37, None)
+            assert (scene.name, scene.width, scene.height, scene.info.georeference) == (name, 53, 37, None)
             np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
             np.testing.assert_array_equal(scene.read(5, 7, 11, 13), rgb[7:20, 5:16])
 
@@ -54,7 +55,7 @@ def test_tiff_is_read_by_opencv_where_rasterio_is_missing(
     monkeypatch.setitem(sys.modules, "rasterio", None)  # as if it were not installed
     with open_scene(tmp_path / "a.tif") as scene:
         np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
-        assert not scene.georeferenced
+        assert scene.info.georeference is None
         assert any("resam[geo]" in note for note in scene.notes)
 
 
@@ -278,9 +279,7 @@ def test_georeference_is_known(tmp_path: Path, rgb: np.ndarray) -> None:
     transform = rasterio.transform.from_origin(500000, 5000000, 2, 3)
     path = write_tiff(tmp_path / "a.tif", np.moveaxis(rgb, 2, 0), crs="EPSG:32633", transform=transform)
     with open_scene(path) as scene:
-        assert scene.georeferenced
-        assert scene.crs == "EPSG:32633"
-        assert scene.transform == (2, 0, 500000, 0, -3, 5000000)
+        assert scene.info.georeference == Georeference((2, 0, 500000, 0, -3, 5000000), "EPSG:32633")
 
 
 def test_a_picture_with_its_place_beside_it_is_georeferenced(
@@ -292,11 +291,12 @@ def test_a_picture_with_its_place_beside_it_is_georeferenced(
     with rasterio.open(path, "w", crs="EPSG:32633", transform=transform, **profile) as out:
         out.write(np.moveaxis(rgb, 2, 0))
     with open_scene(path) as scene:
-        assert (scene.crs, scene.transform, scene.notes) == ("EPSG:32633", (2, 0, 500000, 0, -3, 5000000), ())
+        assert scene.info.georeference == Georeference((2, 0, 500000, 0, -3, 5000000), "EPSG:32633")
+        assert scene.notes == ()
         np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
     monkeypatch.setitem(sys.modules, "rasterio", None)  # as if it were not installed
     with open_scene(path) as scene:
-        assert not scene.georeferenced
+        assert scene.info.georeference is None
         assert scene.notes == ("georeference not read: pip install 'resam[geo]'",)
     aux = tmp_path / "a.png.aux.xml"
     aux.write_text("<PAMDataset><Metadata><MDI key='STATISTICS_MEAN'>9</MDI></Metadata></PAMDataset>")
@@ -310,7 +310,7 @@ def test_a_world_file_without_a_crs_is_told(tmp_path: Path, rgb: np.ndarray, suf
     assert open_scene(path).notes == ()
     path.with_suffix(f".{world}").write_text("1\n0\n0\n-1\n500000.5\n4999999.5\n")
     with open_scene(path) as scene:
-        assert not scene.georeferenced
+        assert scene.info.georeference is None
         assert scene.notes == ("has a geotransform but no CRS: treated as not georeferenced",)
 
 
@@ -462,7 +462,7 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(
     tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
-    monkeypatch.setattr(decoded, "DECODE_LIMIT", 1000)
+    monkeypatch.setattr(headers, "DECODE_LIMIT", 1000)
     with open_scene(tmp_path / "a.png") as scene:  # rasterio reads it by windows
         np.testing.assert_array_equal(scene.read(3, 4, 10, 20), rgb[4:24, 3:13])
     monkeypatch.setitem(sys.modules, "rasterio", None)  # as if it were not installed

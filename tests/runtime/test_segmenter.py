@@ -115,7 +115,7 @@ def test_small_scenes_are_scaled_up_and_results_come_back_in_scene_pixels(
 ) -> None:
     (item,) = segmenter(blank(width, height), [(width / 3, height / 2)])
     expected = disc(width, height, width / 3, height / 2, RADIUS * max(width, height) / SIZE)
-    assert item.scene_size == (height, width)
+    assert item.scene_hw == (height, width)
     if expected.sum() > 20:
         assert iou(whole(item), expected) > 0.85
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import time
@@ -15,8 +16,8 @@ import pytest
 
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.run.options import RunOptions
-from resam_runtime.run.outcome import RunReport
 from resam_runtime.run.progress import TerminalProgress
+from resam_runtime.run.report import RunReport
 from resam_runtime.run.run import Run
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.run.watch import FolderWatch, watch_folder
@@ -90,6 +91,23 @@ def test_points_that_follow_a_scene_found_automatically_replace_what_was_found(
     script = Script(monkeypatch, idle, idle, late, idle, idle)
     report = played(script, folder, out, options=RunOptions(automatic=True))
     assert (report.scenes, report.instances) == (1, 1)
+
+
+def test_an_engine_with_a_prompter_waits_for_no_points_and_takes_those_that_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    centres = draw_scene(folder / "a.png", 0)
+    found: list[dict[str, int]] = []
+
+    def late() -> None:
+        found.append(summary_of(out)["totals"]["found_by"])
+        write_points(folder / "a.png", centres[:1])
+
+    played(Script(monkeypatch, idle, idle, late, idle, idle), folder, out, finds=True)
+    found.append(summary_of(out)["totals"]["found_by"])
+    assert found[0].keys() == {"prompter"}
+    assert found[1] == {"points": 1}
 
 
 def test_hidden_files_and_outputs_are_not_watched(tmp_path: Path) -> None:
@@ -185,10 +203,26 @@ def idle() -> None:
     pass
 
 
-def played(script: Script, folder: Path, out: Path, **more: Any) -> RunReport:
-    engine = EngineFile.open(make_engine(out.parent / "model.resam"))
+def played(script: Script, folder: Path, out: Path, finds: bool = False, **more: Any) -> RunReport:
+    engine = EngineFile.open(make_engine(out.parent / "model.resam", finds=finds))
     with TerminalProgress() as progress:
         return watch_folder(engine, Segmenter(engine), folder, out, script, observer=progress, **more)
+
+
+def test_a_record_from_elsewhere_leads_to_no_file_outside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out, victim = make_folder(tmp_path / "in", 1), tmp_path / "out", tmp_path / "victim.txt"
+    played(Script(monkeypatch, idle, idle), folder, out)
+    victim.write_text("precious")
+    [record] = (out / ".resam/scenes").glob("*.json")
+    for stem, outputs in (("s0", ["../victim.txt"]), ("../victim", [])):
+        changes = {"stem": stem, "outputs": outputs, "source": {}}
+        record.write_text(json.dumps({**json.loads(record.read_text()), **changes}))
+        report = played(Script(monkeypatch, idle, idle), folder, out)
+        assert (report.scenes, report.failed) == (1, 0)
+    assert victim.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "model.resam", "out", "victim.txt"]
 
 
 def test_a_watched_folder_may_vanish_for_a_moment(

@@ -14,18 +14,21 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from resam_runtime.common.errors import ResamError
-from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.instance import Category, Instance
 from resam_runtime.masks.outlines import meeting, misplaced, valid_polygons
-from resam_runtime.scenes.georeference import map_to_pixel, metres_per_pixel, pixel_to_map
-from resam_runtime.writers import coco
-from resam_runtime.writers.geojson import feature_collection, write_geojson
-from resam_runtime.writers.labels import write_labels
-from resam_runtime.writers.overlay import draw_overlay, nice_length, write_overlay
-from resam_runtime.writers.scene import SceneResult
+from resam_runtime.scenes.georeference import Georeference
+from resam_runtime.scenes.scene_info import SceneInfo
+from resam_runtime.writers import WRITERS, OutputOptions, Record, RunInfo, RunWriter, SceneResult, SceneWriter
+from resam_runtime.writers.coco import smallest_budget
+from resam_runtime.writers.geojson import feature_collection
+from resam_runtime.writers.labels import LabelsWriter
+from resam_runtime.writers.overlay import draw_overlay, nice_length
+from resam_runtime.writers.record import annotation
 
 WIDTH, HEIGHT = 120, 90
 UTM = "EPSG:32633"
 TRANSFORM = (2.0, 0.0, 500000.0, 0.0, -2.0, 5000000.0)
+PLACE = Georeference(TRANSFORM, UTM)
 
 
 def instance(index: int, mask: np.ndarray, score: float = 0.5) -> Instance:
@@ -40,7 +43,7 @@ def instance(index: int, mask: np.ndarray, score: float = 0.5) -> Instance:
         origin=(x, y),
         points=np.array([[x + 1, y + 1]], np.float32),
         labels=np.array([1], np.int32),
-        scene_size=mask.shape,  # type: ignore[arg-type]
+        scene_hw=mask.shape,  # type: ignore[arg-type]
     )
 
 
@@ -54,9 +57,40 @@ def random_blobs(seed: int) -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(noise, (0, 0), 2.0) > 0.51)
 
 
-def scene(instances: list[Instance], **members: Any) -> SceneResult:
-    members.setdefault("overview", np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
-    return SceneResult(name="a.tif", width=WIDTH, height=HEIGHT, instances=instances, **members)
+def scene(
+    instances: list[Instance], place: Georeference | None = None, overview: np.ndarray | None = None
+) -> SceneResult:
+    if overview is None:
+        overview = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    return SceneResult(SceneInfo("a.tif", WIDTH, HEIGHT, place), instances, overview)
+
+
+def write(name: str, path: Path, result: SceneResult) -> None:
+    writer = WRITERS[name]
+    assert isinstance(writer, SceneWriter)
+    writer.write(path, result, OutputOptions())
+
+
+def write_coco(
+    path: Path,
+    records: list[Record],
+    info: dict[str, Any] | None = None,
+    categories: list[dict[str, Any]] | None = None,
+    budget: int | None = None,
+) -> int:
+    writer = WRITERS["coco"]
+    assert isinstance(writer, RunWriter)
+    return writer.write(path, records, RunInfo(info or {}, categories or []), OutputOptions(budget=budget))
+
+
+def classed(index: int, category: int | None, score: float = 0.5) -> Instance:
+    given = None if category is None else Category(category)
+    return dataclasses.replace(instance(index, MASKS[0], score), category=given)
+
+
+def done(name: str, instances: list[Instance]) -> Record:
+    items = [annotation(one) for one in instances]
+    return Record(name, name, scene=SceneInfo(name, WIDTH, HEIGHT), annotations=items)
 
 
 MASKS = [disc(30, 30, 12), disc(30, 30, 12) & ~disc(30, 30, 6), random_blobs(3)]
@@ -65,20 +99,20 @@ MASKS = [disc(30, 30, 12), disc(30, 30, 12) & ~disc(30, 30, 6), random_blobs(3)]
 # --- COCO --------------------------------------------------------------------------------------------------------
 
 
-def record(name: str, count: int, seed: int = 0) -> dict[str, Any]:
+def record(name: str, count: int, seed: int = 0) -> Record:
     generator = np.random.default_rng(seed)
-    items = [
-        coco.annotation(
+    return done(
+        name,
+        [
             instance(i, disc(*generator.integers(15, 70, 2), generator.integers(3, 14)), float(generator.random()))
-        )
-        for i in range(count)
-    ]
-    return {"name": name, "width": WIDTH, "height": HEIGHT, "annotations": items}
+            for i in range(count)
+        ],
+    )
 
 
 def test_an_annotation_decodes_to_its_mask() -> None:
     for mask in MASKS:
-        item = coco.annotation(instance(0, mask), "ship-7", 4)
+        item = annotation(dataclasses.replace(instance(0, mask), id="ship-7", category=Category(4)))
         assert (coco_mask.decode(item["segmentation"]).astype(bool) == mask).all()
         ys, xs = np.nonzero(mask)
         assert item["bbox"] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
@@ -90,7 +124,7 @@ def test_a_prompt_comes_back_to_the_last_bit() -> None:
     """Half a centipixel off is another mask; rounded up at the edge it even lies outside the image."""
     x, y = np.float32(119.497), np.float32(33.333332)
     one = dataclasses.replace(instance(0, MASKS[0]), points=np.array([[x, y]], np.float32))
-    [[back_x, back_y]] = json.loads(json.dumps(coco.annotation(one)))["points"]
+    [[back_x, back_y]] = json.loads(json.dumps(annotation(one)))["points"]
     assert (np.float32(back_x), np.float32(back_y)) == (x, y)
     assert back_x < WIDTH - 0.5
 
@@ -98,8 +132,8 @@ def test_a_prompt_comes_back_to_the_last_bit() -> None:
 def test_instances_json_loads_as_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pycocotools.coco import COCO
 
-    records = {"a.png": record("a.png", 3), "b.png": record("b.png", 0), "c.png": record("c.png", 2, 1)}
-    assert coco.write_instances(tmp_path / "i.json", list(records), records.get, {"description": "x"}) == 0
+    records = [record("a.png", 3), record("b.png", 0), record("c.png", 2, 1)]
+    assert write_coco(tmp_path / "i.json", records, {"description": "x"}) == 0
     loaded = COCO(str(tmp_path / "i.json"))
     assert [image["file_name"] for image in loaded.loadImgs(loaded.getImgIds())] == ["a.png", "b.png", "c.png"]
     assert [len(loaded.getAnnIds(imgIds=number)) for number in (1, 2, 3)] == [3, 0, 2]
@@ -109,11 +143,10 @@ def test_instances_json_loads_as_coco(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("budget", [None, 10_000])
 def test_an_instance_without_a_category_is_not_counted_as_one_of_the_users(tmp_path: Path, budget: int | None) -> None:
     ship, tank = {"id": 1, "name": "ship"}, {"id": 2, "name": "tank"}
-    items = [coco.annotation(instance(i, MASKS[0]), None, category) for i, category in enumerate((1, None))]
-    records = {"a.png": {"width": WIDTH, "height": HEIGHT, "annotations": items}}
+    records = [done("a.png", [classed(i, category) for i, category in enumerate((1, None))])]
     path = tmp_path / "i.json"
     for given, wanted in (([ship, tank], 3), ([tank], 3), ([ship, {"id": 7, "name": "instance"}], 7)):
-        coco.write_instances(path, ["a.png"], records.get, {}, given, budget)
+        write_coco(path, records, {}, given, budget)
         data = json.loads(path.read_text())
         assert [item["category_id"] for item in data["annotations"]] == [1, wanted]
         names = {one["id"]: one["name"] for one in data["categories"]}
@@ -125,10 +158,9 @@ def test_a_category_that_is_only_a_number_is_not_that_of_instances_without_one(
     tmp_path: Path, budget: int | None
 ) -> None:
     """The points say `category: 1` and name none."""
-    items = [coco.annotation(instance(i, MASKS[0]), None, category) for i, category in enumerate((1, None, 12))]
-    records = {"a.png": {"width": WIDTH, "height": HEIGHT, "annotations": items}}
+    records = [done("a.png", [classed(i, category) for i, category in enumerate((1, None, 12))])]
     path = tmp_path / "i.json"
-    coco.write_instances(path, ["a.png"], records.get, {}, budget=budget)
+    write_coco(path, records, budget=budget)
     data = json.loads(path.read_text())
     names = [(one["id"], one["name"]) for one in data["categories"]]
     assert names == [(1, "1"), (2, "instance"), (12, "12")]
@@ -137,31 +169,30 @@ def test_a_category_that_is_only_a_number_is_not_that_of_instances_without_one(
 
 def test_many_categories_do_not_break_the_budget(tmp_path: Path) -> None:
     categories = [{"id": number, "name": str(number)} for number in range(1, 1000)]
-    records, path = {"a.png": record("a.png", 6)}, tmp_path / "i.json"
-    coco.write_instances(path, ["a.png"], records.get, {}, categories)
-    least, whole = coco.smallest_budget({}, categories), path.stat().st_size
+    records, path = [record("a.png", 6)], tmp_path / "i.json"
+    write_coco(path, records, {}, categories)
+    least, whole = smallest_budget(RunInfo({}, categories)), path.stat().st_size
     for budget in range(least, whole + 40, 7):
-        coco.write_instances(path, ["a.png"], records.get, {}, categories, budget)
+        write_coco(path, records, {}, categories, budget)
         assert path.stat().st_size <= budget
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_empty_result_is_valid_json(tmp_path: Path, count: int) -> None:
-    records = {"a.png": record("a.png", 0)} if count else {}
-    coco.write_instances(tmp_path / "i.json", list(records), records.get, {})
+    write_coco(tmp_path / "i.json", [record("a.png", 0)][:count])
     assert json.loads((tmp_path / "i.json").read_text())["annotations"] == []
 
 
 def test_a_budget_is_never_exceeded_and_keeps_the_best(tmp_path: Path) -> None:
-    records = {name: record(name, 6, seed) for seed, name in enumerate(["a.png", "b.png", "c.png"])}
+    records = [record(name, 6, seed) for seed, name in enumerate(["a.png", "b.png", "c.png"])]
     info = {"description": "x"}
     path = tmp_path / "i.json"
-    coco.write_instances(path, list(records), records.get, info)
+    write_coco(path, records, info)
     full = json.loads(path.read_text())
     whole = path.stat().st_size
-    least = coco.smallest_budget(info)
+    least = smallest_budget(RunInfo(info))
     for budget in [*range(least, whole + 40, 97), whole, whole + 40]:
-        left_out = coco.write_instances(path, list(records), records.get, info, budget=budget)
+        left_out = write_coco(path, records, info, budget=budget)
         data = json.loads(path.read_text())
         assert path.stat().st_size <= budget
         kept = {item["id"] for item in data["annotations"]}
@@ -185,16 +216,15 @@ def test_categories_that_the_points_do_not_list_take_their_share_of_the_budget(
 ) -> None:
     """How many those are is known once all scenes are done: too late to refuse the budget."""
     categories = [*range(1, 10), 1234, *[None] * 4]
-    items = [coco.annotation(instance(i, MASKS[0], i / 20), None, one) for i, one in enumerate(categories)]
-    records = {"a.png": {"width": WIDTH, "height": HEIGHT, "annotations": items}}
+    records = [done("a.png", [classed(i, one, i / 20) for i, one in enumerate(categories)])]
     path = tmp_path / "i.json"
-    assert coco.write_instances(path, ["a.png"], records.get, {}, given) == 0
-    whole, least = path.stat().st_size, coco.smallest_budget({}, given)
+    assert write_coco(path, records, {}, given) == 0
+    whole, least = path.stat().st_size, smallest_budget(RunInfo({}, given))
     for budget in range(least, whole + 1, 11):
-        left_out = coco.write_instances(path, ["a.png"], records.get, {}, given, budget)
+        left_out = write_coco(path, records, {}, given, budget)
         data = json.loads(path.read_text())
         assert path.stat().st_size <= budget
-        assert left_out == len(items) - len(data["annotations"])
+        assert left_out == len(categories) - len(data["annotations"])
         listed = [one["id"] for one in data["categories"]]
         assert set(listed) >= {one["category_id"] for one in data["annotations"]}
         assert len(set(listed)) == len(listed)
@@ -222,9 +252,9 @@ def polygons(feature: dict[str, Any]) -> list[list[list[list[float]]]]:
 def test_rings_are_closed_and_run_as_rfc_7946_wants(crs: Any, simplify: float) -> None:
     if crs != "pixel":
         pytest.importorskip("rasterio")
-    members = {} if crs == "pixel" else {"transform": TRANSFORM, "crs": UTM}
+    place = None if crs == "pixel" else PLACE
     choice = "wgs84" if crs == "pixel" else crs
-    data = feature_collection(scene([instance(i, m) for i, m in enumerate(MASKS)], **members), choice, simplify)
+    data = feature_collection(scene([instance(i, m) for i, m in enumerate(MASKS)], place), choice, simplify)
     assert len(data["features"]) == 3
     for feature in data["features"]:
         for outer, *holes in polygons(feature):
@@ -248,7 +278,7 @@ def test_map_coordinates_burn_back_to_the_mask() -> None:
     features = pytest.importorskip("rasterio.features")
     import rasterio
 
-    data = feature_collection(scene([instance(0, MASKS[2])], transform=TRANSFORM, crs=UTM), "source", 0)
+    data = feature_collection(scene([instance(0, MASKS[2])], PLACE), "source", 0)
     burnt = features.rasterize(
         [data["features"][0]["geometry"]], (HEIGHT, WIDTH), transform=rasterio.Affine(*TRANSFORM), dtype="uint8"
     )
@@ -257,10 +287,10 @@ def test_map_coordinates_burn_back_to_the_mask() -> None:
 
 def test_wgs84_is_what_proj_says() -> None:
     warp = pytest.importorskip("rasterio.warp")
-    data = feature_collection(scene([instance(0, MASKS[0])], transform=TRANSFORM, crs=UTM), "wgs84", 0)
+    data = feature_collection(scene([instance(0, MASKS[0])], PLACE), "wgs84", 0)
     ring = np.array(polygons(data["features"][0])[0][0])
     xs, ys = warp.transform("EPSG:4326", UTM, ring[:, 0], ring[:, 1])
-    pixels = map_to_pixel(TRANSFORM, np.stack([xs, ys], 1))
+    pixels = PLACE.to_pixel(np.stack([xs, ys], 1))
     assert np.abs(pixels - np.round(pixels * 2) / 2).max() < 0.02, "pixel edges lie at halves"
     assert pixels.min(0).tolist() == pytest.approx([17.5, 17.5], abs=0.02)
 
@@ -270,12 +300,12 @@ def test_wgs84_is_what_proj_says() -> None:
 def test_coordinates_have_as_many_digits_as_their_pixels_need(pixel: float, choice: Any) -> None:
     """Seven decimals of a degree are a centimetre: less than a pixel of a drone's picture."""
     warp = pytest.importorskip("rasterio.warp")
-    transform = (pixel, 0.0, 500000.0, 0.0, -pixel, 5000000.0)
-    data = feature_collection(scene([instance(0, MASKS[0])], transform=transform, crs=UTM), choice, 0)
+    place = Georeference((pixel, 0.0, 500000.0, 0.0, -pixel, 5000000.0), UTM)
+    data = feature_collection(scene([instance(0, MASKS[0])], place), choice, 0)
     xs, ys = np.array(polygons(data["features"][0])[0][0]).T
     if choice == "wgs84":
         xs, ys = map(np.array, warp.transform("EPSG:4326", UTM, xs, ys))
-    pixels = map_to_pixel(transform, np.stack([xs, ys], 1))
+    pixels = place.to_pixel(np.stack([xs, ys], 1))
     assert np.abs(pixels * 2 - np.round(pixels * 2)).max() < 0.2, "within a tenth of a pixel of its edges"
     text = json.dumps(data["features"][0]["geometry"])
     assert len(text) < 24 * 2 * len(pixels), "and not as many as a float has"
@@ -284,7 +314,7 @@ def test_coordinates_have_as_many_digits_as_their_pixels_need(pixel: float, choi
 def test_a_crs_without_a_place_on_earth_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("rasterio")
     local = 'LOCAL_CS["site",UNIT["metre",1]]'
-    drawn = scene([instance(0, MASKS[0])], transform=TRANSFORM, crs=local)
+    drawn = scene([instance(0, MASKS[0])], Georeference(TRANSFORM, local))
     with pytest.raises(ResamError, match=r"no transformation from .* to OGC:CRS84; see --crs source"):
         feature_collection(drawn)
     assert feature_collection(drawn, "source")["crs"]["properties"]["name"] == local
@@ -355,7 +385,7 @@ def burn(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def test_geojson_of_no_instances_is_valid(tmp_path: Path) -> None:
-    write_geojson(tmp_path / "a.geojson", scene([]))
+    write("geojson", tmp_path / "a.geojson", scene([]))
     assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
 
 
@@ -378,11 +408,11 @@ def test_labels_hold_instance_numbers_with_the_best_on_top(tmp_path: Path, monke
         instance(4, disc(40, 35, 12), 0.4),
         instance(300, disc(80, 60, 20), 0.8),
     ]
-    write_labels(tmp_path / "a.png", scene(instances))
+    write("labels", tmp_path / "a.png", scene(instances))
     png = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
     assert png.dtype == np.uint16
     np.testing.assert_array_equal(png, painted(instances))
-    write_labels(tmp_path / "a.tif", scene(instances, transform=TRANSFORM, crs=UTM))
+    write("labels", tmp_path / "a.tif", scene(instances, PLACE))
     with rasterio.open(tmp_path / "a.tif") as tif:
         np.testing.assert_array_equal(tif.read(1), painted(instances))
         assert tif.crs.to_epsg() == 32633
@@ -391,7 +421,7 @@ def test_labels_hold_instance_numbers_with_the_best_on_top(tmp_path: Path, monke
 
 def test_more_instances_than_a_png_can_number_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ResamError, match="do not fit 16 bits"):
-        write_labels(tmp_path / "a.png", scene([instance(70000, disc(30, 30, 5))]))
+        write("labels", tmp_path / "a.png", scene([instance(70000, disc(30, 30, 5))]))
     assert not (tmp_path / "a.png").exists()
 
 
@@ -410,7 +440,7 @@ def test_an_overlay_marks_instances_and_leaves_the_rest_alone(tmp_path: Path) ->
     assert xs.min() >= 35 * factor
     assert changed[60 * factor, 60 * factor], "filled"
     assert not changed[: 20 * factor].any()
-    write_overlay(tmp_path / "a.png", scene([]))
+    write("overlay", tmp_path / "a.png", scene([]))
     assert cv2.imread(str(tmp_path / "a.png")).shape == picture.shape
 
 
@@ -427,7 +457,7 @@ def test_an_overlay_of_a_shrunk_overview_places_instances_right() -> None:
 def test_only_georeferenced_overlays_carry_a_scale_bar() -> None:
     pytest.importorskip("rasterio")
     assert (draw_overlay(scene([])) == 90).all()
-    assert (draw_overlay(scene([], transform=TRANSFORM, crs=UTM)) != 90).any()
+    assert (draw_overlay(scene([], PLACE)) != 90).any()
 
 
 def test_scale_bars_have_round_lengths() -> None:
@@ -436,28 +466,58 @@ def test_scale_bars_have_round_lengths() -> None:
 
 def test_ground_size_of_a_pixel() -> None:
     pytest.importorskip("rasterio")
-    assert metres_per_pixel(UTM, TRANSFORM, 100, 100) == pytest.approx(2 / 0.9996, rel=1e-5)  # UTM's middle meridian
+    assert Georeference(TRANSFORM, UTM).metres_per_pixel((100, 100)) == pytest.approx(
+        2 / 0.9996, rel=1e-5
+    )  # UTM's middle meridian
     degrees = (1e-5, 0.0, 15.0, 0.0, -1e-5, 60.0)  # where a degree is 55.80 km long
-    assert metres_per_pixel("EPSG:4326", degrees, 100, 100) == pytest.approx(0.5580, rel=1e-4)
+    assert Georeference(degrees, "EPSG:4326").metres_per_pixel((100, 100)) == pytest.approx(0.5580, rel=1e-4)
     feet = (1.0, 0.0, 2e6, 0.0, -1.0, 7e5)
-    assert metres_per_pixel("EPSG:2263", feet, 10, 10) == pytest.approx(0.3048, rel=1e-3)
+    assert Georeference(feet, "EPSG:2263").metres_per_pixel((10, 10)) == pytest.approx(0.3048, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["EPSG:3857", "ESRI:102100", "EPSG:3395", "+proj=merc +lat_ts=0 +datum=WGS84"])
 def test_a_metre_of_mercator_is_half_a_metre_of_ground_at_60_degrees(name: str) -> None:
     warp = pytest.importorskip("rasterio.warp")
+    if name.startswith("+"):
+        name = pytest.importorskip("rasterio.crs").CRS.from_string(name).to_wkt()
     (x,), (y,) = warp.transform("OGC:CRS84", name, [15], [60])
-    assert metres_per_pixel(name, (1.0, 0.0, x, 0.0, -1.0, y), 100, 100) == pytest.approx(0.5, rel=5e-3)
+    assert Georeference((1.0, 0.0, x, 0.0, -1.0, y), name).metres_per_pixel((100, 100)) == pytest.approx(0.5, rel=5e-3)
 
 
 def test_the_ground_of_another_planet_has_the_size_that_its_map_says() -> None:
-    pytest.importorskip("rasterio")
-    mars = "+proj=eqc +R=3396190 +units=m"
-    assert metres_per_pixel(mars, (2.0, 0.0, 1000.0, 0.0, -2.0, 1000.0), 100, 100) == pytest.approx(2)
+    mars = pytest.importorskip("rasterio.crs").CRS.from_string("+proj=eqc +R=3396190 +units=m").to_wkt()
+    assert Georeference((2.0, 0.0, 1000.0, 0.0, -2.0, 1000.0), mars).metres_per_pixel((100, 100)) == pytest.approx(2)
 
 
 def test_pixels_and_map_coordinates_are_inverse() -> None:
-    rotated = (1.5, 0.4, 1000.0, 0.3, -1.2, 2000.0)
+    rotated = Georeference((1.5, 0.4, 1000.0, 0.3, -1.2, 2000.0), UTM)
     points = np.array([[0, 0], [17.25, 3.5], [-4, 99]])
-    np.testing.assert_allclose(map_to_pixel(rotated, pixel_to_map(rotated, points)), points, atol=1e-9)
-    np.testing.assert_allclose(pixel_to_map(TRANSFORM, [[0, 0]]), [[500001, 4999999]])
+    np.testing.assert_allclose(rotated.to_pixel(rotated.to_map(points)), points, atol=1e-9)
+    np.testing.assert_allclose(PLACE.to_map([[0, 0]]), [[500001, 4999999]])
+
+
+def test_an_instance_beyond_the_globe_is_left_out_and_told_and_the_others_are_kept() -> None:
+    disc = "+proj=geos +h=35786023 +a=6378137 +b=6356752.3 +units=m"  # a whole side of the Earth, and space around it
+    crs = pytest.importorskip("rasterio.crs").CRS.from_string(disc).to_wkt()
+    place = Georeference((1e5, 0, -6e6, 0, -1e5, 4.5e6), crs)
+    off, on = np.zeros((90, 120), bool), np.zeros((90, 120), bool)
+    off[5:10, :8] = on[40:50, 60:70] = True
+    result = SceneResult(SceneInfo("a.tif", 120, 90, place, True), [instance(0, off), instance(1, on)])
+    notes: list[str] = []
+    [feature] = feature_collection(result, notes=notes)["features"]
+    assert feature["properties"]["instance"] == 2
+    assert notes == ["geojson: 1 instance left out, beyond the globe in part: 1; --crs source keeps them"]
+    assert len(feature_collection(result, "source", notes=notes)["features"]) == 2
+    assert len(notes) == 1
+
+
+def test_an_instance_without_a_pixel_of_its_own_in_the_labels_is_told(tmp_path: Path) -> None:
+    small, large = np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
+    small[10:20, 10:20], large[5:30, 5:30] = True, True
+    result = SceneResult(SceneInfo("a.png", WIDTH, HEIGHT), [instance(0, small, 0.5), instance(1, large, 0.9)])
+    writer = LabelsWriter()
+    for name in ("a.labels.png", "a.labels.tif"):
+        notes = writer.write(tmp_path / name, result, OutputOptions())
+        assert notes == ["labels: 1 instance wholly under better ones, without a pixel there: 1"]
+    better = SceneResult(result.scene, [instance(0, small, 0.95), instance(1, large, 0.9)])
+    assert writer.write(tmp_path / "b.labels.png", better, OutputOptions()) == ()

@@ -62,14 +62,14 @@ def go_on(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
         return fresh
     old = read(path)
     if old["base"] != fresh["base"]:
-        raise ResamError(f"{path}: was made with another base; choose another --out or remove it")
+        raise ResamError(f"{path}: was made with another base; choose another --output or remove it")
     merged = {}
     for part, key in (("data", "data set"), ("rows", "row")):
         known = {entry["name"]: entry for entry in old[part]}
         for entry in json.loads(json.dumps(fresh[part])):
             if known.setdefault(entry["name"], entry) != entry:
                 raise ResamError(
-                    f"{path}: {key} {entry['name']!r} was measured with other scenes or options; choose another --out"
+                    f"{path}: {key} {entry['name']!r} was measured otherwise (scenes, options); choose another --output"
                 )
         merged[part] = list(known.values())
     order = {name: place for place, name in enumerate(NAMES)}

@@ -21,12 +21,18 @@ class Row:
 
 _BOX = {
     "requery": "box", "pseudo": "final", "ssa": "off", "resample_points": False, "supervised": False,
-    "choose_scale": False, "scale": 1.0, "teach_requery": False,
+    "choose_scale": False, "scale": 1.0, "teach_requery": False, "asked": 0, "sizes": "", "examples": 0, "soft": False,
+    "layers": "qv", "decoder_rank": 0, "own_boxes": 0.0,
 }  # fmt: skip
 _ALIGNED = {"ssa": "gradient", "queue": 128}
 _SSA = {**_BOX, **_ALIGNED}
 _TAUGHT = {**_BOX, "requery": "box+points", "teach_requery": True}
 _CONSENSUS = {**_TAUGHT, "pseudo": "consensus"}
+_ADAPTED = {  # what is trained, and how, in every row about labels
+    **_TAUGHT, "layers": "all", "decoder_rank": 16, "own_boxes": 0.5, "points": 1, "asked": 0, "sizes": "",
+    "examples": 0, "soft": False,
+}  # fmt: skip
+_LABELS = {**_ADAPTED, "pseudo": "consensus"}
 
 ROWS = (
     Row("base", "base", _BOX, trained=False),
@@ -44,15 +50,30 @@ ROWS = (
     Row("taught", "no SSA, Requery by box+points and taught", _TAUGHT),
     Row("consensus", "the same, pseudo-masks of all views of the base", _CONSENSUS),
     Row("consensus-ssa", "the same, + SSA, queue 128", {**_CONSENSUS, **_ALIGNED}),
-    Row("scaled", "the same without SSA, scale chosen: the preset tiny", {**_CONSENSUS, "choose_scale": True}),
+    Row("scaled", "the same without SSA, scale chosen", {**_CONSENSUS, "choose_scale": True}),
     Row("resampled", "+ SSA, queue 128, points drawn anew each epoch", {**_SSA, "resample_points": True}),
     Row("teacher", "+ SSA, queue 128, averaged teacher", {**_SSA, "teacher": "average"}),
     Row("supervised", "true masks (upper bound)", {**_BOX, "supervised": True}),
     Row(
         "supervised-scaled",
-        "true masks, as the preset tiny",
+        "true masks, Requery taught, scale chosen",
         {**_TAUGHT, "supervised": True, "choose_scale": True},
     ),
+    Row("ssa-paired", "+ SSA paired as in the reference, queue 32", {**_SSA, "ssa": "paired", "queue": 32}),
+    Row("hard", "one click, labels of the base's views", _LABELS),
+    Row(
+        "soft",
+        "one click, the same, soft: the preset tiny",
+        {**_LABELS, "soft": True, "sizes": "examples"},
+    ),
+    Row("clicks", "three clicks taught, one asked", {**_LABELS, "points": 3, "asked": 1, "soft": True}),
+    Row(
+        "sizes",
+        "one click, three examples of each class",
+        {**_LABELS, "soft": True, "sizes": "examples", "examples": 3},
+    ),
+    Row("image-sizes", "one click, one example in each image", {**_LABELS, "sizes": "image", "examples": 1}),
+    Row("true", "true masks, the same trained parts", {**_ADAPTED, "supervised": True}),
 )
 NAMES = tuple(row.name for row in ROWS)
 

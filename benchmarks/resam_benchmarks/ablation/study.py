@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from resam_runtime.points import Prompt
 
 SYNTHETIC = "synthetic"
+FROZEN = "frozen"  # the folder, in the output, of what the base alone makes
 TEACHER_AVERAGE = 0.99
 
 
@@ -122,7 +123,7 @@ def ablate(
             "data": split.name,
             "row": row.name,
             "seed": seed,
-            **_measure(split, row, chosen, fabric, prepared, advance),
+            **_measure(split, row, chosen, fabric, prepared, out / FROZEN, advance),
         }
         found["cells"].append({**cell, "commit": commit})
         document.write(out / "ablation.json", found)
@@ -153,23 +154,25 @@ def _measure(
     options: TrainOptions,
     fabric: Fabric,
     prepared: dict[tuple[str, str], _Prepared],
+    cache: Path,
     advance: Callable[[float], None],
 ) -> dict[str, Any]:
     """Train (or not) and evaluate: mIoU and its kin after Coarse and after Requery, figures of training, seconds (with
     those of what was prepared, so that a cell's are those of a run by itself).
 
-    prepared: by data set and row; what lacks is added.
+    prepared: by data set and row; what lacks is added. cache: where what the base alone makes is kept, for rows and
+    runs that share it.
     """
     from resam.model.bases import load_base
     from resam.training.evaluate import evaluate, summarise
-    from resam.training.run import framed_training_set
+    from resam.training.preparation import prepared_set
     from resam.training.run_data import RunData
     from resam.training.trainer import Trainer
 
     base, key = load_base(options.base), (split.name, row.name)
     if key not in prepared:
         began = time.perf_counter()
-        samples = framed_training_set(options, base, RunData(split.train), fabric)
+        samples = prepared_set(options, base, RunData(split.train), fabric, cache)
         prepared[key] = _Prepared(samples, time.perf_counter() - began)
     began = time.perf_counter() - prepared[key].seconds
     samples = prepared[key].samples.seeded(options.seed)
@@ -191,6 +194,7 @@ def _measure(
         found = evaluate(trainer.encoder, trainer.loop, split.test, split.prompts, samples.framing, advance=step)
     return {
         **summarise(found),
+        "instances_measured": [[one.scene, *(round(iou, 5) for iou in one.ious)] for one in found],
         "training": means,
         "steps": trainer.step,
         "tiles": len(samples),
@@ -202,8 +206,9 @@ def _measure(
 
 def _open(source: str, settings: Settings, out: Path) -> _Split:
     from resam.data.coco import CocoData, find_splits
-    from resam.data.prompts import PointOptions, scene_prompts
+    from resam.data.prompts import scene_prompts
     from resam.synthetic import write_dataset
+    from resam.training.options import read_options
     from resam.training.sources import SYNTHETIC_SEED
 
     folder, name = Path(source), Path(source).resolve().name
@@ -216,7 +221,7 @@ def _open(source: str, settings: Settings, out: Path) -> _Split:
     tested = next(split for split in ("test", "val", "train") if split in files)
     shown = _part(CocoData.open(files["train"]), settings.scenes)
     held = _part(CocoData.open(files[tested]), settings.limit)
-    prompts = scene_prompts(held, PointOptions(_options(settings, ROWS[0]).points))
+    prompts = scene_prompts(held, read_options(settings.preset, **settings.changes).test_points)
     about = {
         "name": name,
         "train": {"digest": shown.digest, "scenes": len(shown.scenes), "instances": shown.count},

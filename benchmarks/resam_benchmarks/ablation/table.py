@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resam_benchmarks.measure.statistics import paired_difference
 from resam_benchmarks.report.page_style import conditions, page, save_page, section
 from resam_benchmarks.report.tables import Table
 
@@ -63,7 +64,10 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
         texts = []
         for stage, key, _ in COLUMNS:
             reference = base[0][stage][key] if base and row["trained"] else None
-            texts.append(_text([cell[stage][key] for cell in own], reference))
+            text = _text([cell[stage][key] for cell in own], reference)
+            if reference is not None and base and key == "miou" and len(own) == 1:
+                text += _interval(own[0], base[0], stage)
+            texts.append(text)
         labelled = [cell["training"]["labelled"] for cell in own if cell["training"]]
         texts.append(f"{100 * statistics.fmean(labelled):.0f} %" if labelled else "")
         texts.append(f"{statistics.fmean([cell['seconds'] for cell in own]):.0f} s")
@@ -75,7 +79,8 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
     note = (
         f"Trained on {train['instances']} instances in {train['scenes']} scenes, tested on {where}. Mean ± standard "
         "deviation over the seeds; in brackets the difference to the base with the same Requery and scale; where that "
-        "was not measured, with the same Requery at its own scale, else to the first row. mIoU: mean over instances; "
+        "was not measured, with the same Requery at its own scale, else to the first row; of one seed with an "
+        "interval (95 %, paired by instance, resampled by image). mIoU: mean over instances; "
         "over images: mean of the images' means. Labelled: instances with a pseudo-label in the last epoch."
     )
     trained = [row for row in found["rows"] if row["trained"] and row["name"] in cells]
@@ -90,6 +95,16 @@ def _text(values: Sequence[float], reference: float | None) -> str:
     mean, deviation = mean_and_deviation(values)
     text = f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
     return text if reference is None else f"{text} ({mean - reference:+.3f})"
+
+
+def _interval(cell: Mapping[str, Any], base: Mapping[str, Any], stage: str) -> str:
+    """Of one seed's difference to the base, paired by instance, resampled by image; nothing where it is not known."""
+    rows, others = (found.get("instances_measured") or [] for found in (cell, base))
+    if not rows or [row[0] for row in rows] != [row[0] for row in others]:
+        return ""
+    column = 1 if stage == "coarse" else 2
+    found = paired_difference([r[column] for r in rows], [r[column] for r in others], [r[0] for r in rows])
+    return f" ({found.low:+.3f} to {found.high:+.3f})" if found.known else ""
 
 
 def write_page(found: Mapping[str, Any], path: Path) -> None:

@@ -58,7 +58,7 @@ class PromptByPrompt(ABC):
         """Full-size masks (N, H, W) bool and scores (N,)."""
         prompts = _prompts(points)
         logits, scores = self._predict_all(embedding, prompts)
-        for _ in range(self.settings.rounds):
+        for _ in range(0 if self.settings.requery == "none" else self.settings.rounds):
             boxes, found = refined_boxes(logits, self.settings.threshold)
             again = [
                 prompt

@@ -125,7 +125,8 @@ def _engine(folder: Path, precision: Precision) -> Path:
 def _train(folder: Path, options: DemoOptions) -> bool:
     from resam.training.options import read_options
     from resam.training.progress import Live
-    from resam.training.run import run, start_folder
+    from resam.training.run import run
+    from resam.training.run_folder import start_folder
     from resam.training.sources import Sources
 
     target = folder / "run"

@@ -29,17 +29,20 @@ class BenchData:
     about: Mapping[str, Any]
 
 
-def load(folder: Path, split: str, points: Sequence[int], limit: int | None = None) -> BenchData:
+def load(
+    folder: Path, split: str, points: Sequence[int], limit: int | None = None, negatives: bool = False
+) -> BenchData:
     """Scenes of a split (`FOLDER/SPLIT.json`) that have instances, at most `limit` of them, evenly chosen.
 
     points: for which numbers of points per instance prompts are drawn: once per instance and number, seeded by data set
-    and instance, all positive. Raises `ResamError` for a data set that cannot be read or has no instances.
+    and instance. negatives: with as many negative points outside the true mask, the paper's protocol; else all are
+    positive. Raises `ResamError` for a data set that cannot be read or has no instances.
     """
     from resam.data.coco import CocoData
     from resam.data.prompts import PointOptions, scene_prompts
     from resam.data.spread import spread
 
-    path = _annotation_file(folder, split)
+    path = annotation_file(folder, split)
     data = CocoData.open(path)
     chosen = [number for number, scene in enumerate(data.scenes) if scene.instances]
     if not chosen:
@@ -47,7 +50,9 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
     if limit is not None and limit < len(chosen):
         chosen = [chosen[i] for i in spread(len(chosen), limit)]
     part = CocoData(data.path, data.digest, tuple(data.scenes[number] for number in chosen), data.categories)
-    drawn = {number: scene_prompts(part, PointOptions(points=number)) for number in points}
+    skipped: dict[str, None] = {}
+    options = {number: PointOptions(number, number if negatives else 0) for number in points}
+    drawn = {number: scene_prompts(part, how, note=skipped.setdefault) for number, how in options.items()}
     scenes, kept = [], []
     for place, scene in enumerate(part.scenes):
         scene.check()  # a file that cannot be read is better found now than in the middle of a measurement
@@ -67,11 +72,13 @@ def load(folder: Path, split: str, points: Sequence[int], limit: int | None = No
             "digest": data.digest,
             "split": split if folder.is_dir() else None,
             "points": list(points),
+            "negatives": negatives,
+            "notes": list(skipped),
         },
     )
 
 
-def _annotation_file(folder: Path, split: str) -> Path:
+def annotation_file(folder: Path, split: str) -> Path:
     if folder.is_file():
         return folder
     for place in (folder / f"{split}.json", folder / "annotations" / f"{split}.json"):

@@ -13,15 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from resam_runtime.common.cpu import find_cpu
+
 _PACKAGES = ("resam", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt",
              "segment-anything")  # fmt: skip
 
 
 def describe() -> dict[str, Any]:
-    """The machine as plain JSON data: processor, cores, memory, system, devices, board."""
+    """The machine as plain JSON data: processor and its instructions, cores, memory, system, devices, board."""
     return {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": find_cpu().name,
+        "instructions": list(find_cpu().instructions or ()),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _meminfo("MemTotal"),
         "board": _text("/proc/device-tree/model"),
@@ -106,10 +109,3 @@ def _meminfo(key: str) -> int | None:
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     return None
-
-
-def _processor() -> str:
-    for line in (_text("/proc/cpuinfo") or "").splitlines():
-        if line.startswith(("model name", "Model")):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

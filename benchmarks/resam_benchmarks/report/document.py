@@ -31,7 +31,7 @@ _GRADE = {
 _BYTES = Annotated[float, number(0)] | None
 _RIVAL = {
     "name": str, "description": str, "size_bytes": _BYTES, "peak_bytes": _BYTES, "device_bytes": _BYTES,
-    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": [bool]}],
+    "load_s": float, "first_s": float, "proposals": [{"scene": int, "proposed": int, "found": list[bool]}],
 }  # fmt: skip
 _DOCUMENT = kind({
     "created": str, "command": str, "commit": object, "energy_source": str | None, "versions": dict, "seeds": dict,
@@ -119,9 +119,9 @@ def check_folder(folder: Path) -> None:
     measuring, not after."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise ResamError(f"{there}: is a file; results need a folder, choose another --out")
+        raise ResamError(f"{there}: is a file; results need a folder, choose another --output")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ResamError(f"{there}: cannot be written to; choose another --out")
+        raise ResamError(f"{there}: cannot be written to; choose another --output")
 
 
 def read(path: Path) -> dict[str, Any]:

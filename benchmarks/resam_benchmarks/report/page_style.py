@@ -62,6 +62,7 @@ def conditions(found: Mapping[str, Any], more: Iterable[tuple[str, str]] = ()) -
     memory, power_mode = machine.get("memory_bytes"), (machine.get("power_mode") or "").split("\n")[0]
     pairs = [
         ("Machine", f"{machine['processor']}, {machine['cores']} cores" + (f", {size(memory)}" if memory else "")),
+        ("Instructions", ", ".join(machine.get("instructions") or ())),
         ("Board", " · ".join(filter(None, [machine.get("board"), power_mode]))),
         ("Devices", ", ".join(machine.get("devices") or ()) or "none"),
         ("System", machine.get("system") or ""),

@@ -87,8 +87,11 @@ class OurStep:
 
     def step(self, data: StepInput) -> float:
         """See `TrainingStep`."""
-        from resam.training.alignment import push
-        from resam.training.step import TileTensors, pseudo_masks, reinforce
+        from resam.training.losses import loss_weights
+        from resam.training.losses.alignment import push
+        from resam.training.options import TrainOptions
+        from resam.training.step import pseudo_masks, reinforce
+        from resam.training.tile import TileTensors
 
         device, grid = self.settings.device, self._grid
         cell = data.truth.shape[1] // grid
@@ -104,10 +107,12 @@ class OurStep:
         with self.settings.autocast():
             pseudo = pseudo_masks(self._encoder, self._loop, tile)
         with self.settings.autocast():
-            losses = reinforce(self._encoder, self._decoder, tile, pseudo, self._queue, 1.0)
+            options = TrainOptions(beta=2.0)
+            weights = loss_weights(options, 0.5)  # half of beta
+            losses = reinforce(self._encoder, self._decoder, tile, pseudo, weights, self._queue, options)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._queue = push(self._queue, losses.embeddings, 128)
+        self._queue = push(self._queue, losses.remembered, 128)
         return losses.total
 
 

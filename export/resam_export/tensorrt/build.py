@@ -18,12 +18,12 @@ import numpy as np
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import sha256_file
+from resam_runtime.common.gpu import GPU, find_gpu
 from resam_runtime.engine.backends.onnx import OnnxBackend
 from resam_runtime.engine.backends.tensorrt import TensorRTBackend
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 from resam_runtime.engine.manifest import GraphSpec, Manifest, TensorRTTarget
 
-from .device import GPU, find_gpu
 from .log import BuildLog, trt_logger
 from .phases import Phases, trt_monitor
 from .profiles import TILES, Limits, profile_shapes
@@ -120,14 +120,12 @@ class _Job:
         self.options, self.trt = options, trt
         self.log = BuildLog()
 
-    def build(
-        self, model: memoryview, path: Path, cache: TimingCache, report: Report, stop: threading.Event
-    ) -> BuiltGraph:
+    def build(self, model: bytes, path: Path, cache: TimingCache, report: Report, stop: threading.Event) -> BuiltGraph:
         """Write the plan to `path`; returns what was built."""
         trt, start = self.trt, time.monotonic()
-        if model.nbytes > _LARGEST_MODEL:
+        if len(model) > _LARGEST_MODEL:
             raise ResamError(
-                f"graph {self.name}: {model.nbytes} bytes, TensorRT's parser takes {_LARGEST_MODEL}; export it in fp16"
+                f"graph {self.name}: {len(model)} bytes, TensorRT's parser takes {_LARGEST_MODEL}; export it in fp16"
             )
         logger = trt_logger(trt, self.log)
         try:

@@ -12,8 +12,7 @@ import re
 from typing import Any
 
 from resam_runtime.common.errors import one_line
-
-from .device import NotHereError
+from resam_runtime.common.gpu import NotHereError
 
 OLDEST = (10, 3)
 

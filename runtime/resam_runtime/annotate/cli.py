@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.commands import HELP, second_signal_ends, version
 from resam_runtime.common.errors import command_errors
 
 EPILOG = """Example: resam-annotate scenes/ --engine model.resam -o points.json"""
@@ -77,11 +77,19 @@ def annotate(
             click.echo("note: anybody who reaches this address can see the images and edit the points", err=True)
         if not no_browser:
             _open_browser(server.url)
-        # a service manager's SIGTERM ends it as Ctrl-C does
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever(poll_interval=0.2)
-    scenes.close()
+        received: list[int] = []
+
+        def end(number: int, frame: object) -> None:
+            received.append(number)
+            if len(received) == 1:
+                raise KeyboardInterrupt
+
+        for number in (signal.SIGINT, signal.SIGTERM):  # a service manager's ends it as Ctrl-C does
+            signal.signal(number, end)
+        with second_signal_ends(received):
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever(poll_interval=0.2)
+            scenes.close()
 
 
 def _open_browser(url: str) -> None:

@@ -8,19 +8,19 @@ Against pages of other sites: only our own Origin may write, and nothing may be 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resam_runtime.annotate.images import PIECE, levels
+from resam_runtime.annotate.images import PIECE, SceneImages, levels
 from resam_runtime.annotate.operations import Conflict, Refused
+from resam_runtime.annotate.preview import MaskPreview
+from resam_runtime.annotate.store import PointsStore
 from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.common.errors import ResamError
-
-if TYPE_CHECKING:
-    from resam_runtime.annotate.server import AnnotateServer
 
 BODY_LIMIT = 1 << 20
 """Bytes of a request's body; an operation has some hundred."""
@@ -52,10 +52,24 @@ class _Answer(Exception):
         self.status = status
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection of a browser to an `AnnotateServer`."""
+class Site(ABC, ThreadingHTTPServer):
+    """What connections need of their server. session: a random word; closed: whether it answers no more."""
 
-    server: AnnotateServer
+    images: SceneImages
+    store: PointsStore
+    preview: MaskPreview | None
+    session: str
+    closed: bool
+
+    @abstractmethod
+    def knows_host(self, header: str | None) -> bool:
+        """Whether a Host header names this machine."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection of a browser to a `Site`."""
+
+    server: Site
     protocol_version = "HTTP/1.1"
     server_version = "resam-annotate"
     sys_version = ""

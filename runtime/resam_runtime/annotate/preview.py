@@ -13,8 +13,7 @@ from resam_runtime.annotate.images import SceneImages
 from resam_runtime.annotate.operations import SceneData
 from resam_runtime.masks.crops import mask_polygons
 from resam_runtime.points import Prompt, check_prompts
-from resam_runtime.segment.embedding import Embedding
-from resam_runtime.segment.segmenter import Segmenter
+from resam_runtime.segment.segmenter import Embedding, Segmenter
 from resam_runtime.tiles.tiling import Tile
 
 NEIGHBOURS = 15

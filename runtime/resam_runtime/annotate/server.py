@@ -13,11 +13,10 @@ import secrets
 import socket
 import threading
 import zlib
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from resam_runtime.annotate.handler import Handler
+from resam_runtime.annotate.handler import Handler, Site
 from resam_runtime.annotate.images import SceneImages
 from resam_runtime.annotate.preview import MaskPreview
 from resam_runtime.annotate.store import PointsStore
@@ -32,7 +31,7 @@ def usual_port(points: Path) -> int:
     return 20_000 + zlib.crc32(os.fsencode(points)) % 12_000
 
 
-class AnnotateServer(ThreadingHTTPServer):
+class AnnotateServer(Site):
     """Serves one folder of scenes and one points file; `serve_forever` until `shutdown`.
 
     port: None for the points file's usual one, or any free one where that is taken; 0 for any free one. preview: None

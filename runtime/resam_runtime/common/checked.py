@@ -163,12 +163,15 @@ def choice(*words: str) -> Kind:
     return take_word
 
 
-def list_of(item: Kind, most: int | None = None) -> Kind:
-    """A list of at most so many values."""
+def list_of(item: Kind, most: int | None = None, least: int = 0) -> Kind:
+    """A list of so many values."""
 
     def take_list(value: Any) -> list[Any]:
-        if not isinstance(value, list | tuple) or (most is not None and len(value) > most):
-            _refuse("a list" if most is None else f"a list of at most {most}", value)
+        if not isinstance(value, list | tuple):
+            _refuse("a list", value)
+        if len(value) < least or (most is not None and len(value) > most):
+            wanted = str(least) if least == most else f"at most {most}" if not least else f"{least} or more"
+            raise Malformed(f"expected a list of {wanted}, got {len(value)}")
         taken: list[Any] = []
         try:
             for one in value:

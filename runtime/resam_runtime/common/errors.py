@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -18,6 +18,17 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words: 1 scene, 2 scenes."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def words(names: Iterable[str], last: str = "or") -> str:
+    """Names in a sentence: "a, b or c"."""
+    *others, end = names
+    return f"{', '.join(others)} {last} {end}" if others else end
 
 
 def one_line(error: BaseException) -> str:

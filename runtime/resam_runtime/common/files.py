@@ -41,6 +41,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+class NotRegular(OSError):
+    """A FIFO, a device or a socket where a file is expected."""
+
+
 def open_regular(path: str | os.PathLike[str], mode: str = "rb") -> IO[bytes]:
     """Open a file that is found, not asked for (beside a scene, in a run's folder), in a binary mode of `open`.
 
@@ -75,7 +79,7 @@ def _must_be_regular(status: os.stat_result, name: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", name)
+        raise NotRegular(errno.EINVAL, "not a regular file", name)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

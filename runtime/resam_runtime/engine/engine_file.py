@@ -1,8 +1,8 @@
 """The engine file: one ZIP of stored entries, `manifest.json` first, then the graphs.
 
-Stored entries make the file readable by `unzip` and the graphs readable in place through `mmap`: opening
-a file of several gigabytes copies nothing. Every graph carries its SHA-256, and the manifest is covered by
-its ZIP checksum, so that a damaged file is refused instead of run.
+Stored entries make the file readable by `unzip`, and a graph one read of it. It is read and not mapped: a file that is
+cut while it is mapped ends the process. Every graph carries its SHA-256, and the manifest is covered by its ZIP
+checksum, so that a damaged file is refused instead of run.
 """
 
 from __future__ import annotations
@@ -10,65 +10,126 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import mmap
 import os
-import stat
 import struct
+import threading
+import weakref
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.common.errors import ResamError, one_line
-from resam_runtime.common.files import atomic_write, sha256_file
+from resam_runtime.common.files import NotRegular, atomic_write, open_regular, sha256_file
 from resam_runtime.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
+from resam_runtime.engine.shipped import engine_path
 
 MANIFEST_LIMIT = 4 << 20  # bytes; real manifests have a few kilobytes
 _ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date: the same graphs give the same file, byte for byte
 
 
 class EngineFile:
-    """An engine file opened for reading: `.path`, `.manifest`, and `.graph(name)`, a view of the graph's bytes.
+    """An engine file opened for reading: `.path`, `.manifest`, and `.graph(name)`, a graph's bytes.
 
-    Nothing is copied: the views lie in a read-only memory map, which lives as long as any of them.
+    The file stays open for as long as this lives; one that takes its place by its name is not seen.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, views: Mapping[str, memoryview]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, source: _Source, entries: Mapping[str, range]) -> None:
         """Use `EngineFile.open`; this takes what it has already checked."""
         self.path = path
         self.manifest = manifest
-        self._views = dict(views)
+        self._source = source
+        self._entries = dict(entries)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], verify: bool = True) -> EngineFile:
-        """Open and check an engine file.
+        """Open and check an engine file: a path, or the name of a shipped one ("tiny").
 
         `verify=False` skips the graphs' digests (about a second per gigabyte) and nothing else. Raises
         `ResamError` with one line when the file is missing, truncated, no ZIP, of another format version,
         damaged, or when a graph is missing, exchanged with another, compressed, or not the one the manifest
         describes.
         """
-        path = Path(path)
-        with _open(path) as source:
-            data = _map(path, source)
-            entries = _entries(path, source, data)
-        manifest = Manifest.from_json(_read_manifest(path, data, entries), str(path))
-        views = {}
+        path = engine_path(path)
+        source = _Source(path)
+        listed = _entries(path, source)
+        manifest = Manifest.from_json(_read_manifest(path, source, listed), str(path))
+        entries = {}
         for name, spec in manifest.graphs.items():
-            if spec.file not in entries:
+            if spec.file not in listed:
                 raise ResamError(f"{path}: graph {name} ({spec.file}) is missing; copy or export the engine again")
-            views[name] = _entry_view(path, data, entries[spec.file])
+            entries[name] = _entry_range(path, source, listed[spec.file])
         if verify:
-            _check_digests(path, manifest, views)
-        return cls(path, manifest, views)
+            _check_digests(path, manifest, source, entries)
+        return cls(path, manifest, source, entries)
 
-    def graph(self, name: str) -> memoryview:
-        """The bytes of graph `name` ("encoder", "decoder" or "loop"), read-only, not copied."""
-        if name not in self._views:
-            raise ResamError(f"{self.path}: no graph {name!r}; there are {', '.join(self._views)}")
-        return self._views[name]
+    def graph(self, name: str) -> bytes:
+        """The bytes of graph `name` ("encoder", "decoder" or "loop"), read from the file.
+
+        Raises `ResamError` for a file that has changed since it was opened.
+        """
+        return self._source.read(self._range(name))
+
+    def size(self, name: str) -> int:
+        """The number of a graph's bytes."""
+        return len(self._range(name))
+
+    def _range(self, name: str) -> range:
+        if name not in self._entries:
+            raise ResamError(f"{self.path}: no graph {name!r}; there are {', '.join(self._entries)}")
+        return self._entries[name]
+
+
+class _Source:
+    """A regular file that is open for reading, and has not been written to since."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.file = open_regular(path)
+        except FileNotFoundError:
+            raise ResamError(f"{path}: no such engine file; check the path or make one with resam-export") from None
+        except IsADirectoryError:
+            raise ResamError(f"{path}: a folder, not an engine file; name the .resam or .plan file in it") from None
+        except NotRegular:
+            raise ResamError(f"{path}: a pipe or a device, not an engine file; name a .resam or .plan file") from None
+        except (OSError, ValueError) as error:
+            raise ResamError(
+                f"{path}: cannot be read ({one_line(error)}); check the file and its permissions"
+            ) from None
+        weakref.finalize(self, self.file.close)
+        self._lock = threading.Lock()
+        self._state = self._now()
+        self.length = self._state[0]
+        if not self.length:
+            raise ResamError(f"{path}: the file is empty; copy or export the engine again")
+
+    def read(self, wanted: range) -> bytes:
+        """The bytes at these places. Raises `ResamError`."""
+        return b"".join(self.blocks(wanted, max(1, len(wanted))))
+
+    def blocks(self, wanted: range, size: int = 1 << 22) -> Iterator[bytes]:
+        """As `read`, a few at a time."""
+        at = wanted.start
+        while at < wanted.stop:
+            try:
+                with self._lock:
+                    self.file.seek(at)
+                    block = self.file.read(min(size, wanted.stop - at))
+            except OSError as error:
+                raise ResamError(f"{self.path}: cannot be read ({one_line(error)})") from None
+            if not block:
+                break
+            yield block
+            at += len(block)
+        if at < wanted.stop or self._now() != self._state:
+            raise ResamError(f"{self.path}: was written to while it was read; start again once it is whole")
+
+    def _now(self) -> tuple[int, int]:
+        found = os.fstat(self.file.fileno())
+        return found.st_size, found.st_mtime_ns
 
 
 def write_engine_file(
@@ -116,35 +177,12 @@ def _entry_info(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for a writer
-            raise ResamError(f"{path}: a pipe or a device, not an engine file; name a .resam or .plan file")
-        return open(path, "rb")
-    except FileNotFoundError:
-        raise ResamError(f"{path}: no such engine file; check the path or make one with resam-export") from None
-    except IsADirectoryError:
-        raise ResamError(f"{path}: a folder, not an engine file; name the .resam or .plan file in it") from None
-    except (OSError, ValueError) as error:
-        raise ResamError(f"{path}: cannot be read ({one_line(error)}); check the file and its permissions") from None
-
-
-def _map(path: Path, source: BinaryIO) -> mmap.mmap:
-    try:
-        if os.fstat(source.fileno()).st_size == 0:
-            raise ResamError(f"{path}: the file is empty; copy or export the engine again")
-        return mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise ResamError(f"{path}: cannot be mapped ({one_line(error)}); expected a regular file") from None
-
-
-def _entries(path: Path, source: BinaryIO, data: mmap.mmap) -> dict[str, zipfile.ZipInfo]:
+def _entries(path: Path, source: _Source) -> dict[str, zipfile.ZipInfo]:
     """The ZIP directory, by name. zipfile is lenient and its errors are many; all mean a damaged file."""
-    if data[:4] != b"PK\x03\x04":
+    if source.read(range(min(4, source.length))) != b"PK\x03\x04":
         raise ResamError(f"{path}: not an engine file (no ZIP begins here); expected what resam-export writes")
     try:
-        with zipfile.ZipFile(source) as archive:
+        with zipfile.ZipFile(source.file) as archive:
             listed = archive.infolist()
     except Exception as error:
         raise ResamError(
@@ -159,31 +197,34 @@ def _entries(path: Path, source: BinaryIO, data: mmap.mmap) -> dict[str, zipfile
     return entries
 
 
-def _entry_view(path: Path, data: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
-    """The bytes of a stored entry, found through its local header, checked to lie inside the file."""
+def _entry_range(path: Path, source: _Source, info: zipfile.ZipInfo) -> range:
+    """Where the bytes of a stored entry lie, found through its local header, checked to be inside the file."""
     name = info.filename
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
         raise ResamError(
             f"{path}: {name} is compressed or encrypted; an engine's entries are stored (zip -0): export it again"
         )
     start = info.header_offset
-    if not 0 <= start <= len(data) - 30 or data[start : start + 4] != b"PK\x03\x04":
+    header = source.read(range(start, start + 30)) if 0 <= start <= source.length - 30 else b""
+    if header[:4] != b"PK\x03\x04":
         raise ResamError(f"{path}: damaged (no entry where {name} should begin); copy or export the engine again")
-    name_length, extra_length = struct.unpack("<HH", data[start + 26 : start + 30])
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
     begin = start + 30 + name_length + extra_length
     end = begin + info.file_size
-    if data[start + 30 : start + 30 + name_length] != name.encode():
+    if info.file_size < 0 or end > source.length:
+        raise ResamError(
+            f"{path}: truncated ({name} should end at byte {end} of {source.length}); copy or export it again"
+        )
+    if source.read(range(start + 30, start + 30 + name_length)) != name.encode():
         raise ResamError(f"{path}: damaged (the entry {name} bears another name); copy or export the engine again")
-    if info.file_size < 0 or end > len(data):
-        raise ResamError(f"{path}: truncated ({name} should end at byte {end} of {len(data)}); copy or export it again")
-    return memoryview(data)[begin:end]
+    return range(begin, end)
 
 
-def _read_manifest(path: Path, data: mmap.mmap, entries: Mapping[str, zipfile.ZipInfo]) -> Any:
+def _read_manifest(path: Path, source: _Source, entries: Mapping[str, zipfile.ZipInfo]) -> Any:
     info = entries[MANIFEST_NAME]
     if info.file_size > MANIFEST_LIMIT:
         raise ResamError(f"{path}: {MANIFEST_NAME} claims {info.file_size} bytes; damaged, export the engine again")
-    text = bytes(_entry_view(path, data, info))
+    text = source.read(_entry_range(path, source, info))
     if zlib.crc32(text) != info.CRC:
         raise ResamError(f"{path}: {MANIFEST_NAME} is damaged (checksum); copy or export the engine again")
     try:
@@ -201,8 +242,13 @@ def _read_manifest(path: Path, data: mmap.mmap, entries: Mapping[str, zipfile.Zi
     return manifest
 
 
-def _check_digests(path: Path, manifest: Manifest, views: Mapping[str, memoryview]) -> None:
-    found = {name: hashlib.sha256(view).hexdigest() for name, view in views.items()}
+def _check_digests(path: Path, manifest: Manifest, source: _Source, entries: Mapping[str, range]) -> None:
+    found = {}
+    for name, entry in entries.items():
+        digest = hashlib.sha256()
+        for block in source.blocks(entry):
+            digest.update(block)
+        found[name] = digest.hexdigest()
     wanted = {spec.sha256: name for name, spec in manifest.graphs.items()}
     for name, spec in manifest.graphs.items():
         if found[name] == spec.sha256:

@@ -10,31 +10,36 @@ from typing import Annotated, Any
 from resam_runtime.common.checked import Malformed, choice, kind, list_of, number, shown, take, text, whole
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.precisions import PRECISIONS
+from resam_runtime.engine.prompter_spec import PrompterSpec
 from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE, Framing
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+DIGEST_KEY = "resam.digest"
 GRAPHS = ("encoder", "decoder", "loop")
-REQUERIES = ("box", "box+points")
+OPTIONAL_GRAPHS = ("prompter",)
+REQUERIES = ("none", "box", "box+points")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 # What every engine's graphs are called with; more tensors may exist, these must.
 _PROMPT_INPUTS = ("embedding", "point_coords", "point_labels")
-_GRAPH_INPUTS = {"encoder": ("image",), "decoder": _PROMPT_INPUTS, "loop": _PROMPT_INPUTS}
+_GRAPH_INPUTS = {"encoder": ("image",), "decoder": _PROMPT_INPUTS, "loop": _PROMPT_INPUTS, "prompter": ("embedding",)}
 _GRAPH_OUTPUTS = {
     "encoder": ("embedding",),
     "decoder": ("masks", "scores"),
     "loop": ("masks", "scores", "boxes", "coarse_masks", "coarse_scores"),
+    "prompter": ("heat", "boxes"),
 }
 
 
 Name = Annotated[str, text()]
 Digest = Annotated[str, text("[0-9a-f]{64}", "the 64 hex digits of a SHA-256")]
 Limit = Annotated[int, whole(1, 1 << 20)] | None  # None: none
+Shape = tuple[int | str, ...]
 _DIMENSIONS = list_of(kind(Annotated[int, whole(1, (1 << 31) - 1)] | Annotated[str, text(".{1,64}")]), most=8)
 
 
-def _shape(value: Any) -> tuple[int | str, ...]:
+def _take_shape(value: Any) -> Shape:
     return tuple(_DIMENSIONS(value))
 
 
@@ -44,13 +49,13 @@ class TensorSpec:
 
     name: Name
     dtype: Annotated[str, choice(*DTYPES)]
-    shape: Annotated[tuple[int | str, ...], _shape]
+    shape: Annotated[Shape, _take_shape]
 
 
 _TENSORS = list_of(kind(TensorSpec), most=64)
 
 
-def _tensors(value: Any) -> tuple[TensorSpec, ...]:
+def _take_tensors(value: Any) -> tuple[TensorSpec, ...]:
     specs = tuple(_TENSORS(value))
     if len({spec.name for spec in specs}) != len(specs):
         raise Malformed("a name appears twice")
@@ -63,8 +68,8 @@ class GraphSpec:
 
     file: Annotated[str, text(rf"(?!{MANIFEST_NAME}$)[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}", "a plain file name")]
     sha256: Digest
-    inputs: Annotated[tuple[TensorSpec, ...], _tensors]
-    outputs: Annotated[tuple[TensorSpec, ...], _tensors]
+    inputs: Annotated[tuple[TensorSpec, ...], _take_tensors]
+    outputs: Annotated[tuple[TensorSpec, ...], _take_tensors]
 
 
 @dataclass(frozen=True)
@@ -86,24 +91,27 @@ class Manifest:
     longer side is at most this becomes one tile; scale: tile pixels for each pixel of a larger scene;
     max_points: most instances in one call (None: no limit); max_points_per_instance: most points of one instance;
     max_batch: most tiles in one encoder call; refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds
-    of Refine and Requery.
+    of Refine and Requery. digest: what all graphs of one export carry, so that no graph of another stands in for one
+    (`DIGEST_KEY` in an ONNX graph's metadata; None: they carry none). prompter: what the graph of that name finds, None
+    where there is none.
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
     """
 
-    backend: Annotated[str, text()]
+    backend: Name
     precision: Annotated[str, choice(*PRECISIONS)]
     image_size: Annotated[int, whole(16, 16384)]
     patch_size: Annotated[int, whole(1, 256)]
     mask_size: Annotated[int, whole(4, 16384)]
     embedding_dim: Annotated[int, whole(1, 65536)]
     fit_within: Annotated[int, whole(1, 1 << 20)]
-    scale: Annotated[float, number(MIN_SCALE, MAX_SCALE)] = 1.0
+    scale: Annotated[float, number(MIN_SCALE, MAX_SCALE)]
     max_points: Limit = None
     max_points_per_instance: Limit = None
     max_batch: Limit = None
     refine_threshold: Annotated[float, number(0, 1, ends=False)]
     requery: Annotated[str, choice(*REQUERIES)]
     rounds: Annotated[int, whole(1, 1000)]
+    digest: Digest | None = None
     graphs: Mapping[str, GraphSpec]
     base: Mapping[str, Any]
     adapter: Mapping[str, Any] | None = None
@@ -112,6 +120,7 @@ class Manifest:
     created: Name
     resam_version: Name
     tensorrt: TensorRTTarget | None = None
+    prompter: PrompterSpec | None = None
 
     @property
     def framing(self) -> Framing:
@@ -121,8 +130,9 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON data, in the order in which a person wants to read it."""
         data = {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
-        if self.tensorrt is None:
-            del data["tensorrt"]
+        for name in ("tensorrt", "prompter"):
+            if data[name] is None:
+                del data[name]
         return data
 
     @classmethod
@@ -139,17 +149,51 @@ class Manifest:
         """What no field shows alone. Raises `Malformed`."""
         if self.image_size % self.patch_size or self.mask_size != 4 * (self.image_size // self.patch_size):
             raise Malformed(f"{self.mask_size} is not 4 * image_size / patch_size", "mask_size")
-        if set(self.graphs) != set(GRAPHS):
+        if set(self.graphs).difference(OPTIONAL_GRAPHS) != set(GRAPHS):
             raise Malformed(f"expected {', '.join(GRAPHS)}, got {shown(', '.join(self.graphs))}", "graphs")
+        if (self.prompter is None) == ("prompter" in self.graphs):
+            raise Malformed("expected where there is a graph of that name, and nowhere else", "prompter")
         for name, spec in self.graphs.items():
             for side, tensors, needed in (
                 ("inputs", spec.inputs, _GRAPH_INPUTS[name]),
                 ("outputs", spec.outputs, _GRAPH_OUTPUTS[name]),
             ):
-                if missing := set(needed).difference(tensor.name for tensor in tensors):
-                    raise Malformed(f"lacks {', '.join(sorted(missing))}", f"graphs.{name}.{side}")
+                shapes = {tensor.name: tensor.shape for tensor in tensors}
+                if missing := [tensor for tensor in needed if tensor not in shapes]:
+                    raise Malformed(f"lacks {', '.join(missing)}", f"graphs.{name}.{side}")
+                for tensor in needed:
+                    wanted = self._shape(name, tensor)
+                    if not _fits(shapes[tensor], wanted):
+                        problem = f"expected the shape {_written(wanted)}, got {_written(shapes[tensor])}"
+                        raise Malformed(problem, f"graphs.{name}.{side}.{tensor}")
         if len({spec.file for spec in self.graphs.values()}) != len(self.graphs):
             raise Malformed("two graphs name the same file", "graphs")
         take(self.base.get("name"), text(), "base.name")
-        if (self.tensorrt is None) == (self.backend == "tensorrt"):
-            raise Malformed("expected for the tensorrt backend and for no other", "tensorrt")
+
+    def _shape(self, graph: str, tensor: str) -> Shape:
+        """The shape of one of a graph's tensors, as the sizes above make it."""
+        s, m, c, g = self.image_size, self.mask_size, self.embedding_dim, self.mask_size // 4
+        if graph == "prompter" and tensor != "embedding":
+            maps = 4 if self.prompter is None or tensor == "boxes" else len(self.prompter.classes)
+            return ("B", maps, 2 * g, 2 * g)
+        shapes: dict[str, Shape] = {
+            "image": ("B", s, s, 3),
+            "embedding": ("B", c, g, g),
+            "point_coords": ("N", "P", 2),
+            "point_labels": ("N", "P"),
+            "masks": ("N", m, m),
+            "scores": ("N",),
+            "boxes": ("N", 4),
+            "coarse_masks": ("N", m, m),
+            "coarse_scores": ("N",),
+        }
+        return shapes[tensor]
+
+
+def _fits(shape: Shape, wanted: Shape) -> bool:
+    """Whether a shape has the sizes that are wanted; a name stands for any."""
+    return len(shape) == len(wanted) and all(isinstance(w, str) or s == w for s, w in zip(shape, wanted))
+
+
+def _written(shape: Shape) -> str:
+    return f"({', '.join(map(str, shape))})"

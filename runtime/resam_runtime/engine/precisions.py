@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from resam_runtime.common.cpu import Cpu
 from resam_runtime.common.errors import ResamError
 
 
@@ -64,6 +65,15 @@ class Precision:
     def weight_bytes(self) -> int:
         """Bytes of a weight, at most: 4 or 2 (INT8 is 1, and what stays float32 beside it is little)."""
         return 4 if self.exact else 2
+
+    def doubt(self, cpu: Cpu) -> str:
+        """What speaks against it on a CPU, in a few words; empty where nothing is known to."""
+        if self.for_gpus and not cpu.fast_fp16:
+            others = " or ".join(other.option for other in PRECISIONS.values() if not other.for_gpus)
+            return f"made for GPUs; on a CPU take {others}"
+        if self.quantised and cpu.slow_int8:
+            return "no VNNI here: INT8 may be no faster than fp32, compare them with resam-bench"
+        return ""
 
 
 FP32 = Precision("fp32", "fp32", "Everything in float32", Tolerances(1e-5, 1e-5, 0.999, 0.0005), checked_on=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,16 @@ from resam_runtime.masks.crops import (
 )
 from resam_runtime.masks.rle import encode_rle
 
+FoundBy = Literal["points", "box", "prompter", "grid"]
+"""What marked an instance: a person's or a file's points, a box, the engine's prompter, or the grid of --automatic."""
+
+
+class Category(NamedTuple):
+    """The class of an instance: COCO's number, its name, or both."""
+
+    id: int | None = None
+    name: str | None = None
+
 
 @dataclass(frozen=True, eq=False)
 class Instance:
@@ -29,8 +39,9 @@ class Instance:
     index: its place among the prompts (or among the proposals). score: predicted IoU of the final mask, 0 to 1;
     coarse_score: that of the coarse mask. mask: bool (h, w), cropped to its box; origin: the scene pixel (x, y)
     of mask[0, 0]. points: float32 (P, 2), labels: int32 (P,), the prompt without padding (a box prompt appears as
-    two points labelled 2 and 3). scene_size: (H, W). logits: float16 (h, w) mask logits where they were asked
-    for (`exclusive`), else None.
+    two points labelled 2 and 3). scene_hw: (H, W). logits: float16 (h, w) mask logits where they were asked
+    for (`exclusive`), else None. id, category: what the prompt says of it, None where it says nothing. found_by: what
+    marked it.
     """
 
     index: int
@@ -40,8 +51,16 @@ class Instance:
     origin: Origin
     points: NDArray[np.float32]
     labels: NDArray[np.int32]
-    scene_size: tuple[int, int]
+    scene_hw: tuple[int, int]
     logits: NDArray[np.float16] | None = None
+    id: str | int | None = None
+    category: Category | None = None
+    found_by: FoundBy = "points"
+
+    @property
+    def called(self) -> str | int:
+        """Its id, else its number from 1."""
+        return self.index + 1 if self.id is None else self.id
 
     @property
     def empty(self) -> bool:
@@ -75,7 +94,7 @@ class Instance:
     @property
     def rle(self) -> dict[str, Any]:
         """COCO's compressed RLE over the whole scene: {"size": [H, W], "counts": str}."""
-        return encode_rle(self.mask, self.origin, self.scene_size)
+        return encode_rle(self.mask, self.origin, self.scene_hw)
 
     def with_mask(self, mask: BoolMask) -> Instance:
         """The same instance with other pixels of the same crop in; the crop is tightened around them."""

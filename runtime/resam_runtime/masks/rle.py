@@ -82,13 +82,38 @@ def decode_segmentation(annotation: Mapping[str, Any], height: int, width: int) 
             raise ResamError(f"{name}: its polygons hold something that is no number, or none of an image")
         if not polygons or any(len(part) % 2 for part in polygons):
             raise ResamError(f"{name}: its polygons need at least three x, y pairs each")
-        rle = coco.merge(coco.frPyObjects(polygons, height, width))
+        rle = coco.merge(coco.frPyObjects([_near(part, height, width) for part in polygons], height, width))
     else:
         raise ResamError(f"{name}: no segmentation (expected polygons or RLE)")
     try:
         return np.asarray(coco.decode(rle), bool)
     except (TypeError, ValueError) as error:
         raise ResamError(f"{name}: its RLE cannot be decoded ({one_line(error)})") from None
+
+
+def _near(polygon: list[float], height: int, width: int) -> list[float]:
+    """The polygon x, y, x, y ... as it is, or cut off beyond the image's own width and height on each side of it: it
+    covers the same pixels, and pycocotools, which walks along its lines in 32 bits, survives it.
+
+    Cut along one side of the box after the other (Sutherland and Hodgman, 1974).
+    """
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    for axis, size in ((0, width), (1, height)):
+        for sign, limit in ((1, 2 * size), (-1, size)):
+            inside = sign * points[:, axis] <= limit
+            if inside.all():
+                continue
+            following = np.roll(points, -1, axis=0)
+            with np.errstate(all="ignore"):  # edges that do not cross are dropped below
+                share = (sign * limit - points[:, axis]) / (following[:, axis] - points[:, axis])
+                crossing = points + share[:, None] * (following - points)
+            crossing[:, axis] = sign * limit
+            crosses = inside != np.roll(inside, -1)
+            both = np.stack([points, crossing], axis=1).reshape(-1, 2)
+            points = both[np.stack([inside, crosses], axis=1).reshape(-1)]
+    if len(points) < 3:
+        return [-1.0] * 6  # nothing of it is near
+    return [float(value) for value in points.reshape(-1)]
 
 
 def _fills(counts: Any, pixels: int) -> bool:

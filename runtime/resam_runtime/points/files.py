@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ import numpy as np
 from resam_runtime.common.checked import Malformed
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import has_rasterio
-from resam_runtime.points.parse import PIXELS, Entry, Parsed, parse_csv, parse_points
+from resam_runtime.points.entry import PIXELS, Entry, Parsed
+from resam_runtime.points.kinds import SUFFIXES, parse_points
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
-from resam_runtime.scenes.georeference import Affine, map_to_pixel, near_scene, reproject_some
+from resam_runtime.scenes.georeference import Coordinates, reproject_some
+from resam_runtime.scenes.scene_info import SceneInfo
 
 _FAR = 1e30
-SUFFIXES = (".points.json", ".points.csv", ".points.geojson")
+_MAPS = frozenset({".shp", ".gpkg", ".kml", ".gml", ".fgb", ".gdb", ".dbf", ".shx"})
+"""Files of points that other programs keep."""
 
 
 def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
-    """The points file beside a scene: `NAME.points.json`, `NAME.points.csv` or `NAME.points.geojson`, NAME with or
-    without its suffix.
+    """The points file beside a scene, NAME and one of the `SUFFIXES`; NAME with or without the scene's own suffix.
 
     The full name goes first (`a.png.points.json` before `a.points.json`). Raises ResamError when two kinds of file
     compete, since one of them would be ignored in silence.
@@ -40,17 +43,9 @@ def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
     return None
 
 
-def read_points(
-    path: str | os.PathLike[str],
-    scene_name: str | None = None,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    transform: Affine | None = None,
-    crs: str | None = None,
-) -> ScenePoints:
+def read_points(path: str | os.PathLike[str], scene: SceneInfo | None = None) -> ScenePoints:
     """Prompts of one scene from a points file, in the file's order; see `PointsFile.prompts`."""
-    return PointsFile.open(path).prompts(scene_name, width=width, height=height, transform=transform, crs=crs)
+    return PointsFile.open(path).prompts(scene)
 
 
 class PointsFile:
@@ -60,20 +55,26 @@ class PointsFile:
         self.path, self.digest = path, digest
         self.scenes = list(dict.fromkeys(parsed.scenes))
         self.categories: list[dict[str, Any]] = parsed.categories
-        self._crs, self._sizes = parsed.crs, parsed.sizes
+        self._crs, self._sizes_wh = parsed.crs, parsed.sizes_wh
         self._entries: dict[str | None, list[Entry]] = {}
         for entry in parsed.entries:
             self._entries.setdefault(entry.scene, []).append(entry)
         self._names = {*self.scenes, *(name for name in self._entries if name is not None)}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> PointsFile:
-        """Read and check a whole file. Raises ResamError, one line with file and cause, for anything malformed."""
+    def open(cls, path: str | os.PathLike[str], boxes: bool = False) -> PointsFile:
+        """Read and check a whole file. boxes: take the `bbox` of COCO annotations as box prompts.
+
+        Raises ResamError, one line with file and cause, for anything malformed."""
         path = Path(path)
+        if path.suffix.lower() in _MAPS:
+            raise ResamError(
+                f"{path}: no points file; export its points as GeoJSON (ogr2ogr points.geojson {path.name})"
+            )
         try:
             data = path.read_bytes()
             text = data.decode("utf-8-sig")
-            parsed = parse_csv(text) if path.suffix.lower() == ".csv" else parse_points(text)
+            parsed = parse_points(text, path, boxes)
         except OSError as error:
             raise ResamError(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
@@ -128,89 +129,66 @@ class PointsFile:
             return name
         return None
 
-    def prompts(
-        self,
-        scene_name: str | None = None,
-        *,
-        width: int | None = None,
-        height: int | None = None,
-        transform: Affine | None = None,
-        crs: str | None = None,
-        shared: Collection[str] = (),
-        path: str | None = None,
-    ) -> ScenePoints:
+    def prompts(self, scene: SceneInfo | None = None, called: str | None = None) -> ScenePoints:
         """Prompts of one scene in pixel coordinates, in the file's order; empty where the file has none.
 
-        width, height: the scene's, checked against the size that the points were made for, and needed to find the
-        points without a scene's name that lie in it, and the longitudes of a scene beyond the antimeridian. transform,
-        crs: the scene's, needed for map coordinates. shared, path: see `match`.
+        scene: None where it does not matter, for a file in pixels beside its scene. called: what this file calls the
+        scene, "" for nothing at all; None: what `match` says of its name alone.
         Raises ResamError for points made for another size, and map coordinates on a scene without georeference.
         """
-        called = None if scene_name is None else self.match(scene_name, shared, path)
-        return self.prompts_called(called, scene_name, width=width, height=height, transform=transform, crs=crs)
-
-    def prompts_called(
-        self,
-        called: str | None,
-        scene_name: str | None,
-        *,
-        width: int | None = None,
-        height: int | None = None,
-        transform: Affine | None = None,
-        crs: str | None = None,
-    ) -> ScenePoints:
-        """As `prompts`, of a scene of which is known what `match` says that this file calls it."""
-        made_for = self._sizes.get(called or "")
-        if made_for is not None and width is not None and height is not None and made_for != (width, height):
-            raise ResamError(
-                f"{self.path}: its points were made for {made_for[0]} x {made_for[1]} px, "
-                f"{scene_name or 'the scene'} has {width} x {height}"
-            )
-        named = self._entries.get(called, []) if called is not None else []
+        if scene is not None:
+            called = self.match(scene.name) if called is None else called
+            made_for = self._sizes_wh.get(called or "")
+            if made_for is not None and made_for != scene.size_wh:
+                raise ResamError(
+                    f"{self.path}: its points were made for {made_for[0]} x {made_for[1]} px, "
+                    f"{scene.name} has {scene.width} x {scene.height}"
+                )
+        named = self._entries.get(called, []) if called else []
         unnamed = self._entries.get(None, [])
-        if scene_name is None and not unnamed and len(self._entries) == 1:
+        if scene is None and not unnamed and len(self._entries) == 1:
             named = next(iter(self._entries.values()))
-        size = None if width is None or height is None else (width, height)
-        prompts = [_prompt(entry, coords) for entry, coords in self._pixels(named, transform, crs, size, scene_name)]
-        for entry, coords in self._pixels(unnamed, transform, crs, size, scene_name):
-            if self._crs != PIXELS and width is not None and height is not None:
-                inside = inside_image(coords, width, height)
+        prompts = [
+            _prompt(entry, coords, _box(outline, scene)) for entry, coords, outline in self._pixels(named, scene)
+        ]
+        for entry, coords, outline in self._pixels(unnamed, scene):
+            box = _box(outline, scene)
+            if self.on_map and scene is not None:
+                inside = inside_image(coords, *scene.size_wh)
                 positive = np.asarray(entry.labels, bool)
                 # Negative points alone lie somewhere too: `check_prompts` says what the instance lacks.
-                if not inside[positive if positive.any() else ~positive].any():
+                here = inside[positive if positive.any() else ~positive].any()
+                if box is not None and not here:
+                    here = inside_image(outline.min(0) / 2 + outline.max(0) / 2, *scene.size_wh).any()
+                if not here:
                     continue
                 # A negative point of a neighbour says nothing here. A positive one stays: `check_prompts` says why such
                 # an instance gets no mask, as it does for the other kinds of file.
                 use = inside | positive
-                entry = Entry(entry.scene, entry.id, entry.coords, [v for v, i in zip(entry.labels, use) if i])
+                entry = replace(entry, labels=[v for v, i in zip(entry.labels, use) if i])
                 coords = coords[use]
-            prompts.append(_prompt(entry, coords, by_place=self.on_map))
+            prompts.append(_prompt(entry, coords, box, by_place=self.on_map))
         return prompts
 
-    def _pixels(
-        self,
-        entries: list[Entry],
-        transform: Affine | None,
-        crs: str | None,
-        size: tuple[int, int] | None,
-        scene_name: str | None,
-    ) -> list[tuple[Entry, np.ndarray[Any, np.dtype[np.float64]]]]:
-        flat = np.array([point for entry in entries for point in entry.coords], np.float64).reshape(-1, 2)
-        if self._crs != PIXELS and len(flat):
-            if transform is None or crs is None:
+    def _pixels(self, entries: list[Entry], scene: SceneInfo | None) -> list[tuple[Entry, Coordinates, Coordinates]]:
+        """Each entry with its points, and the outline of its box, in pixels of the scene."""
+        flat = np.array([point for one in entries for point in (*one.coords, *one.outline)], np.float64).reshape(-1, 2)
+        if self.on_map and len(flat):
+            place = None if scene is None else scene.georeference
+            if scene is None or place is None:
                 hint = "" if has_rasterio() else " (or rasterio is not installed: pip install 'resam[geo]')"
-                raise ResamError(
-                    f"{self.path}: holds map coordinates, but {scene_name or 'the scene'} is not georeferenced{hint}"
-                )
+                name = "the scene" if scene is None else scene.name
+                raise ResamError(f"{self.path}: holds map coordinates, but {name} is not georeferenced{hint}")
             try:
-                flat = reproject_some(flat, self._crs, crs)
-                if size is not None and has_rasterio():
-                    flat = near_scene(flat, crs, transform, *size)
-                flat = map_to_pixel(transform, flat)
+                flat = reproject_some(flat, self._crs, place.crs)
+                if has_rasterio():
+                    flat = place.near(flat, scene.size_wh)
+                flat = place.to_pixel(flat)
             except ResamError as error:
                 raise ResamError(f"{self.path}: {error}") from None
-        ends = np.cumsum([len(entry.coords) for entry in entries])
-        return [(entry, flat[end - len(entry.coords) : end]) for entry, end in zip(entries, ends)]
+        cuts = np.cumsum([count for one in entries for count in (len(one.coords), len(one.outline))])
+        parts = np.split(flat, cuts)
+        return list(zip(entries, parts[:-1:2], parts[1::2]))
 
 
 def shared_names(paths: Iterable[str]) -> frozenset[str]:
@@ -233,7 +211,24 @@ def path_ends(path: str) -> Iterator[str]:
         yield path
 
 
-def _prompt(entry: Entry, coords: np.ndarray[Any, np.dtype[np.float64]], by_place: bool = False) -> Prompt:
+def _box(outline: Coordinates, scene: SceneInfo | None) -> Coordinates | None:
+    """The outer pixels (4,) of a box whose edges are the bounds of an outline (K, 2), as far as the scene reaches: a
+    detector's box may leave it a little. None where there is no outline."""
+    if not len(outline):
+        return None
+    low, high = outline.min(0) + 0.5, outline.max(0) - 0.5
+    low, high = (
+        np.minimum(low, (low + high) / 2),
+        np.maximum(high, (low + high) / 2),
+    )  # of less than a pixel: its middle
+    if scene is not None and (high >= -0.5).all() and (low < np.array(scene.size_wh) - 0.5).all():
+        last = np.array(scene.size_wh) - 1
+        low, high = np.clip(low, 0, last), np.clip(high, 0, last)
+    return np.concatenate([low, high])
+
+
+def _prompt(entry: Entry, coords: Coordinates, box: Coordinates | None, by_place: bool = False) -> Prompt:
     # A number that float32 cannot hold lies outside every scene, and still does when it is cut.
-    cut = np.clip(coords, -_FAR, _FAR).astype(np.float32)
-    return Prompt(cut, np.asarray(entry.labels, np.int32), entry.id, entry.category, by_place)
+    cut, corners = (None if one is None else np.clip(one, -_FAR, _FAR).astype(np.float32) for one in (coords, box))
+    assert cut is not None
+    return Prompt(cut, np.asarray(entry.labels, np.int32), entry.id, entry.category, by_place, corners)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from resam_runtime.writers.geojson import CrsChoice
-
-FORMATS = ("coco", "geojson", "overlay", "labels")
+from resam_runtime.writers import WRITERS, OutputOptions
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """What is made of each scene; see `resam-run --help`."""
+class RunOptions(OutputOptions):
+    """What is made of each scene, and how it is written; see `resam-run --help`."""
 
-    formats: frozenset[str] = frozenset({"coco", "geojson", "overlay"})
+    formats: frozenset[str] = frozenset(name for name, writer in WRITERS.items() if writer.default)
     exclusive: bool = False
     bands: tuple[int, ...] | None = None
-    crs: CrsChoice = "wgs84"
-    simplify: float = 0.5
+    alpha: bool = True
     automatic: bool = False
     min_score: float | None = None  # of automatic instances; None: as AutomaticOptions has it
     views: int = 1
     strict: bool = False
+    boxes: bool = False
 
     def request(self) -> dict[str, Any]:
         """Those that decide what a scene's outputs hold, as plain data; a resumed run must have the same."""
-        return {
-            "--format": [name for name in FORMATS if name in self.formats],
+        request = {
+            "--format": [name for name in WRITERS if name in self.formats],
             "--exclusive": self.exclusive,
             "--bands": None if self.bands is None else list(self.bands),
             "--crs": self.crs,
@@ -36,4 +33,6 @@ class RunOptions:
             "--automatic": self.automatic,
             "--min-score": self.min_score,
             "--views": self.views,
+            **({"--boxes": True} if self.boxes else {}),
         }
+        return request if self.alpha else request | {"--no-alpha": True}  # runs of old had no such option

@@ -11,19 +11,19 @@ that fails is recorded with its reason and the run goes on; an output that canno
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 
-from resam_runtime.masks.instance import in_order
+from resam_runtime.common.errors import ResamError
 from resam_runtime.run.channel import Channel, Closed
-from resam_runtime.run.jobs import Job, Work
 from resam_runtime.run.options import RunOptions
-from resam_runtime.run.read_stage import PointsSource, read_scene
-from resam_runtime.run.records import Record, RunFolder
+from resam_runtime.run.outputs import output_errors
+from resam_runtime.run.process_scene import PreparedTile, SceneJob
+from resam_runtime.run.records import RunFolder
+from resam_runtime.run.scene_prompts import PointsSource
 from resam_runtime.run.stop import StopRequest
-from resam_runtime.run.write_stage import write_scene
 from resam_runtime.scenes.scene_files import SceneFile
 from resam_runtime.segment.segmenter import Segmenter
+from resam_runtime.writers import Record
 
 _TILES_AHEAD, _SCENES_BEHIND = 4, 2
 
@@ -39,18 +39,19 @@ def process_scenes(
     on_points: Callable[[int], None] = lambda count: None,
     on_scene: Callable[[Record], None] = lambda record: None,
 ) -> None:
-    """Process scenes one after the other and save a record of each; return when all are done or the run was stopped.
+    """Do what `process_scene` does for many scenes, side by side, and save a record of each; return when all are done
+    or the run was stopped.
 
     on_points: called in this thread with the number of instances just decoded. on_scene: called in the writer's
     thread with each record saved. Raises OutputError when an output cannot be written, and whatever on_scene raises;
     all scenes whose records were saved before that are done.
     """
     stop = stop or StopRequest()
-    work: Channel[Work | Job] = Channel(_TILES_AHEAD)  # the tiles of a scene, then its job
-    done: Channel[Job] = Channel(_SCENES_BEHIND)
+    work: Channel[PreparedTile | SceneJob] = Channel(_TILES_AHEAD)  # the tiles of a scene, then its job
+    done: Channel[SceneJob] = Channel(_SCENES_BEHIND)
     errors: list[BaseException] = []
 
-    def stage(body: Callable[[], None]) -> threading.Thread:
+    def thread_of(body: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
             try:
                 body()
@@ -69,16 +70,11 @@ def process_scenes(
         for scene in scenes:
             if stop.requested:
                 break
-            job = Job(scene)
-            try:
-                for item in read_scene(job, segmenter, points, options):
-                    if stop.at_once or job.failure is not None:
-                        break
-                    work.put(item)
-            except Closed:
-                raise
-            except Exception as error:
-                job.fail(error)
+            job = SceneJob(scene, segmenter, points, options)
+            for tile in job.read():
+                if stop.at_once:
+                    break
+                work.put(tile)
             job.dropped = stop.at_once
             work.put(job)
             if options.strict and job.failure is not None:
@@ -87,24 +83,21 @@ def process_scenes(
 
     def write() -> None:
         for job in done:
-            record = write_scene(job, folder, options)
+            record = save_scene(job, folder)
             on_scene(record)
-            if options.strict and record["status"] == "failed":
+            if options.strict and record.failed:
                 stop.request()
                 stop.request()
 
-    threads = [stage(read), stage(write)]
+    threads = [thread_of(read), thread_of(write)]
     try:
         for item in work:
-            if isinstance(item, Work):
-                if item.job.failure is None and not stop.at_once:
-                    on_points(_segment(item, segmenter, options))
-                continue
-            if item.dropped or (stop.at_once and item.failure is None):
-                continue
-            if item.failure is None:
-                _gather(item, segmenter, options)
-            done.put(item)
+            if isinstance(item, PreparedTile):
+                if not stop.at_once:
+                    on_points(item.job.segment(item))
+            elif not item.dropped and not (stop.at_once and item.failure is None):
+                item.gather()
+                done.put(item)
         done.finish()
     except Closed:
         pass
@@ -119,31 +112,17 @@ def process_scenes(
         raise errors[0]
 
 
-def _segment(work: Work, segmenter: Segmenter, options: RunOptions) -> int:
-    """One tile through the engine; returns the number of instances decoded."""
-    begin, job = time.perf_counter(), work.job
-    size, keep = (job.height, job.width), options.exclusive
-    try:
-        if work.indices is None:
-            found = segmenter.propose_tile(work.image, work.tile, size, valid=work.valid, keep_logits=keep)
-        else:
-            assert job.batch is not None
-            found = segmenter.segment_tile(work.image, work.tile, job.batch, work.indices, size, keep_logits=keep)
-    except Exception as error:
-        job.fail(error)
-        return 0
-    job.instances += found
-    job.seconds["inference"] += time.perf_counter() - begin
-    return len(found)
-
-
-def _gather(job: Job, segmenter: Segmenter, options: RunOptions) -> None:
-    """Instances of all tiles -> instances of the scene, in the order of their prompts."""
-    begin = time.perf_counter()
-    try:
-        if job.automatic:
-            job.instances = list(segmenter.merge_proposals(job.instances, (job.height, job.width)))
-        job.instances = in_order(job.instances, options.exclusive)
-    except Exception as error:
-        job.fail(error)
-    job.seconds["inference"] += time.perf_counter() - begin
+def save_scene(job: SceneJob, folder: RunFolder) -> Record:
+    """Write a scene's outputs, then its record, which says that they are there. Raises OutputError."""
+    with output_errors(folder.out):
+        with job.timed("write"):
+            try:
+                folder.claim(job.file.name, job.output_names)
+            except ResamError as error:
+                job.fail(error)
+            earlier = folder.record(job.file.name)
+            if earlier is not None:
+                folder.remove_outputs(earlier)
+        record = job.write(folder.out)
+        folder.save(record)
+    return record

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resam_runtime.common.errors import printable
-from resam_runtime.run.outcome import Observer
-from resam_runtime.run.records import Record
+from resam_runtime.run.report import Observer
+from resam_runtime.writers import Record
 
 
 class TerminalProgress(Observer):
@@ -56,13 +56,13 @@ class TerminalProgress(Observer):
         self._scenes += 1
         self._progress.advance(self._task)
         self._update()
-        if record["status"] == "failed":
-            self._print(f"failed: {record['name']}: {record['reason']}")
+        if record.failed:
+            self._print(f"failed: {record.name}: {record.reason}")
             return
-        for one in record["skipped"]:
-            self._print(f"skipped: {record['name']}: instance {one['instance']}: {one['reason']}")
+        for one in record.skipped:
+            self._print(f"skipped: {record.name}: instance {one.instance}: {one.reason}")
         if self._each:
-            line = "; ".join([f"{record['name']}: {len(record['annotations'])} instances", *record["notes"]])
+            line = "; ".join([f"{record.name}: {len(record.annotations)} instances", *record.notes])
             print(printable(line), flush=True)
 
     def trouble(self, line: str) -> None:

@@ -3,7 +3,7 @@
 `run.json` says what the run was asked to do (engine, points, options); `scenes/*.json` hold one record per scene,
 written after the scene's own outputs. A scene whose record is there is done; everything else is derived from records,
 so a run may be killed at any moment and resumed. `writing.json` names the outputs in hand: what a run that was killed
-leaves of them is no one else's.
+leaves of them is no one else's. Anybody may have put these files there: they decide about no file outside the folder.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import IO, Any, Literal
 
+from resam_runtime.common.checked import Kind, Malformed, kind, parse_json, shown, whole
 from resam_runtime.common.errors import ResamError
-from resam_runtime.common.files import TEMPORARY, atomic_write
+from resam_runtime.common.files import TEMPORARY, atomic_write, open_regular, read_regular
 from resam_runtime.scenes.scene_files import STATE_FOLDER
+from resam_runtime.writers.record import FORMAT, Record, plain_name
 
 Mode = Literal["new", "resume", "overwrite"]
-Record = dict[str, Any]
-FORMAT = 1
+_FORMAT = whole(FORMAT, FORMAT)
+_REQUEST = kind({"format": _FORMAT, "request": dict})
+_WRITING = kind({"format": _FORMAT, "outputs": [plain_name]})
 
 
 class RunFolder:
     """An output folder taken by one run. Use as a context manager: it holds a lock while open."""
 
-    def __init__(self, out: Path, lock: TextIO | None) -> None:
+    def __init__(self, out: Path, lock: IO[bytes] | None) -> None:
         self.out = out
         self._state = out / STATE_FOLDER
         self._lock = lock
@@ -49,6 +52,8 @@ class RunFolder:
         state = out / STATE_FOLDER
         try:
             state.joinpath("scenes").mkdir(parents=True, exist_ok=True)
+            if not _inside(out, state / "scenes" / "any.json"):
+                raise ResamError(f"{state}: leads out of the folder; remove the link")
             folder = cls(out, _lock(state / "lock", out))
         except OSError as error:
             raise ResamError(
@@ -80,35 +85,41 @@ class RunFolder:
 
     def record(self, name: str) -> Record | None:
         """The record of a scene, None if it has none (or a damaged one: then the scene is simply done again)."""
-        return _read(self._path(name))
+        return self._read_record(self._path(name))
 
     def save(self, record: Record) -> None:
         """Write a scene's record, whole or not at all. Raises OSError."""
-        write_json(self._path(record["name"]), record)
+        write_json(self._path(record.name), record.to_json())
 
     def records(self) -> Iterator[Record]:
         """All records, in no particular order."""
         for path in sorted(self._state.joinpath("scenes").glob("[!.]*.json")):
-            record = _read(path)
+            record = self._read_record(path)
             if record is not None:
                 yield record
 
     def has_outputs(self, record: Record) -> bool:
         """Whether the files that a record lists are there."""
         # os.path's isfile: Path's raises where a folder cannot be read, before Python 3.14
-        return all(os.path.isfile(self.out / name) for name in record.get("outputs", []))
+        return all(os.path.isfile(self.out / name) for name in record.outputs)
 
     def remove_outputs(self, record: Record) -> None:
         """Remove the files that a record lists, and the record first: a half-removed scene is done again."""
-        self._path(record["name"]).unlink(missing_ok=True)
-        for name in record.get("outputs", []):
-            with contextlib.suppress(FileNotFoundError):
-                self.out.joinpath(name).unlink()
+        self._path(record.name).unlink(missing_ok=True)
+        self._remove(record.outputs)
+
+    def _remove(self, outputs: Iterable[str]) -> None:
+        for path in map(self.out.joinpath, outputs):
+            if _inside(self.out, path) and (os.path.islink(path) or not os.path.isdir(path)):
+                path.unlink(missing_ok=True)
 
     def claim(self, name: str, outputs: Iterable[str]) -> None:
         """Note that a scene's outputs are about to be written or removed: should that be cut short, they are known as
         the run's own. Raises ResamError where one of them is there already and someone else's, OSError."""
         outputs, earlier = list(outputs), self.record(name)
+        for path in map(self.out.joinpath, outputs):
+            if not _inside(self.out, path):
+                raise ResamError(f"{path}: leads out of {self.out}; remove the link, or choose another -o")
         # a damaged record may have listed any of them
         if self._ours is not None and (earlier is not None or not os.path.exists(self._path(name))):
             for output in outputs:
@@ -116,7 +127,7 @@ class RunFolder:
                 if output not in self._ours and os.path.lexists(path) and not os.path.isdir(path):
                     raise ResamError(f"{path}: exists, and is not this run's; move it, or choose another -o")
             self._ours.update(outputs)
-        self._mark([*outputs, *(earlier or {}).get("outputs", [])])
+        self._mark([*outputs, *(() if earlier is None else earlier.outputs)])
 
     def _mark(self, outputs: list[str]) -> None:
         write_json(self._state / "writing.json", {"format": FORMAT, "outputs": outputs})
@@ -127,7 +138,9 @@ class RunFolder:
 
     def _begin(self, request: dict[str, Any], mode: Mode, outputs: Iterable[str]) -> None:
         path = self._state / "run.json"
-        earlier = _read(path)
+        earlier = _read(path, _REQUEST)
+        if earlier is None and os.path.lexists(path) and mode != "overwrite":
+            raise ResamError(f"{path}: damaged; use --overwrite")
         begun = earlier is not None or any(self.records())
         if begun and mode == "new":
             raise ResamError(f"{self.out}: holds an earlier run; use --resume or --overwrite")
@@ -144,11 +157,10 @@ class RunFolder:
                 if TEMPORARY.fullmatch(leftover.name):
                     leftover.unlink(missing_ok=True)
         if begun:
-            self._ours = {name for record in self.records() for name in record.get("outputs", [])}
-            cut_short = set((_read(self._state / "writing.json") or {}).get("outputs", [])) - self._ours
-            for name in cut_short:
-                with contextlib.suppress(OSError):
-                    self.out.joinpath(name).unlink()
+            self._ours = {name for record in self.records() for name in record.outputs}
+            cut_short = set((_read(self._state / "writing.json", _WRITING) or {}).get("outputs", [])) - self._ours
+            with contextlib.suppress(OSError):
+                self._remove(sorted(cut_short))
         if mode == "overwrite":
             self._mark(sorted(self._ours or ()))
             self._ours = None
@@ -158,6 +170,13 @@ class RunFolder:
                 (self.out / name).unlink(missing_ok=True)
         if not begun or mode == "overwrite":
             write_json(path, {"format": FORMAT, "request": request})
+
+    def _read_record(self, path: Path) -> Record | None:
+        with contextlib.suppress(OSError, Malformed):
+            record = Record.from_json(parse_json(read_regular(path)))
+            if all(_inside(self.out, self.out / name) for name in record.outputs):
+                return record
+        return None
 
     def _output_folders(self) -> set[Path]:
         """Folders that outputs of this run may lie in: those under the output folder, but for hidden ones and those of
@@ -179,21 +198,18 @@ def write_json(path: Path, data: Any) -> None:
         temporary.write_text(json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii")
 
 
-def without_points(record: Record) -> str | None:
-    """The one of a scene's notes that says that it came without points; None for a scene that had some."""
-    if "without_points" in record:
-        note: str | None = record["without_points"]
-        return note
-    # written by a resam that did not record it
-    return next((note for note in record.get("notes", ()) if note.startswith("no points")), None)
+def _inside(out: Path, path: Path) -> bool:
+    """Whether a path that begins with `out` leads, links resolved, to a place in it; its last part is looked at as it
+    is, since a link there is removed or replaced itself."""
+    folder, parent = os.path.realpath(out), os.path.realpath(path.parent)
+    return os.path.commonpath([folder, parent]) == folder
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) and data.get("format") == FORMAT else None
+def _read(path: Path, take: Kind) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, Malformed):
+        data: dict[str, Any] = take(parse_json(read_regular(path)))
+        return data
+    return None
 
 
 def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -210,15 +226,17 @@ def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _show(value: Any) -> str:
     if value is None:
         return "none"
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list) and all(isinstance(one, str | int | float) for one in value):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else shown(value)
 
 
-def _lock(path: Path, out: Path) -> TextIO | None:
+def _lock(path: Path, out: Path) -> IO[bytes] | None:
     try:
         import fcntl
     except ImportError:  # not on this system: two runs into one folder are then the user's to avoid
         return None
-    handle = path.open("a", encoding="ascii")
+    handle = open_regular(path, "ab")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

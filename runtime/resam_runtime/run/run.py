@@ -7,39 +7,33 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from resam_runtime.common.errors import ResamError
+from resam_runtime.common.errors import ResamError, words
 from resam_runtime.engine.engine_file import EngineFile
-from resam_runtime.points import PointsFile, find_points, path_ends, shared_names
+from resam_runtime.engine.manifest import Manifest
+from resam_runtime.points import SUFFIXES, PointsFile, find_points, path_ends, shared_names
 from resam_runtime.run.options import RunOptions
-from resam_runtime.run.outcome import Observer, RunReport
+from resam_runtime.run.outputs import check_outputs, output_errors, output_names
 from resam_runtime.run.pipeline import process_scenes
-from resam_runtime.run.read_stage import PointsSource, source_of
-from resam_runtime.run.records import Mode, Record, RunFolder, without_points
+from resam_runtime.run.records import Mode, RunFolder
+from resam_runtime.run.report import Observer, RunReport
+from resam_runtime.run.scene_prompts import PointsSource, searched
 from resam_runtime.run.stop import StopRequest
-from resam_runtime.run.write_stage import OutputError
-from resam_runtime.scenes.scene_files import (
-    SceneFile,
-    check_apart,
-    check_exist,
-    check_outputs,
-    find_scenes,
-    output_names,
-)
+from resam_runtime.scenes.scene_files import SceneFile, check_apart, check_exist, find_scenes
 from resam_runtime.segment.segmenter import Segmenter
-from resam_runtime.writers import coco, summary
+from resam_runtime.writers import WRITERS, Record, RunInfo, run_writers
+from resam_runtime.writers.summary import Summary, write_summary
 
 
 @dataclass(frozen=True)
 class Run:
     """A run that is ready to go: checked, nothing written yet. Make it with `prepare`.
 
-    Raises ResamError for a budget that cannot hold even an `instances.json` without any instance.
+    Raises ResamError for outputs that cannot be: a package is missing, or an option asks too much.
     """
 
     engine: EngineFile
@@ -47,12 +41,11 @@ class Run:
     out: Path
     points: PointsSource
     options: RunOptions
-    budget: int | None = None
     notes: Sequence[str] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        if self.budget is not None and self.budget < (least := coco.smallest_budget(self.info, self.categories)):
-            raise ResamError(f"--budget {self.budget}: an empty instances.json takes {least} bytes already; give more")
+        for name in self.options.formats:
+            WRITERS[name].check(self.info, self.options)
 
     @classmethod
     def prepare(
@@ -62,13 +55,12 @@ class Run:
         out: str | Path,
         points: str | Path | None = None,
         options: RunOptions | None = None,
-        budget: int | None = None,
     ) -> Run:
         """Find scenes and points and check them against each other.
 
-        Raises ResamError, one line, when there are no scenes, none of them exists, no points for any of them
-        (options.automatic being off), a points file that cannot be read, outputs that would overwrite a scene or go
-        into a folder of scenes itself, or a budget that holds nothing.
+        Raises ResamError, one line, when there are no scenes, none of them exists, no points for any of them where they
+        are not searched (`searched`), a points file that cannot be read, outputs that would overwrite a scene or go
+        into a folder of scenes itself or cannot be.
         """
         options, inputs, out = options or RunOptions(), list(inputs), Path(out)
         check_apart(inputs, out)
@@ -76,20 +68,25 @@ class Run:
         check_exist(scenes)
         check_outputs(scenes, out, options.formats)
         shared = shared_names(scene.full_path for scene in scenes)
-        file = None if points is None else PointsFile.open(points)
         notes: list[str] = []
+        beside = points is None and any(_has_points(scene) for scene in scenes)
+        if points is None and not beside:
+            points = _annotated(inputs)
+            notes = [] if points is None else [f"points from {points}, which resam-annotate leaves there"]
+        file = None if points is None else PointsFile.open(points, options.boxes)
         if file is not None:
-            notes = _check_points(file, scenes, shared, options)
-        elif not options.automatic and not any(_has_points(scene) for scene in scenes):
+            notes += _check_points(file, scenes, shared, options)
+        elif not beside and not searched(engine.manifest, PointsSource(), options.automatic):
             others = f" and {len(scenes) - 1} more" if len(scenes) > 1 else ""
             for near in (place / "points.json" for given in inputs for place in (Path(given), Path(given).parent)):
                 if os.path.isfile(near):  # where resam-annotate writes
                     raise ResamError(f"{scenes[0].path}{others}: no points; there is {near}: give --points {near}")
             raise ResamError(
-                f"{scenes[0].path}{others}: no points; give --points FILE, put NAME.points.json, "
-                "NAME.points.csv or NAME.points.geojson beside the scenes, or let --automatic find instances"
+                f"{scenes[0].path}{others}: no points; give --points FILE, put {words(f'NAME{s}' for s in SUFFIXES)} "
+                "beside the scenes, or let --automatic find instances; an engine that was taught with "
+                "resam-train --prompter finds its classes by itself"
             )
-        return cls(engine, scenes, out, PointsSource(file, shared), options, budget, notes)
+        return cls(engine, scenes, out, PointsSource(file, shared, options.boxes), options, notes)
 
     @property
     def engine_digest(self) -> str:
@@ -97,41 +94,32 @@ class Run:
         return hashlib.sha256(json.dumps(self.engine.manifest.to_json(), sort_keys=True).encode()).hexdigest()
 
     @property
-    def info(self) -> dict[str, Any]:
-        """COCO's `info` of instances.json: what made it, nothing about when and where."""
-        manifest = self.engine.manifest
-        return {
+    def info(self) -> RunInfo:
+        """What made it, nothing about when and where."""
+        manifest, file = self.engine.manifest, self.points.file
+        info = {
             "description": "instances segmented by resam-run",
             "engine": self.engine_digest,
             "base": str(manifest.base.get("name", "")),
             "precision": manifest.precision,
         }
-
-    @property
-    def categories(self) -> list[dict[str, Any]]:
-        """COCO categories of the points file."""
-        return [] if self.points.file is None else self.points.file.categories
+        return RunInfo(info, _found_categories(manifest) if file is None else file.categories)
 
     def take_folder(self, mode: Mode) -> RunFolder:
         """Take the output folder for this run; see `RunFolder.open`."""
         file = self.points.file
         points = "beside the scenes" if file is None else file.digest
         request = {"engine": self.engine_digest, "points": points, **self.options.request()}
-        outputs = (
-            name
-            for scene in self.scenes
-            for suffix in (".tif", ".png")
-            for name in output_names(scene.stem, self.options.formats, suffix).values()
-        )
+        outputs = (name for scene in self.scenes for name in output_names(scene.stem, self.options.formats))
         return RunFolder.open(self.out, request, mode, outputs)
 
     def is_done(self, scene: SceneFile, folder: RunFolder) -> bool:
         """Whether an earlier run did this scene, neither it nor the points beside it have changed since, and its
         outputs are still there."""
         record = folder.record(scene.name)
-        if record is None or record["status"] != "done" or record["stem"] != scene.stem:
+        if record is None or record.failed or record.stem != scene.stem:
             return False
-        return record["source"] == source_of(scene, self.points) and folder.has_outputs(record)
+        return record.source == self.points.signature(scene) and folder.has_outputs(record)
 
     def execute(
         self,
@@ -174,47 +162,32 @@ class Run:
         return report
 
     def finish(self, folder: RunFolder, names: Sequence[str], segmenter: Segmenter, seconds: float) -> RunReport:
-        """Write `instances.json` and `summary.json` from the records of the scenes named. Raises OutputError."""
-
-        def done(name: str) -> Record | None:
-            record = folder.record(name)
-            return record if record is not None and record["status"] == "done" else None
-
-        try:
-            left_out = 0
-            if "coco" in self.options.formats:
-                ready = [name for name in names if done(name) is not None]
-                path = self.out / "instances.json"
-                left_out = coco.write_instances(path, ready, done, self.info, self.categories, self.budget)
-            records = [_counted(record) for name in names if (record := folder.record(name)) is not None]
-            complete = len(records) == len(names)
-            nowhere = self._nowhere(records) if complete else 0
+        """Write the files of the whole run from the records of the scenes named. Raises OutputError."""
+        options, summary, left_out = self.options, Summary(), 0
+        with output_errors(self.out):
+            for writer in run_writers(options.formats):
+                left_out += writer.write(self.out / writer.files, _Done(folder, names), self.info, options)
+            for name in names:
+                if (record := folder.record(name)) is not None:
+                    summary.add(record)
+            totals = summary.totals
+            complete = totals["scenes"] == len(names)
+            nowhere = 0
+            if complete and self.points.file is not None and totals["failed"] < totals["scenes"]:
+                nowhere = len(self.points.file.placed_ids - summary.by_place)
             notes = [f"{nowhere} instances of the points file lie in no scene that is done"] if nowhere else []
+            if left_out and left_out == totals["instances"]:
+                notes.append(f"--budget {options.budget}: none of {left_out} instances fits into instances.json")
             about = {
                 "resam_version": _version(),
                 "engine": {"file": self.engine.path.name, "digest": self.engine_digest, "runs": segmenter.describe()},
-                "options": {**self.options.request(), "--budget": self.budget},
+                "options": {**options.request(), "--budget": options.budget},
                 "complete": complete,
                 "left_out_by_budget": left_out,
                 "notes": [*_shorten(self.notes), *notes],
                 "wall_seconds": round(seconds, 3),
             }
-            data = summary.summarise(records, about)
-            totals = data["totals"]
-            if left_out and left_out == totals["instances"]:
-                data["notes"].append(f"--budget {self.budget}: none of {left_out} instances fits into instances.json")
-            summary.write_summary(self.out / "summary.json", data)
-        except OSError as error:
-            raise OutputError(
-                f"{self.out}: cannot write ({error.strerror or error}); what is done is kept, use --resume"
-            ) from error
-        lacking = {record["name"]: note for record in records if (note := without_points(record)) is not None}
-        told = [
-            f"{record['name']}: {note}"
-            for record in records
-            for note in record.get("notes", [])
-            if note != lacking.get(record["name"])
-        ]
+            write_summary(self.out / "summary.json", summary.to_json(about))
         return RunReport(
             out=self.out,
             scenes=totals["scenes"],
@@ -225,13 +198,13 @@ class Run:
             nowhere=nowhere,
             complete=complete,
             seconds=seconds,
-            # what --automatic looks for may honestly not be there
+            # what is looked for may honestly not be there
             all_skipped=complete
-            and not self.options.automatic
+            and not searched(self.engine.manifest, self.points, options.automatic)
             and totals["skipped"] > 0
             and totals["points"] == totals["instances"] == 0,
-            without_points=len(lacking),
-            notes=[*self.notes, *told],
+            without_points=summary.without_points,
+            notes=[*self.notes, *summary.notes],
         )
 
     def _kept(self, folder: RunFolder) -> list[str]:
@@ -239,23 +212,34 @@ class Run:
         outputs another scene has taken."""
         names, stems = {scene.name for scene in self.scenes}, {scene.stem.casefold() for scene in self.scenes}
         others = [
-            record["name"]
+            record.name
             for record in folder.records()
-            if record["name"] not in names
-            and record["status"] == "done"
-            and record["stem"].casefold() not in stems
+            if record.name not in names
+            and not record.failed
+            and record.stem.casefold() not in stems
             and folder.has_outputs(record)
         ]
         paths = [scene.full_path for scene in self.scenes] if others else []
         ends = {end for path in paths for end in path_ends(path)}
         return [name for name in others if name not in ends]
 
-    def _nowhere(self, records: Sequence[Record]) -> int:
-        """Instances without a scene's name that lie in none of the scenes done; 0 while none is."""
-        done = [record for record in records if record["status"] == "done"]
-        if self.points.file is None or not done or any("by_place" not in record for record in done):
-            return 0  # the last: written by a resam that did not record it
-        return len(self.points.file.placed_ids.difference(*(record["by_place"] for record in done)))
+
+def _found_categories(manifest: Manifest) -> list[dict[str, int | str]]:
+    """COCO's categories of what an engine's prompter finds."""
+    return [] if manifest.prompter is None else [{"id": one.id, "name": one.name} for one in manifest.prompter.classes]
+
+
+class _Done:
+    """Records of the scenes that are done, read anew each time, one by one."""
+
+    def __init__(self, folder: RunFolder, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __iter__(self) -> Iterator[Record]:
+        for name in self._names:
+            record = self._folder.record(name)
+            if record is not None and not record.failed:
+                yield record
 
 
 def _check_points(
@@ -274,14 +258,14 @@ def _check_points(
     return [f"points for {name!r}, which is not among the scenes" for name in unknown]
 
 
-def _counted(record: Record) -> Record:
-    """A record whose annotations are only counted, as `instances`: those of all scenes may not fit into memory."""
-    count = len(record.get("annotations", ()))
-    return {**{key: value for key, value in record.items() if key != "annotations"}, "instances": count}
-
-
 def _shorten(notes: Sequence[str], most: int = 100) -> list[str]:
     return list(notes) if len(notes) <= most else [*notes[:most], f"and {len(notes) - most} more"]
+
+
+def _annotated(inputs: Sequence[str | Path]) -> Path | None:
+    """The points file that `resam-annotate` leaves in the one folder that a run was given; None without it."""
+    file = Path(inputs[0]) / "points.json" if len(inputs) == 1 else None
+    return file if file is not None and os.path.isfile(file) else None
 
 
 def _has_points(scene: SceneFile) -> bool:

@@ -17,11 +17,11 @@ from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.points import PointsFile, find_points, shared_names
 from resam_runtime.run.options import RunOptions
-from resam_runtime.run.outcome import Observer, RunReport
 from resam_runtime.run.pipeline import process_scenes
-from resam_runtime.run.read_stage import PointsSource, source_of
 from resam_runtime.run.records import Mode, RunFolder
+from resam_runtime.run.report import Observer, RunReport
 from resam_runtime.run.run import Run
+from resam_runtime.run.scene_prompts import PointsSource, searched
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.scenes.scene_files import SceneFile, check_apart, output_stems, walk_scenes
 from resam_runtime.segment.segmenter import Segmenter
@@ -109,7 +109,6 @@ def watch_folder(
     *,
     points: str | Path | None = None,
     options: RunOptions | None = None,
-    budget: int | None = None,
     mode: Mode = "resume",
     poll: float = 2.0,
     observer: Observer | None = None,
@@ -125,14 +124,15 @@ def watch_folder(
         raise ResamError(f"{folder}: not a folder that can be watched")
     check_apart([folder], out)
     options, observer = options or RunOptions(), observer or Observer()
-    file = None if points is None else PointsFile.open(points)
+    file = None if points is None else PointsFile.open(points, options.boxes)
     if file is not None and file.names_no_scene:
         raise ResamError(f"{file.path}: points do not say which scene they belong to; add the scene's file name")
-    run = Run(engine, (), out, PointsSource(file), replace(options, strict=False), budget)
+    run = Run(engine, (), out, PointsSource(file, boxes=options.boxes), replace(options, strict=False))
     begin = time.monotonic()
     with run.take_folder(mode) as taken:
-        records = {record["name"]: record["stem"] for record in taken.records()}
-        watch = FolderWatch(folder, out, file is None, records, wait=not options.automatic)
+        records = {record.name: record.stem for record in taken.records()}
+        wait = not searched(engine.manifest, run.points, options.automatic)
+        watch = FolderWatch(folder, out, file is None, records, wait=wait)
         names = sorted(records)
         report, due, unwritten = None, -math.inf, True
         told: list[str] = []
@@ -172,6 +172,6 @@ def watch_folder(
 def _done(run: Run, scene: SceneFile, folder: RunFolder) -> bool:
     """Whether a scene needs nothing: done or failed before, and unchanged since."""
     record = folder.record(scene.name)
-    if record is None or record["source"] != source_of(scene, run.points):
+    if record is None or record.source != run.points.signature(scene):
         return False
     return folder.has_outputs(record)

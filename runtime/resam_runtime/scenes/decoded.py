@@ -10,13 +10,11 @@ import numpy as np
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import has_rasterio
-from resam_runtime.scenes.georeference import Affine, georeferenced_beside
+from resam_runtime.common.files import read_regular
+from resam_runtime.scenes.georeference import Georeference, georeferenced_beside
 from resam_runtime.scenes.headers import ImageHeader, read_header, without_orientation
 from resam_runtime.scenes.raster import open_raster, read_georeference
 from resam_runtime.scenes.source import Array, OpenedFile, choose_bands
-
-DECODE_LIMIT = 200_000_000
-"""Pixels that OpenCV may decode at once; a larger scene needs rasterio, which reads windows."""
 
 
 class _ArraySource:
@@ -56,37 +54,34 @@ class _ArraySource:
         self._pixels = self._valid = None
 
 
-def open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
-    """Decode a file; one too large for that is read by windows, where rasterio is there. Raises `ResamError`."""
+def open_image(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> OpenedFile:
+    """Decode a file; one too large for that is read by windows, where rasterio is there. alpha: whether that of a PNG
+    says where it is empty. Raises `ResamError`."""
     import cv2
 
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise ResamError(f"{path}: {error.strerror or error}") from None
     header = read_header(data)
-    if header is not None:
-        if not header.whole:
-            raise ResamError(f"{path}: truncated {header.kind.upper()} file")
-        if header.zeroed:
-            raise ResamError(f"{path}: damaged JPEG file, part of it is zeros")
-        if header.width * header.height > DECODE_LIMIT:
-            if has_rasterio():  # GDAL reads these kinds too, line by line
-                return open_raster(path, bands)
-            raise ResamError(
-                f"{path}: {header.width} x {header.height} px is too large to decode at once; "
-                "pip install 'resam[geo]' and convert it to a tiled GeoTIFF"
-            )
-        if header.orientation != 1:  # of all kinds OpenCV turns TIFF alone, maps too
-            data = without_orientation(data)
-    transform: Affine | None = None
-    crs: str | None = None
-    notes: tuple[str, ...] = ()
-    if (header is not None and header.georeferenced) or georeferenced_beside(path):
+    if header is None:
+        raise ResamError(f"{path}: not an image that can be read, or damaged")
+    if not header.whole:
+        raise ResamError(f"{path}: truncated {header.kind.upper()} file")
+    if header.zeroed:
+        raise ResamError(f"{path}: damaged JPEG file, part of it is zeros")
+    if header.too_large and has_rasterio():  # GDAL reads some of these kinds too, line by line
+        return open_raster(path, bands, alpha)
+    header.check_decodable(path)
+    if header.orientation != 1:  # of all kinds OpenCV turns TIFF alone, maps too
+        data = without_orientation(data)
+    georeference: Georeference | None = None
+    notes: list[str] = []
+    if header.georeferenced or georeferenced_beside(path):
         if has_rasterio():
-            transform, crs, notes = read_georeference(path)
+            georeference, notes = read_georeference(path)
         else:
-            notes = ("georeference not read: pip install 'resam[geo]'",)
+            notes = ["georeference not read: pip install 'resam[geo]'"]
     try:
         # UNCHANGED keeps depth and bands, and ignores EXIF orientation
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -99,16 +94,17 @@ def open_image(path: Path, bands: Sequence[int] | None) -> OpenedFile:
     order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # OpenCV: blue first
     chosen = choose_bands(path, count, bands, (1, 2, 3) if count >= 3 else (1,))
     picked = np.ascontiguousarray(pixels[..., [order[band - 1] for band in chosen]])
-    return OpenedFile(_ArraySource(picked, _opaque(pixels, header, chosen)), transform, crs, notes, header)
+    opaque = _opaque(pixels, header, chosen) if alpha else None
+    return OpenedFile(_ArraySource(picked, opaque), georeference, notes, header)
 
 
-def _opaque(pixels: Array, header: ImageHeader | None, chosen: Sequence[int]) -> Array | None:
+def _opaque(pixels: Array, header: ImageHeader, chosen: Sequence[int]) -> Array | None:
     """(h, w) bool: where a decoded PNG is not fully transparent; None if it is so nowhere.
 
     OpenCV gives alpha as a fourth band, also to gray and to a palette, but not to gray of which one level is
     transparent. In a TIFF such a band may be infrared.
     """
-    if header is None or header.kind != "png":
+    if header.kind != "png":
         return None
     opaque: Array
     if pixels.shape[2] == 1 and header.transparent is not None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resam_runtime.common.errors import ResamError
+from resam_runtime.common.files import read_regular
+from resam_runtime.scenes.quiet_gdal import quiet_gdal
 
 Affine = tuple[float, float, float, float, float, float]
 Coordinates = npt.NDArray[np.float64]
@@ -27,59 +31,91 @@ _EQUATOR_RADIUS, _ECCENTRICITY_SQUARED = 6_378_137.0, 0.00669437999014  # of WGS
 def georeferenced_beside(path: Path) -> bool:
     """Whether a file beside an image says where it lies: GDAL's .aux.xml, or a world file."""
     try:
-        extra = path.with_name(f"{path.name}.aux.xml").read_bytes()
+        extra = read_regular(path.with_name(f"{path.name}.aux.xml"))
         if any(tag in extra for tag in (b"<SRS", b"<GeoTransform", b"<GCPList")):  # it may hold statistics alone
             return True
     except OSError:
         pass
-    kind = path.suffix[1:]
-    worlds = {"wld", f"{kind}w", f"{kind[:1]}{kind[-1:]}w"}  # a.pngw, a.pgw
-    names = [name for world in worlds for name in (world.lower(), world.upper())]
     # os.path's isfile: Path's raises for a name that is too long
-    return any(os.path.isfile(path.with_suffix(f".{name}")) for name in names)
+    return any(os.path.isfile(path.with_name(name)) for name in world_files(path))
 
 
-def georeference_of(dataset: Any) -> tuple[Affine, str | None, tuple[str, ...]]:
-    """Transform and CRS ("EPSG:n" or WKT; None if they place nothing) of an open rasterio dataset, and notes on it."""
-    transform: Affine = tuple(float(value) for value in dataset.transform[:6])  # type: ignore[assignment]
-    a, b, _, d, e, _ = transform
+def world_files(path: Path) -> list[str]:
+    """The names that a file beside an image may have that says where it lies: a.pngw, a.pgw, a.wld."""
+    kind = path.suffix[1:]
+    worlds = sorted({"wld", f"{kind}w", f"{kind[:1]}{kind[-1:]}w"})
+    return [f"{path.stem}.{name}" for world in worlds for name in (world.lower(), world.upper())]
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """Where a scene lies on the map.
+
+    transform: (a, b, c, d, e, f), map x = a*u + b*v + c, map y = d*u + e*v + f, where (u, v) = (x + 0.5, y + 0.5) for
+    pixel coordinates (x, y). crs: "EPSG:n" or WKT.
+    """
+
+    transform: Affine
+    crs: str
+
+    def to_map(self, points: npt.ArrayLike) -> Coordinates:
+        """Pixel coordinates (N, 2) -> map coordinates (N, 2) float64 in `crs`."""
+        a, b, c, d, e, f = self.transform
+        x, y = np.asarray(points, np.float64).reshape(-1, 2).T + 0.5
+        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+
+    def to_pixel(self, points: npt.ArrayLike) -> Coordinates:
+        """Map coordinates (N, 2) in `crs` -> pixel coordinates (N, 2) float64."""
+        a, b, c, d, e, f = self.transform
+        determinant = a * e - b * d
+        u, v = (np.asarray(points, np.float64).reshape(-1, 2) - (c, f)).T
+        return np.stack([(e * u - b * v) / determinant, (a * v - d * u) / determinant], axis=1) - 0.5
+
+    def near(self, points: npt.ArrayLike, size_wh: tuple[int, int]) -> Coordinates:
+        """Map coordinates (N, 2) in `crs`, their longitudes moved by whole turns to those nearest the middle of a scene
+        of `size_wh` px, which may span 0 to 360 degrees, or 170 to 190. Only degrees have turns: other coordinates are
+        left as they are. Raises ResamError for an unknown CRS."""
+        points = np.asarray(points, np.float64).reshape(-1, 2)
+        if not len(points) or not _crs(self.crs).is_geographic:
+            return points
+        [(middle, _)] = self.to_map([((size_wh[0] - 1) / 2, (size_wh[1] - 1) / 2)])
+        # a longitude just half a turn away is left as it is: the scene may begin or end there
+        return points - np.outer(np.round((points[:, 0] - middle) / 360), (360, 0))
+
+    def metres_per_pixel(self, size_wh: tuple[int, int]) -> float | None:
+        """Ground size of a pixel along a row, at the middle of a scene of `size_wh` px; None where it has none."""
+        width, height = size_wh
+        place = self.to_map([(width / 2 - 1, height / 2), (width / 2, height / 2)])
+        known = _crs(self.crs)
+        if known.is_geographic:
+            step = _ground_distance(place)
+        elif known.is_projected:
+            # by way of the globe: a map's metre is one on the ground in some places only, Mercator's at the equator
+            try:
+                step = _ground_distance(reproject(place, self.crs, WGS84))
+            except ResamError:  # no way there: another planet
+                step = math.dist(*place) * known.linear_units_factor[1]
+        else:
+            return None
+        return step if math.isfinite(step) and step > 0 else None
+
+
+def georeference_of(dataset: Any) -> tuple[Georeference | None, tuple[str, ...]]:
+    """Where an open rasterio dataset lies, None if nothing places it; and notes on it."""
+    a, b, c, d, e, f = (float(value) for value in dataset.transform[:6])
     placed = not dataset.transform.is_identity and a * e - b * d != 0
     if dataset.crs:
         if not placed:
-            return transform, None, ("has a CRS but no usable geotransform: treated as not georeferenced",)
+            return None, ("has a CRS but no usable geotransform: treated as not georeferenced",)
         code = dataset.crs.to_epsg()
-        return transform, f"EPSG:{code}" if code else dataset.crs.to_wkt(), ()
+        return Georeference((a, b, c, d, e, f), f"EPSG:{code}" if code else dataset.crs.to_wkt()), ()
     if dataset.gcps[0]:
-        note = "georeferenced by ground control points only: treated as not georeferenced; warp it first"
-        return transform, None, (note,)
-    return transform, None, ("has a geotransform but no CRS: treated as not georeferenced",) if placed else ()
-
-
-def pixel_to_map(transform: Affine, points: npt.ArrayLike) -> Coordinates:
-    """Pixel coordinates (N, 2) -> map coordinates (N, 2) float64 in the scene's CRS."""
-    a, b, c, d, e, f = transform
-    x, y = np.asarray(points, np.float64).reshape(-1, 2).T + 0.5
-    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-
-def map_to_pixel(transform: Affine, points: npt.ArrayLike) -> Coordinates:
-    """Map coordinates (N, 2) in the scene's CRS -> pixel coordinates (N, 2) float64."""
-    a, b, c, d, e, f = transform
-    determinant = a * e - b * d
-    u, v = (np.asarray(points, np.float64).reshape(-1, 2) - (c, f)).T
-    return np.stack([(e * u - b * v) / determinant, (a * v - d * u) / determinant], axis=1) - 0.5
-
-
-def near_scene(points: npt.ArrayLike, crs: str, transform: Affine, width: int, height: int) -> Coordinates:
-    """Map coordinates (N, 2) in the CRS of a scene of width x height px, their longitudes moved by whole turns to those
-    nearest the scene's middle: a scene may span 0 to 360 degrees, or 170 to 190. Only degrees have turns: other
-    coordinates are left as they are. Raises ResamError for an unknown CRS."""
-    points = np.asarray(points, np.float64).reshape(-1, 2)
-    if not len(points) or not _crs(crs).is_geographic:
-        return points
-    [(middle, _)] = pixel_to_map(transform, [((width - 1) / 2, (height - 1) / 2)])
-    # a longitude just half a turn away is left as it is: the scene may begin or end there
-    return points - np.outer(np.round((points[:, 0] - middle) / 360), (360, 0))
+        return None, ("georeferenced by ground control points only: treated as not georeferenced; warp it first",)
+    if dataset.rpcs and not placed:
+        return None, (
+            "located by rational polynomials only (RPC): treated as not georeferenced; orthorectify it first",
+        )
+    return None, ("has a geotransform but no CRS: treated as not georeferenced",) if placed else ()
 
 
 def reproject(points: npt.ArrayLike, source: str, target: str) -> Coordinates:
@@ -100,7 +136,6 @@ def reproject_some(points: npt.ArrayLike, source: str, target: str) -> Coordinat
     if source == target or not len(points):
         return points
     try:
-        import rasterio
         from rasterio.errors import CRSError
         from rasterio.warp import transform
     except ImportError:
@@ -121,27 +156,10 @@ def reproject_some(points: npt.ArrayLike, source: str, target: str) -> Coordinat
             return np.concatenate([move(some[:middle]), move(some[middle:])])
         return np.stack([np.asarray(xs, np.float64), np.asarray(ys, np.float64)], axis=1)
 
-    with rasterio.Env():  # without it GDAL prints its errors too
+    with quiet_gdal():
         moved = move(points)
     moved[~np.isfinite(moved).all(axis=1)] = np.nan
     return moved
-
-
-def metres_per_pixel(crs: str, transform: Affine, width: int, height: int) -> float | None:
-    """Ground size of a pixel along a row, at the middle of the scene, in metres; None where it makes no sense."""
-    middle = np.array([[width / 2 - 1, height / 2], [width / 2, height / 2]])
-    place = pixel_to_map(transform, middle)
-    known = _crs(crs)
-    if known.is_geographic:
-        step = _ground_distance(place)
-    elif known.is_projected:
-        try:  # by way of the globe: a map's metre is one on the ground in some places only, Mercator's at the equator
-            step = _ground_distance(reproject(place, crs, WGS84))
-        except ResamError:  # no way there: another planet
-            step = math.dist(*place) * known.linear_units_factor[1]
-    else:
-        return None
-    return step if math.isfinite(step) and step > 0 else None
 
 
 def _ground_distance(degrees: Coordinates) -> float:
@@ -154,13 +172,25 @@ def _ground_distance(degrees: Coordinates) -> float:
     return math.hypot(along, up) * _EQUATOR_RADIUS
 
 
+_NAMED_CRS = re.compile(r"[A-Za-z]\w{0,15}:[\w.+]{1,40}|urn:(x-)?ogc:def:crs[\w:.,+-]{0,200}|WGS84|NAD27|NAD83", re.I)
+_WRITTEN_CRS = re.compile(r"\s*(\{|[A-Za-z_]{5,20}\s*[\[(])")
+_CRS_ADDRESS = re.compile(r"https?://www\.opengis\.net/def/crs/(\w+)/[\w.]+/(\w+)/?", re.I)
+_GRID_FILE = re.compile(r"""(?i)grids=[^"'\s]*[/\\:]|parameterfile\s*[\[(]\s*"[^"]*[/\\:]""")
+
+
 def _crs(text: str) -> Any:
-    import rasterio
+    """A CRS by its name (EPSG:n, a URN), WKT or PROJJSON. GDAL would take much else for one: an address that it asks, a
+    file that it reads."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
+    if address := _CRS_ADDRESS.fullmatch(text):  # a name that only looks like an address
+        text = f"{address[1]}:{address[2]}"
+    known = _NAMED_CRS.fullmatch(text) or (_WRITTEN_CRS.match(text) and not _GRID_FILE.search(text))
     try:
-        with rasterio.Env():  # without it GDAL prints its errors too
-            return CRS.from_user_input(text)
+        if known:
+            with quiet_gdal():
+                return CRS.from_user_input(text)
     except CRSError:
-        raise ResamError(f"unknown coordinate reference system {text[:80]!r}") from None
+        pass
+    raise ResamError(f"unknown coordinate reference system {text[:80]!r}")

@@ -27,8 +27,9 @@ import numpy.typing as npt
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import has_rasterio
 from resam_runtime.scenes.decoded import open_image
-from resam_runtime.scenes.georeference import Affine, georeferenced_beside
+from resam_runtime.scenes.georeference import georeferenced_beside
 from resam_runtime.scenes.raster import open_raster
+from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.scenes.source import Array, OpenedFile, PixelSource
 from resam_runtime.scenes.upright import UprightSource
 from resam_runtime.tiles.letterbox import PAD_VALUE
@@ -40,38 +41,26 @@ EMPTY_PIXEL = PAD_VALUE
 """What a pixel without data becomes: the same that pads tiles."""
 _SAMPLE = 1024
 _STRETCH = (2.0, 98.0)  # percentiles
+_NO_DATA = (-9999.0, -99999.0, -32767.0, -32768.0, float(np.finfo(np.float32).min))
+"""Numbers by which many a raster without a nodata tag means that there is none."""
 
 
 class Scene:
     """One open image. Not thread-safe: open, read and close it in one thread.
 
-    name: how points files and outputs call it. width, height: px. crs: "EPSG:n" or WKT, None if not georeferenced.
-    transform: (a, b, c, d, e, f), map x = a*u + b*v + c, map y = d*u + e*v + f, where (u, v) = (x + 0.5, y + 0.5) for
-    pixel coordinates (x, y), whose integers are pixel centres. notes: what a user should know, one line each.
+    info: its name, size and place on the map; also as `name`, `width`, `height`.
     """
 
-    def __init__(
-        self,
-        source: PixelSource,
-        *,
-        path: Path,
-        name: str,
-        transform: Affine | None = None,
-        crs: str | None = None,
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.path, self.name = path, name
-        self.width, self.height = source.width, source.height
-        self.transform = transform if crs is not None else None
-        self.crs = crs if transform is not None else None
-        self.notes = tuple(notes)
-        self._source = source
+    def __init__(self, source: PixelSource, info: SceneInfo, path: Path, notes: list[str]) -> None:
+        self.path, self.info = path, info
+        self.name, self.width, self.height = info.name, info.width, info.height
+        self._source, self._notes = source, notes
         self._limits = None if source.dtype == np.uint8 else self._percentiles()
 
     @property
-    def georeferenced(self) -> bool:
-        """Whether pixel coordinates can be turned into map coordinates."""
-        return self.crs is not None and self.transform is not None
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know, one line each; more may come as the scene is read."""
+        return tuple(self._notes)
 
     def read(self, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         """Window (height, width, 3) uint8 RGB whose first pixel is (x, y).
@@ -111,12 +100,14 @@ class Scene:
     def _percentiles(self) -> list[tuple[float, float]]:
         # single pixels: in means of several the speckle is gone that the limits are to hold
         pixels, valid = self._source.sample(_SAMPLE)
-        limits = []
+        limits, note = [], ""
         for band in range(pixels.shape[1]):
             values = pixels[:, band].astype(np.float64)
-            keep = np.isfinite(values) if valid is None else np.isfinite(values) & valid
-            low, high = np.percentile(values[keep], _STRETCH) if keep.any() else (0.0, 1.0)
+            values = values[np.isfinite(values) if valid is None else np.isfinite(values) & valid]
+            low, high = np.percentile(values, _STRETCH) if len(values) else (0.0, 1.0)
             limits.append((float(low), float(high)))
+            note = note or _unsaid_no_data(values)
+        self._notes += [note] if note else []
         return limits
 
     def _render(self, pixels: Array, valid: Array | None) -> tuple[npt.NDArray[np.uint8], Array | None]:
@@ -145,10 +136,25 @@ class Scene:
         return image, valid
 
 
-def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None, name: str | None = None) -> Scene:
+def _unsaid_no_data(values: npt.NDArray[np.float64]) -> str:
+    """A note on a band's least value, where it is one that usually means no data and lies far below the others."""
+    least = float(values.min(initial=0.0))
+    share = np.count_nonzero(values == least) / max(1, len(values))
+    if least not in _NO_DATA or share < 0.001 or (values[values > least] < least / 2).any():
+        return ""
+    return (
+        f"{least:.10g} in {share:.0%} of its pixels counts as data, since the file does not say otherwise: "
+        f"gdal_edit.py -a_nodata {least:.10g} does"
+    )
+
+
+def open_scene(
+    path: str | os.PathLike[str], bands: Sequence[int] | None = None, name: str | None = None, alpha: bool = True
+) -> Scene:
     """Open an image file as a scene.
 
-    bands: one (gray) or three (red, green, blue) 1-based band numbers. name: defaults to the file's name.
+    bands: one (gray) or three (red, green, blue) 1-based band numbers. name: defaults to the file's name. alpha:
+    whether a band that calls itself alpha, and is none of `bands`, says where there is no data.
 
     Raises ResamError, one line with file and cause, for a missing, truncated or unknown file, bands that it lacks, and
     an image too large to be decoded at once.
@@ -164,25 +170,20 @@ def open_scene(path: str | os.PathLike[str], bands: Sequence[int] | None = None,
         raise ResamError(f"{path}: not a file")
     if size == 0:
         raise ResamError(f"{path}: empty file")
-    opened = _open_pixels(path, bands)
-    return Scene(
-        opened.source,
-        path=path,
-        name=name or path.name,
-        transform=opened.transform,
-        crs=opened.crs,
-        notes=opened.notes,
-    )
+    opened = _open_pixels(path, bands, alpha)
+    source, place = opened.source, opened.georeference
+    raster = place is not None or (path.suffix.lower() in RASTER_SUFFIXES and has_rasterio())
+    return Scene(source, SceneInfo(name or path.name, source.width, source.height, place, raster), path, opened.notes)
 
 
-def _open_pixels(path: Path, bands: Sequence[int] | None) -> OpenedFile:
+def _open_pixels(path: Path, bands: Sequence[int] | None, alpha: bool) -> OpenedFile:
     by_windows = path.suffix.lower() not in IMAGE_SUFFIXES and has_rasterio()
-    opened = open_raster(path, bands) if by_windows else open_image(path, bands)
+    opened = open_raster(path, bands, alpha) if by_windows else open_image(path, bands, alpha)
     header = opened.header
     if header is None:
         return opened
     if header.pages > 1:
-        opened = replace(opened, notes=(*opened.notes, f"holds {header.pages} pages; only the first is read"))
+        opened.notes.append(f"holds {header.pages} pages; only the first is read")
     # a map's pixels are placed, and drawn, as they are stored
     if header.orientation != 1 and not (header.georeferenced or georeferenced_beside(path)):
         opened = replace(opened, source=UprightSource(opened.source, header.orientation))

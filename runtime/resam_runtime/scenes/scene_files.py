@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,12 +76,6 @@ def output_stems(names: Sequence[str]) -> dict[str, str]:
     return stems
 
 
-def output_names(stem: str, formats: Collection[str], labels_suffix: str = ".tif") -> dict[str, str]:
-    """Format -> output path inside the output folder, for a scene's own files."""
-    names = {"geojson": f"{stem}.geojson", "overlay": f"{stem}.png", "labels": f"{stem}.labels{labels_suffix}"}
-    return {kind: name for kind, name in names.items() if kind in formats}
-
-
 def check_apart(inputs: Iterable[str | os.PathLike[str]], out: Path) -> None:
     """Raise ResamError if outputs would go into a folder of scenes itself, given or a given file's: overlays would be
     scenes of the next run."""
@@ -101,24 +95,6 @@ def check_exist(scenes: Sequence[SceneFile]) -> None:
         except OSError as error:
             reason = reason or system_error(error)
     raise ResamError(reason + (f" (and {len(scenes) - 1} more that cannot be found)" if len(scenes) > 1 else ""))
-
-
-def check_outputs(scenes: Sequence[SceneFile], out: Path, formats: Collection[str]) -> None:
-    """Raise ResamError if an output would overwrite a scene, by whatever path either is reached."""
-    # A scene that is a link is two files: the link, and what it points to.
-    sources = {_place(scene.path) for scene in scenes} | {os.path.realpath(scene.path) for scene in scenes}
-    for scene in scenes:
-        for suffix in (".tif", ".png"):
-            for name in output_names(scene.stem, formats, suffix).values():
-                if _place(out / name) in sources:
-                    raise ResamError(
-                        f"{out / name}: is a scene and would be overwritten; choose another folder with -o"
-                    )
-
-
-def _place(path: Path) -> str:
-    """The path without links, but for its last part: what a rename onto it would replace."""
-    return os.path.join(os.path.realpath(path.parent), path.name)
 
 
 def walk_scenes(folder: Path, out: Path, on_trouble: Callable[[str], None] | None = None) -> Iterator[Path]:

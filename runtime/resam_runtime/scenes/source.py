@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resam_runtime.common.errors import ResamError
-from resam_runtime.scenes.georeference import Affine
+from resam_runtime.scenes.georeference import Georeference
 from resam_runtime.scenes.headers import ImageHeader
 
 Array = npt.NDArray[Any]
@@ -37,13 +37,12 @@ class PixelSource(Protocol):
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """Pixels and what else the file, or one beside it, says: the transform, the CRS ("EPSG:n" or WKT), notes, and its
-    header where it is of a kind that `headers` reads."""
+    """Pixels and what else the file, or one beside it, says: where it lies, notes (more may come as it is read), and
+    its header where it is of a kind that `headers` reads."""
 
     source: PixelSource
-    transform: Affine | None = None
-    crs: str | None = None
-    notes: tuple[str, ...] = ()
+    georeference: Georeference | None = None
+    notes: list[str] = field(default_factory=list)
     header: ImageHeader | None = None
 
 

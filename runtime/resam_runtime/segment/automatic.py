@@ -5,9 +5,10 @@ through the loop as if a person had drawn them. After SAM's automatic mask gener
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.crops import BoolMask, Origin, crop_overlap, meeting_pairs
-from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.instance import FoundBy, Instance
 from resam_runtime.masks.upsample import grid_boxes
+from resam_runtime.segment.encoded_tile import EncodedTile
 from resam_runtime.tiles.letterbox import tile_to_scene
-from resam_runtime.tiles.tiling import Tile, assign_points
+from resam_runtime.tiles.prompt_batch import POSITIVE, PromptBatch
+from resam_runtime.tiles.tiling import Tile, assign_points, most_central
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,35 @@ class AutomaticOptions:
             raise ResamError(f"points_per_side: expected a whole number, at least 1, got {self.points_per_side!r}")
 
 
+@dataclass(frozen=True)
+class GridSearch:
+    """The search (`Search`) of engines that were not taught what to find. tile_size: S."""
+
+    options: AutomaticOptions
+    tile_size: int
+    found_by: ClassVar[FoundBy] = "grid"
+
+    def plan(self, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """See `grid_points`: the points (K, 2), in tile pixels, that each tile looks from."""
+        return grid_points(tiles, self.tile_size, self.options.points_per_side)
+
+    def on_tile(
+        self,
+        encoded: EncodedTile,
+        tile: Tile,
+        where: NDArray[np.float32],
+        scene_hw: tuple[int, int],
+        valid: BoolMask | None = None,
+        keep_logits: bool = False,
+    ) -> list[Instance]:
+        """See `find_on_tile`."""
+        return find_on_tile(encoded, tile, where, scene_hw, self.options, valid, keep_logits)
+
+    def merge(self, instances: Sequence[Instance], tiles: Sequence[Tile]) -> list[Instance]:
+        """See `merge_proposals`."""
+        return merge_proposals(instances, tiles, self.options)
+
+
 @dataclass(frozen=True, eq=False)
 class DecodedMasks:
     """Coarse masks: logits (N, M, M) and predicted IoU (N,)."""
@@ -70,19 +102,35 @@ class _Candidate:
     point: NDArray[np.float32]
 
 
-def grid_points(tiles: Sequence[Tile], number: int, tile_size: int, points_per_side: int) -> NDArray[np.float32]:
-    """The grid points (K, 2) in tile pixels that tile `number` proposes from: those it owns among all tiles.
+def grid_points(
+    tiles: Sequence[Tile], tile_size: int, points_per_side: int
+) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+    """Each tile of a scene with the grid points (K, 2), in tile pixels, that it proposes from: those it owns.
 
-    Where tiles overlap the most central one proposes, so that a scene's grid is dense once, not up to four times.
+    Where tiles overlap the most central one proposes, so that a scene's grid is dense once, not up to four times. Tiles
+    are a grid themselves, so ownership is settled once for its columns and once for its rows.
     """
-    tile = tiles[number]
     spacing = tile_size / points_per_side
-    axes = []
-    for length in (tile.width * tile.scale, tile.height * tile.scale):
-        count = max(1, round(length / spacing))
-        axes.append((np.arange(count) + 0.5) * (length / count) - 0.5)
-    points = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2).astype(np.float32)
-    return points[assign_points(tiles, tile_to_scene(points, tile.scale, tile.origin)) == number]
+    columns = _owned({(tile.x, tile.width) for tile in tiles}, tiles[0].scale, spacing)
+    rows = _owned({(tile.y, tile.height) for tile in tiles}, tiles[0].scale, spacing)
+    for tile in tiles:
+        own = np.meshgrid(columns[tile.x, tile.width], rows[tile.y, tile.height])
+        yield tile, np.stack(own, -1).reshape(-1, 2)
+
+
+def _owned(
+    spans: Collection[tuple[int, int]], scale: float, spacing: float
+) -> dict[tuple[int, int], NDArray[np.float32]]:
+    """Span of a tile's side (start, length in scene pixels) -> the grid's coordinates along it, in tile pixels, that
+    lie more centrally in it than in any other."""
+    ordered = sorted(spans)
+    owned = {}
+    for number, (start, length) in enumerate(ordered):
+        count = max(1, round(length * scale / spacing))
+        places = ((np.arange(count) + 0.5) * (length * scale / count) - 0.5).astype(np.float32)
+        in_scene = tile_to_scene(places, scale, start).astype(np.float64)
+        owned[start, length] = places[most_central(ordered, in_scene) == number]
+    return owned
 
 
 def on_data(points: NDArray[np.float32], tile: Tile, valid: BoolMask) -> NDArray[np.bool_]:
@@ -130,6 +178,33 @@ def propose(
     return np.array([candidates[i].point for i in kept], np.float32).reshape(-1, 2)
 
 
+def find_on_tile(
+    encoded: EncodedTile,
+    tile: Tile,
+    grid: NDArray[np.float32],
+    scene_hw: tuple[int, int],
+    options: AutomaticOptions,
+    valid: BoolMask | None = None,
+    keep_logits: bool = False,
+) -> list[Instance]:
+    """What a tile's grid points (K, 2) find on it, through the loop; see `Segmenter.propose_tile`."""
+
+    def decode(coords: NDArray[np.float32]) -> DecodedMasks:
+        masks, scores, _ = encoded.decode("decoder", coords[:, None], _positive(len(coords)))
+        return DecodedMasks(masks, scores)
+
+    if valid is not None:
+        grid = grid[on_data(grid, tile, valid)]
+    points = propose(decode, grid, tile, encoded.manifest, options, encoded.max_points)
+    if not len(points):
+        return []
+    in_scene = tile_to_scene(points, tile.scale, tile.origin)
+    prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
+    found = encoded.instances("loop", tile, prompts, np.arange(len(points)), scene_hw, keep_logits)
+    found = [dataclasses.replace(one, found_by=GridSearch.found_by) for one in found]
+    return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
+
+
 def merge_proposals(instances: Sequence[Instance], tiles: Sequence[Tile], options: AutomaticOptions) -> list[Instance]:
     """The instances of all tiles without the empty, the weak, the repeated and the parts of better ones; best score
     first, numbered anew. An instance cut by its tile's edge gives way to a neighbour's that is whole.
@@ -141,7 +216,7 @@ def merge_proposals(instances: Sequence[Instance], tiles: Sequence[Tile], option
         return []
     owner = assign_points(tiles, np.stack([instance.points[0] for instance in good]))
     scene = max(t.x + t.width for t in tiles), max(t.y + t.height for t in tiles)
-    cut = [_is_cut(instance, tiles[number], scene) for instance, number in zip(good, owner)]
+    cut = [is_cut(instance, tiles[number], scene) for instance, number in zip(good, owner)]
     kept_whole = [
         i
         for i, (instance, number) in enumerate(zip(good, owner))
@@ -163,12 +238,13 @@ def unique(
     crops: Sequence[tuple[BoolMask, Origin]],
     order: Sequence[int],
     max_overlap: float,
-    parts: bool = False,
+    parts: bool | Sequence[bool] = False,
 ) -> list[int]:
     """Greedily keep crops in `order` unless their IoU with one kept before exceeds `max_overlap`.
 
-    parts: a crop also goes when more than `max_overlap` of itself lies in a kept one. Returns the kept indices in
-    order. Masks are compared only where their boxes meet and their areas would allow the overlap.
+    parts: a crop (each, or of each whether) also goes when more than `max_overlap` of itself lies in a kept one.
+    Returns the kept indices in order. Masks are compared only where their boxes meet and their areas would allow the
+    overlap.
     """
     boxes = np.array([(x, y, x + m.shape[1] - 1, y + m.shape[0] - 1) for m, (x, y) in crops]).reshape(-1, 4)
     areas = [int(np.count_nonzero(mask)) for mask, _ in crops]
@@ -177,17 +253,18 @@ def unique(
         neighbours.setdefault(a, []).append(b)
         neighbours.setdefault(b, []).append(a)
     kept: dict[int, None] = {}
+    as_part = [parts] * len(crops) if isinstance(parts, bool) else parts
 
     def repeats(i: int, j: int) -> bool:
         small, large = sorted((areas[i], areas[j]))
-        if not parts and small <= max_overlap * large:
+        if not as_part[i] and small <= max_overlap * large:
             return False
         (mask, origin), (other, other_origin) = crops[i], crops[j]
         where = crop_overlap(mask.shape, origin, other.shape, other_origin)
         if where is None:
             return False
         both = int(np.count_nonzero(mask[where[0]] & other[where[1]]))
-        return both > max_overlap * (areas[i] + areas[j] - both) or (parts and both > max_overlap * areas[i])
+        return both > max_overlap * (areas[i] + areas[j] - both) or (as_part[i] and both > max_overlap * areas[i])
 
     for i in order:
         if not any(j in kept and repeats(i, j) for j in neighbours.get(i, ())):
@@ -195,7 +272,7 @@ def unique(
     return list(kept)
 
 
-def _is_cut(instance: Instance, tile: Tile, scene: tuple[int, int]) -> bool:
+def is_cut(instance: Instance, tile: Tile, scene: tuple[int, int]) -> bool:
     """Whether the mask touches an edge of its tile that is not the scene's edge."""
     x0, y0, x1, y1 = instance.box
     right, bottom = tile.x + tile.width, tile.y + tile.height
@@ -205,3 +282,7 @@ def _is_cut(instance: Instance, tile: Tile, scene: tuple[int, int]) -> bool:
         or (x1 >= right - 1 and right < scene[0])
         or (y1 >= bottom - 1 and bottom < scene[1])
     )
+
+
+def _positive(count: int) -> NDArray[np.int32]:
+    return np.full((count, 1), POSITIVE, np.int32)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.backends import Backend
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.instance import Instance
@@ -28,8 +29,8 @@ class EncodedTile:
     ) -> None:
         """backend: of the engine that `manifest` describes. tile_image: (S, S, 3) uint8. views: itself first.
         max_points: prompts in one run of a graph at most."""
-        self._backend, self._manifest, self._image, self._views = backend, manifest, tile_image, views
-        self._max_points = max_points
+        self._backend, self.manifest, self._image, self._views = backend, manifest, tile_image, views
+        self.max_points = max_points
         self._windows: dict[Window, Any] = {}
         self._whole = self._encode(tile_image)
 
@@ -47,23 +48,23 @@ class EncodedTile:
         tile: Tile,
         prompts: PromptBatch,
         indices: Sequence[int] | NDArray[np.intp],
-        scene_size: tuple[int, int],
+        scene_hw: tuple[int, int],
         keep_logits: bool = False,
     ) -> list[Instance]:
         """The instances of the prompts `indices` of a scene, in that order, in scene pixels; means over the views.
 
-        tile: where in the scene this is. scene_size: (H, W). keep_logits: for `make_exclusive`.
+        tile: where in the scene this is. scene_hw: (H, W). keep_logits: for `make_exclusive`.
         """
         indices = np.asarray(indices, np.intp)
         coords, labels = into_tile(prompts, indices, tile)
-        size = self._manifest.image_size
-        height, width = tile.extent(size)
+        size = self.manifest.image_size
+        height, width = tile.filled_hw(size)
         found: dict[int, Instance] = {}
 
         def decode(window: Window, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
             return self._run(graph, self._seen_in(window), coords, labels)
 
-        for batch in neighbour_batches(prompts.centroids[indices], self._max_points):
+        for batch in neighbour_batches(prompts.centroids[indices], self.max_points):
             # Columns that hold nothing but padding in this batch would only cost time.
             used = (labels[batch] != PADDING).any(0)
             batch_coords = np.ascontiguousarray(coords[batch][:, used])
@@ -83,19 +84,29 @@ class EncodedTile:
                     origin=origin,
                     points=points,
                     labels=point_labels,
-                    scene_size=scene_size,
+                    scene_hw=scene_hw,
                     logits=logits,
                 )
         return [found[place] for place in range(len(indices))]
 
+    def prompter(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the graph of that name says of the tile as it is: heat (K, 2G, 2G) logits, boxes (4, 2G, 2G)."""
+        heat, boxes = self._backend.run("prompter", {"embedding": self._whole}, ["heat", "boxes"])
+        return heat[0], boxes[0]
+
     def _run(self, graph: str, embedding: Any, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
         """The decoder's scores are its coarse scores."""
         inputs = {"embedding": embedding, "point_coords": coords, "point_labels": labels}
-        if graph == "decoder":
-            masks, scores = self._backend.run(graph, inputs, ["masks", "scores"])
-            return masks, scores, scores
-        masks, scores, coarse_scores = self._backend.run(graph, inputs, ["masks", "scores", "coarse_scores"])
-        return masks, scores, coarse_scores
+        names = ["masks", "scores"] if graph == "decoder" else ["masks", "scores", "coarse_scores"]
+        outputs = self._backend.run(graph, inputs, names)
+        for name, values in zip(names, outputs):
+            # a mask of NaN would be an empty one; the extremes, since they take no memory and NaN is both
+            if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+                raise ResamError(
+                    f"graph {graph}: gave {name} that are not finite (NaN or infinity); "
+                    "export the engine again, or in a higher precision"
+                )
+        return outputs[0], outputs[1], outputs[-1]
 
     def _seen_in(self, window: Window) -> Any:
         """The embedding of a window."""

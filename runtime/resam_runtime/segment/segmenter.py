@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -15,21 +16,14 @@ from resam_runtime.engine.backends import Backend, load_backend
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.instance import Instance, in_order
-from resam_runtime.segment.automatic import (
-    AutomaticOptions,
-    DecodedMasks,
-    grid_points,
-    lies_on_data,
-    merge_proposals,
-    on_data,
-    propose,
-)
-from resam_runtime.segment.embedding import Embedding
+from resam_runtime.segment.automatic import AutomaticOptions, GridSearch
 from resam_runtime.segment.encoded_tile import EncodedTile, Image
+from resam_runtime.segment.finder import PrompterSearch
+from resam_runtime.segment.search import Search
 from resam_runtime.tiles.averaged_views import VIEWS
-from resam_runtime.tiles.letterbox import scale_to_tile, tile_to_scene
+from resam_runtime.tiles.letterbox import scale_to_tile
 from resam_runtime.tiles.placement import compact, owners
-from resam_runtime.tiles.prompt_batch import PADDING, POSITIVE, PromptBatch, prompt_batch
+from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch, prompt_batch
 from resam_runtime.tiles.tiling import DEFAULT_OVERLAP, Tile, plan_tiles
 
 DEFAULT_MAX_POINTS = 32
@@ -50,8 +44,8 @@ class Segmenter:
     small images: a mask ends at its edge, and points beyond are not used.
 
     The parts of a call are public, for pipelines that read and write while this computes:
-    `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `tiles` -> `prepare_tile`
-    and `propose_tile` -> `merge_proposals`. `backend` is what runs the graphs.
+    `prompts` -> `plan` -> per tile `prepare_tile` and `segment_tile`; without points `plan_automatic` ->
+    `prepare_tile` and `propose_tile` -> `merge_proposals`. `backend` is what runs the graphs.
     """
 
     def __init__(
@@ -63,17 +57,19 @@ class Segmenter:
         overlap: float = DEFAULT_OVERLAP,
         max_points: int = DEFAULT_MAX_POINTS,
         automatic: AutomaticOptions | None = None,
+        min_score: float | None = None,
         views: int = 1,
     ) -> None:
         """Load an engine file (a path or an open `EngineFile`).
 
         device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
         "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
-        max_points: instances decoded together at most; the engine's own limit counts too. automatic: how
-        instances are proposed where no points are given. views: of each tile, 1 to 7
-        (`resam_runtime.tiles.averaged_views.VIEWS`): with more, masks and scores are means over mirrored and
-        rescaled images, slower and better. Raises `ResamError` for a file, a device or another argument
-        that will not do.
+        max_points: instances decoded together at most; the engine's own limit counts too. automatic: how instances
+        are proposed where no points are given: by a grid, also where the engine has a prompter; None: by the prompter,
+        else by a grid. min_score: least score of what the prompter finds, 0 to 1; None: the engine's own, class by
+        class. views: of each tile, 1 to 7 (`resam_runtime.tiles.averaged_views.VIEWS`): with more, masks and scores
+        are means over mirrored and rescaled images, slower and better. Raises `ResamError` for a file, a device or
+        another argument that will not do.
         """
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
         max_points, views = _whole("max_points", max_points), _whole("views", views, len(VIEWS))
@@ -84,7 +80,14 @@ class Segmenter:
         if automatic is not None and not isinstance(automatic, AutomaticOptions):
             raise ResamError(f"automatic: expected AutomaticOptions or None, got {type(automatic).__name__}")
         self.manifest: Manifest = engine.manifest
-        self.automatic = automatic or AutomaticOptions()
+        if min_score is not None and (not isinstance(min_score, int | float | np.number) or not 0 <= min_score <= 1):
+            raise ResamError(f"min_score: expected 0 to 1, got {min_score!r}")
+        spec = engine.manifest.prompter
+        self.search: Search = (
+            PrompterSearch(spec, min_score)
+            if spec is not None and automatic is None
+            else GridSearch(automatic or AutomaticOptions(), engine.manifest.image_size)
+        )
         self._views = VIEWS[:views]
         self._path = engine.path
         self._overlap = overlap
@@ -149,7 +152,13 @@ class Segmenter:
             return []
         tiles = self.tiles(width, height)
         owner = owners(tiles, prompts)
-        return [(tiles[i], np.flatnonzero(owner == i)) for i in np.unique(owner)]
+        order = np.argsort(owner, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)
+        return [(tiles[owner[part[0]]], part) for part in parts]
+
+    def plan_automatic(self, width: int, height: int) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """All tiles of a scene without points, each with where on it to look, see `Search.plan`."""
+        return self.search.plan(self.tiles(width, height))
 
     def prepare_tile(self, window: Image, tile: Tile) -> Image:
         """The window's pixels (tile.height, tile.width, 3) uint8, as the engine sees them: (S, S, 3)."""
@@ -171,66 +180,92 @@ class Segmenter:
         tile: Tile,
         prompts: PromptBatch,
         indices: Sequence[int] | NDArray[np.intp],
-        scene_size: tuple[int, int],
+        scene_hw: tuple[int, int],
         *,
         keep_logits: bool = False,
     ) -> list[Instance]:
         """Encode one prepared tile (S, S, 3) and run Refine and Requery for the prompts `indices` on it.
 
-        prompts: those of the whole scene, in scene pixels; scene_size: (H, W) of the scene. Returns their instances in
+        prompts: those of the whole scene, in scene pixels; scene_hw: (H, W) of the scene. Returns their instances in
         the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
         `make_exclusive` compares.
         """
         encoded = self.encode_tile(tile_image)
-        return encoded.instances("loop", tile, prompts, indices, scene_size, keep_logits)
+        return encoded.instances("loop", tile, prompts, indices, scene_hw, keep_logits)
 
     def propose_tile(
         self,
         tile_image: Image,
         tile: Tile,
-        scene_size: tuple[int, int],
+        where: NDArray[np.float32],
+        scene_hw: tuple[int, int],
         *,
         valid: NDArray[np.bool_] | None = None,
         keep_logits: bool = False,
     ) -> list[Instance]:
-        """Find instances on one prepared tile (S, S, 3) without points: a grid of points, filtered, through the loop.
+        """Find instances on one prepared tile (S, S, 3) without points: by the prompter, or from a grid of points.
 
+        tile, where: as `plan_automatic` gives them. scene_hw: (H, W).
         valid: which of the window's pixels have data, (tile.height, tile.width) bool, None: all; no instance is looked
         for, nor kept, where there are none. Follow with `merge_proposals` once all tiles are done: neighbours see the
         same instances.
         """
-        encoded = self.encode_tile(tile_image)
+        return self.search.on_tile(self.encode_tile(tile_image), tile, where, scene_hw, valid, keep_logits)
 
-        def decode(coords: NDArray[np.float32]) -> DecodedMasks:
-            masks, scores, _ = encoded.decode("decoder", coords[:, None], _positive(len(coords)))
-            return DecodedMasks(masks, scores)
-
-        tiles = self.tiles(scene_size[1], scene_size[0])
-        size = self.manifest.image_size
-        grid = grid_points(tiles, tiles.index(tile), size, self.automatic.points_per_side)
-        if valid is not None:
-            grid = grid[on_data(grid, tile, valid)]
-        points = propose(decode, grid, tile, self.manifest, self.automatic, self._max_points)
-        if not len(points):
-            return []
-        in_scene = tile_to_scene(points, tile.scale, tile.origin)
-        prompts = PromptBatch(in_scene[:, None], _positive(len(points)))
-        everyone = np.arange(len(points))
-        found = encoded.instances("loop", tile, prompts, everyone, scene_size, keep_logits)
-        return found if valid is None else [one for one in found if lies_on_data(one, tile, valid)]
-
-    def merge_proposals(self, instances: Sequence[Instance], scene_size: tuple[int, int]) -> list[Instance]:
+    def merge_proposals(self, instances: Sequence[Instance], scene_hw: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
-        return merge_proposals(instances, self.tiles(scene_size[1], scene_size[0]), self.automatic)
+        return self.search.merge(instances, self.tiles(scene_hw[1], scene_hw[0]))
 
     def _find(self, image: Image, exclusive: bool) -> list[Instance]:
         height, width = image.shape[:2]
         proposals: list[Instance] = []
-        for tile in self.tiles(width, height):
+        for tile, where in self.plan_automatic(width, height):
             tile_image = self.prepare_tile(tile.cut(image), tile)
-            proposals += self.propose_tile(tile_image, tile, (height, width), keep_logits=exclusive)
+            proposals += self.propose_tile(tile_image, tile, where, (height, width), keep_logits=exclusive)
         merged = self.merge_proposals(proposals, (height, width))
         return in_order(merged, exclusive)
+
+
+class Embedding:
+    """One encoded image: answers many prompts without encoding again. Made by `Segmenter.embed`.
+
+    May be prompted from several threads. Its memory is freed with the last reference to it.
+    """
+
+    def __init__(self, segmenter: Segmenter, image: Image) -> None:
+        self.height, self.width = image.shape[:2]
+        self._segmenter = segmenter
+        self._image = image
+        self._lock = threading.Lock()
+        self._encoded: dict[Tile, EncodedTile] = {}
+        tiles = segmenter.tiles(self.width, self.height)
+        if len(tiles) == 1:
+            self._encoding(tiles[0])
+
+    def prompt(
+        self, points: Any = None, labels: Any = None, boxes: Any = None, refine: bool = True, exclusive: bool = False
+    ) -> list[Instance]:
+        """Segment the instances that points, boxes or both mark.
+
+        points and labels as in `Segmenter.__call__`; boxes: (N, 4) x0, y0, x1, y1 in pixels, outer pixels
+        included. refine=False answers with the coarse mask: one pass of the decoder, no Refine and Requery.
+        Returns one `Instance` per prompt, in order. Raises `ResamError` as `Segmenter.__call__` does.
+        """
+        segmenter, scene_hw = self._segmenter, (self.height, self.width)
+        prompts = segmenter.prompts(points, labels, boxes, self.width, self.height)
+        graph = "loop" if refine else "decoder"
+        found: list[Instance] = []
+        for tile, indices in segmenter.plan(prompts, self.width, self.height):
+            encoded = self._encoding(tile)
+            found += encoded.instances(graph, tile, prompts, indices, scene_hw, exclusive)
+        return in_order(found, exclusive)
+
+    def _encoding(self, tile: Tile) -> EncodedTile:
+        with self._lock:
+            if tile not in self._encoded:
+                tile_image = self._segmenter.prepare_tile(tile.cut(self._image), tile)
+                self._encoded[tile] = self._segmenter.encode_tile(tile_image)
+            return self._encoded[tile]
 
 
 def _check_image(image: Any) -> tuple[int, int]:
@@ -250,7 +285,3 @@ def _whole(name: str, value: Any, most: int | None = None) -> int:
         limits = f"1 to {most}" if most else "at least 1"
         raise ResamError(f"{name}: expected a whole number, {limits}, got {value!r}")
     return number
-
-
-def _positive(count: int) -> NDArray[np.int32]:
-    return np.full((count, 1), POSITIVE, np.int32)

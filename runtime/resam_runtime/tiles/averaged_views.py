@@ -100,12 +100,12 @@ class Window:
         return np.asarray(values, np.float32), np.asarray(known, np.float32)
 
 
-def windows(view: View, extent: tuple[int, int], size: int) -> list[Window]:
+def windows(view: View, filled_wh: tuple[int, int], size: int) -> list[Window]:
     """What a view looks at, one after the other: one window, or a few that overlap where it enlarges.
 
-    extent: width and height of what is image in the tile of `size` pixels.
+    filled_wh: of what is image in the tile of `size` pixels.
     """
-    return [Window(view, part, size) for part in plan_tiles(*extent, size, Framing(0, view.zoom))]
+    return [Window(view, part, size) for part in plan_tiles(*filled_wh, size, Framing(0, view.zoom))]
 
 
 Decoded = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -116,16 +116,16 @@ def decode_views(
     decode: Callable[[Window, NDArray[np.float32], NDArray[np.int32]], Decoded],
     coords: NDArray[np.float32],
     labels: NDArray[np.int32],
-    extent: tuple[int, int],
+    filled_wh: tuple[int, int],
     size: int,
     views: tuple[View, ...] = VIEWS,
 ) -> Decoded:
     """The weighed mean of what `decode` makes of prompts in each view of a tile, the first of which is the tile itself.
 
     coords (N, P, 2) in tile pixels, labels (N, P). decode(window, coords, labels): of the prompts in that window.
-    extent: width and height of what is image in the tile of `size` pixels. With one view its own result, unchanged.
+    filled_wh: of what is image in the tile of `size` pixels. With one view its own result, unchanged.
     """
-    first = Window(views[0], Tile(0, 0, *extent), size)
+    first = Window(views[0], Tile(0, 0, *filled_wh), size)
     masks, scores, coarse_scores = decode(first, coords, labels)
     if len(views) == 1 or not len(coords):
         return masks, scores, coarse_scores
@@ -136,7 +136,7 @@ def decode_views(
     both[0] = scores, coarse_scores
     prompts = PromptBatch(coords, labels)
     for place, view in enumerate(views[1:], start=1):
-        parts = windows(view, extent, size)
+        parts = windows(view, filled_wh, size)
         owner = owners([window.part for window in parts], prompts)
         for number in np.unique(owner):
             rows = np.flatnonzero(owner == number)

@@ -66,7 +66,7 @@ def mirrored(window: NDArray[Any], mirror: tuple[bool, bool]) -> NDArray[Any]:
     return np.ascontiguousarray(window)
 
 
-def scene_to_tile(coords: ArrayLike, scale: float, origin: tuple[float, float] = (0.0, 0.0)) -> NDArray[np.float32]:
+def scene_to_tile(coords: ArrayLike, scale: float, origin: ArrayLike = (0.0, 0.0)) -> NDArray[np.float32]:
     """Scene pixels (..., 2) -> tile pixels (..., 2) float32, for the window at `origin` scaled by `scale`.
 
     Pixel centres are at integers in both, so a scene pixel's centre x lies at (x - x0 + 0.5) * scale - 0.5.
@@ -75,8 +75,8 @@ def scene_to_tile(coords: ArrayLike, scale: float, origin: tuple[float, float] =
     return ((points - np.asarray(origin) + 0.5) * scale - 0.5).astype(np.float32)
 
 
-def tile_to_scene(coords: ArrayLike, scale: float, origin: tuple[float, float] = (0.0, 0.0)) -> NDArray[np.float32]:
-    """The inverse of `scene_to_tile`."""
+def tile_to_scene(coords: ArrayLike, scale: float, origin: ArrayLike = (0.0, 0.0)) -> NDArray[np.float32]:
+    """The inverse of `scene_to_tile`; also of coordinates along one axis, with that axis' origin."""
     points = np.asarray(coords, np.float64)
     return ((points + 0.5) / scale - 0.5 + np.asarray(origin)).astype(np.float32)
 

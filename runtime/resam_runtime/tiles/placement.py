@@ -27,9 +27,9 @@ def owners(tiles: Sequence[Tile], prompts: PromptBatch) -> NDArray[np.intp]:
     owner = assign_points(tiles, prompts.centroids)
     if len(tiles) == 1:
         return owner
-    held = np.zeros(prompts.labels.shape, bool)
-    for place in np.unique(owner):
-        held[owner == place] = tiles[place].holds(prompts.coords[owner == place])
+    windows = np.array([(tile.x, tile.y, tile.width, tile.height) for tile in tiles])[owner, None]  # (N, 1, 4)
+    shifted = prompts.coords - windows[..., :2] + 0.5
+    held = ((shifted >= 0) & (shifted <= windows[..., 2:])).all(-1)
     lost = np.flatnonzero(~(held & prompts.marking).any(1))
     if len(lost):
         first = prompts.marking[lost].argmax(1)

@@ -42,10 +42,14 @@ class PromptBatch:
         return self.coords[i][real], self.labels[i][real]
 
 
-def padded(points: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.int32]]) -> PromptBatch:
-    """One batch of instances with (P_i, 2) points and (P_i,) labels each, not checked against an image."""
-    coords, marks = _ragged(points, labels)
-    return PromptBatch(coords.astype(np.float32), marks)
+def padded(points: Sequence[NDArray[Any]], labels: Sequence[NDArray[np.int32]]) -> PromptBatch:
+    """One batch of instances with (P_i, 2) points, or box corners, and (P_i,) labels each, not checked."""
+    longest = max((len(own) for own in points), default=1)
+    coords = np.zeros((len(points), longest, 2), np.float32)
+    marks = np.full((len(points), longest), PADDING, np.int32)
+    for i, (own, own_labels) in enumerate(zip(points, labels)):
+        coords[i, : len(own)], marks[i, : len(own)] = own, own_labels
+    return PromptBatch(coords, marks)
 
 
 def prompt_batch(points: Any, labels: Any, boxes: Any, width: int, height: int) -> PromptBatch:
@@ -124,10 +128,10 @@ def _ragged(points: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.i
         per_label.append(_labels(marks.reshape(-1), i))
     longest = max((len(own) for own in per_instance), default=1)
     coords = np.zeros((len(per_instance), longest, 2))
-    padded = np.full((len(per_instance), longest), PADDING, np.int32)
+    padding = np.full((len(per_instance), longest), PADDING, np.int32)
     for i, (item, own_labels) in enumerate(zip(per_instance, per_label)):
-        coords[i, : len(item)], padded[i, : len(item)] = item, own_labels
-    return coords, padded
+        coords[i, : len(item)], padding[i, : len(item)] = item, own_labels
+    return coords, padding
 
 
 def _labels(values: NDArray[np.float64], instance: int | None = None) -> NDArray[np.int32]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ class Tile:
         shifted = np.asarray(coords) - np.array(self.origin) + 0.5
         return np.asarray(((shifted >= 0) & (shifted <= (self.width, self.height))).all(-1))
 
-    def extent(self, size: int) -> tuple[int, int]:
+    def filled_hw(self, size: int) -> tuple[int, int]:
         """Height and width, in pixels of a tile of `size` pixels a side, of the window once scaled: not padding."""
         height, width = (min(size, max(1, round(side * self.scale))) for side in (self.height, self.width))
         return height, width
@@ -98,10 +99,10 @@ def assign_points(tiles: Sequence[Tile], centroids: ArrayLike) -> NDArray[np.int
     grid = np.array([[places[x, y] for x, _ in columns] for y, _ in rows], np.intp)
     # The distance to the nearest cut is the lesser of that along x and that along y, so each axis can be settled alone:
     # no table of points x tiles, which would grow with the square of a scene's size.
-    return grid[_most_central(rows, points[:, 1]), _most_central(columns, points[:, 0])]
+    return grid[most_central(rows, points[:, 1]), most_central(columns, points[:, 0])]
 
 
-def _most_central(spans: Sequence[tuple[int, int]], values: NDArray[np.float64]) -> NDArray[np.intp]:
+def most_central(spans: Sequence[tuple[int, int]], values: NDArray[np.float64]) -> NDArray[np.intp]:
     """For each coordinate (N,) the index of the span (start, length) whose cut ends are farthest from it: (N,)."""
     starts = np.array([start for start, _ in spans], np.float64)
     ends = starts + [length for _, length in spans]
@@ -117,6 +118,22 @@ def _most_central(spans: Sequence[tuple[int, int]], values: NDArray[np.float64])
         tied = nearest == nearest.max(1, keepdims=True)
         best[begin : begin + 4096] = np.where(tied, offset, np.inf).argmin(1)
     return best
+
+
+def owned_windows(tiles: Sequence[Tile]) -> NDArray[np.float32]:
+    """For each tile of a grid, as of `plan_tiles`, the window (N, 4) x0, y0, x1, y1 in scene pixels whose points
+    `assign_points` gives to it: up to the middle of what it shares with its neighbours, and beyond the scene's edge."""
+    across = _borders({(tile.x, tile.width) for tile in tiles})
+    down = _borders({(tile.y, tile.height) for tile in tiles})
+    corners = [list(zip(across[tile.x], down[tile.y])) for tile in tiles]
+    return np.array(corners, np.float32).reshape(-1, 4)
+
+
+def _borders(spans: Iterable[tuple[int, int]]) -> dict[int, tuple[float, float]]:
+    """Start of each span (start, length) along one axis -> where what it owns begins and ends."""
+    ordered = sorted(spans)
+    middles = [(a + length + b) / 2 - 0.5 for (a, length), (b, _) in itertools.pairwise(ordered)]
+    return {start: ends for (start, _), ends in zip(ordered, itertools.pairwise([-np.inf, *middles, np.inf]))}
 
 
 def neighbour_batches(centroids: ArrayLike, max_points: int) -> list[NDArray[np.intp]]:

@@ -8,106 +8,87 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
-from resam_runtime.masks.instance import Instance
+from resam_runtime.writers.record import Annotation, Record
+from resam_runtime.writers.writer import OutputOptions, RunInfo, RunWriter
 
 _OWN_CATEGORY = "instance"  # of instances to which the points gave none
 _BETWEEN, _TAIL = b'\n],"annotations":[', b"\n]}\n"
-Annotation = dict[str, Any]
-Record = Mapping[str, Any]
 _Categories = dict[int, dict[str, Any]]
 
 
-def annotation(instance: Instance, name: str | int | None = None, category: int | None = None) -> Annotation:
-    """A COCO annotation without its `id` and `image_id`, which only the whole run can give.
+class CocoWriter(RunWriter):
+    """Writes `instances.json`."""
 
-    bbox = [x, y, width, height] in px; `instance` is what the points file calls it, `index` its place among the prompts
-    of the scene that could be decoded, `points` and `labels` its prompt: the file can be given to `--points` as it is.
-    `category_id` may be None here: `write_instances` knows which numbers are free.
-    """
-    x0, y0, x1, y1 = (int(value) for value in instance.box)
-    return {
-        "category_id": category,
-        "instance": instance.index + 1 if name is None else name,
-        "index": instance.index,
-        "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1],
-        "area": instance.area,
-        "iscrowd": 0,
-        "score": round(float(instance.score), 5),
-        "coarse_score": round(float(instance.coarse_score), 5),
-        # the shortest numbers that are these float32 again: the next run's prompts are the same, to the last bit
-        "points": [[float(str(x)), float(str(y))] for x, y in instance.points],
-        "labels": [int(label) for label in instance.labels],
-        "segmentation": instance.rle,
-    }
+    name, files, default, options = "coco", "instances.json", True, ("budget",)
 
+    def check(self, run: RunInfo, options: OutputOptions) -> None:
+        """As `Writer.check`; a budget must hold at least a file without any instance."""
+        super().check(run, options)
+        if options.budget is not None and options.budget < (least := smallest_budget(run)):
+            raise ResamError(
+                f"--budget {options.budget}: an empty instances.json takes {least} bytes already; give more"
+            )
 
-def write_instances(
-    path: Path,
-    names: Sequence[str],
-    load: Callable[[str], Record | None],
-    info: Mapping[str, Any],
-    categories: Sequence[Mapping[str, Any]] = (),
-    budget: int | None = None,
-) -> int:
-    """Write `instances.json` from the records of scenes; returns the number of instances that the budget left out.
+    def write(self, path: Path, records: Iterable[Record], run: RunInfo, options: OutputOptions) -> int:
+        """As `RunWriter.write`.
 
-    names: of the scenes that are done, in the order of the file. load: name -> record (`width`, `height`,
-    `annotations`), called twice per scene, so that memory holds one scene at a time; None leaves the scene out.
-    categories: COCO's, if the points file had any, which the file always lists; an instance that has none gets one
-    named "instance". budget: bytes that the file may have at most, no less than `smallest_budget`; then the instances
-    of the highest scores are kept, each that fits into what better ones leave, with the images that hold them and the
-    categories that they need. A file without any instance is written in any case. Raises OSError.
-    """
-    given = _given(categories)
-    images: dict[str, bytes] = {}
-    used: set[int | None] = set()
-    ranked: list[_Ranked] = []
-    for image_id, name in enumerate(names, 1):
-        record = load(name)
-        if record is None:
-            continue
-        entry = {"id": image_id, "file_name": name, "width": record["width"], "height": record["height"]}
-        images[name] = _line(entry)
-        for item in record["annotations"]:
-            category = item["category_id"]
-            used.add(category)
-            if budget is not None:
-                line = _annotation_line(item, len(ranked) + 1, image_id, 1)
-                ranked.append(_Ranked(-item["score"], len(ranked) + 1, len(line), name, category))
-    own = _own_number(given, used)
-    kept = None
-    if budget is not None:
-        kept = _within(budget - len(_head(info, given) + _BETWEEN + _TAIL), ranked, images, given, own)
-        holding = {one.scene for one in ranked if one.number in kept}
-        images = {name: line for name, line in images.items() if name in holding}
-        used = {one.category for one in ranked if one.number in kept}
-    count = 0
-    with atomic_write(path) as temporary, temporary.open("wb") as out:
-        out.write(_head(info, _listed(given, used, own)))
-        out.write(b",".join(b"\n" + line for line in images.values()))
-        out.write(_BETWEEN)
-        first = True
-        for image_id, name in enumerate(names, 1):
-            record = load(name)
-            for item in () if record is None else record["annotations"]:
-                count += 1
-                if kept is None or count in kept:
-                    out.write((b"\n" if first else b",\n") + _annotation_line(item, count, image_id, own))
-                    first = False
-        out.write(_TAIL)
-    return 0 if kept is None else len(ranked) - len(kept)
+        The categories of the points file are always listed; an instance that has none gets one named "instance".
+        With a budget the instances of the highest scores are kept, each that fits into what better ones leave, with
+        the images that hold them and the categories that they need. A file without any instance is always written.
+        """
+        given, budget = _given(run.categories), options.budget
+        images: dict[str, bytes] = {}
+        used: set[int | None] = set()
+        ranked: list[_Ranked] = []
+        for image_id, (name, size_wh, items) in enumerate(_scenes(records), 1):
+            images[name] = _line({"id": image_id, "file_name": name, "width": size_wh[0], "height": size_wh[1]})
+            for item in items:
+                category = item["category_id"]
+                used.add(category)
+                if budget is not None:
+                    line = _annotation_line(item, len(ranked) + 1, image_id, 1)
+                    ranked.append(_Ranked(-item["score"], len(ranked) + 1, len(line), name, category))
+        own = _own_number(given, used)
+        kept = None
+        if budget is not None:
+            kept = _within(budget - len(_head(run.info, given) + _BETWEEN + _TAIL), ranked, images, given, own)
+            holding = {one.scene for one in ranked if one.number in kept}
+            images = {name: line for name, line in images.items() if name in holding}
+            used = {one.category for one in ranked if one.number in kept}
+        count = 0
+        with atomic_write(path) as temporary, temporary.open("wb") as out:
+            out.write(_head(run.info, _listed(given, used, own)))
+            out.write(b",".join(b"\n" + line for line in images.values()))
+            out.write(_BETWEEN)
+            first = True
+            for image_id, (_, _, items) in enumerate(_scenes(records), 1):
+                for item in items:
+                    count += 1
+                    if kept is None or count in kept:
+                        out.write((b"\n" if first else b",\n") + _annotation_line(item, count, image_id, own))
+                        first = False
+            out.write(_TAIL)
+        return 0 if kept is None else len(ranked) - len(kept)
 
 
-def smallest_budget(info: Mapping[str, Any], categories: Sequence[Mapping[str, Any]] = ()) -> int:
+def smallest_budget(run: RunInfo) -> int:
     """Bytes of a file without any instance, whatever was found."""
-    return len(_head(info, _listed(_given(categories), (), 1)) + _BETWEEN + _TAIL)
+    return len(_head(run.info, _listed(_given(run.categories), (), 1)) + _BETWEEN + _TAIL)
+
+
+def _scenes(records: Iterable[Record]) -> Iterator[tuple[str, tuple[int, int], Sequence[Annotation]]]:
+    """Name, width and height, and annotations of the scenes that are done."""
+    for record in records:
+        if record.scene is not None:
+            yield record.name, record.scene.size_wh, record.annotations
 
 
 class _Ranked(NamedTuple):

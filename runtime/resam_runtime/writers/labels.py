@@ -6,42 +6,58 @@ that is a raster file gives a GeoTIFF with its CRS, written in strips; any other
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resam_runtime.common.errors import ResamError
+from resam_runtime.common.errors import ResamError, counted
 from resam_runtime.common.files import atomic_write
 from resam_runtime.masks.instance import Instance
-from resam_runtime.writers.scene import SceneResult
+from resam_runtime.scenes.quiet_gdal import quiet_gdal
+from resam_runtime.scenes.scene_info import SceneInfo
+from resam_runtime.writers.writer import OutputOptions, SceneResult, SceneWriter
 
 _STRIP = 512  # px, two rows of GeoTIFF blocks
+_TOLD = 10
 
 
-def write_labels(path: Path, scene: SceneResult) -> None:
-    """Write the label raster; the suffix of `path` (.tif, .png) decides the kind.
+class LabelsWriter(SceneWriter):
+    """Writes the label raster. Raises ResamError for more instances than a PNG can number."""
 
-    Raises OSError when the file cannot be written, ResamError for more instances than a PNG can number.
-    """
-    top = max((instance.index + 1 for instance in scene.instances), default=0)
-    if path.suffix.lower() == ".png":
-        if top > np.iinfo(np.uint16).max:
-            raise ResamError(f"{path}: {top} instances do not fit 16 bits; leave labels out of --format")
-        data = _png(scene)
-    else:
-        data = _geotiff(scene, np.dtype(np.uint16 if top <= np.iinfo(np.uint16).max else np.uint32))
-    # The encoders work in memory (labels compress well): so a full disk is an error here, not a truncated file.
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
+    name, files = "labels", "NAME.labels.tif or .png"
+    suffixes = (".labels.tif", ".labels.png")
+
+    def suffix(self, scene: SceneInfo) -> str:
+        return self.suffixes[not scene.raster]
+
+    def write(self, path: Path, result: SceneResult, options: OutputOptions) -> Sequence[str]:
+        top = max((instance.index + 1 for instance in result.instances), default=0)
+        seen = np.zeros(top + 1, bool)
+        if path.suffix.lower() == ".png":
+            if top > np.iinfo(np.uint16).max:
+                raise ResamError(f"{path}: {top} instances do not fit 16 bits; leave labels out of --format")
+            data = _png(result, seen)
+        else:
+            data = _geotiff(result, np.dtype(np.uint16 if top <= np.iinfo(np.uint16).max else np.uint32), seen)
+        # The encoders work in memory (labels compress well): so a full disk is an error here, not a truncated file.
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
+        hidden = [str(one.called) for one in result.instances if not seen[one.index + 1]]
+        if not hidden:
+            return ()
+        shown = ", ".join(hidden[:_TOLD]) + (", ..." if len(hidden) > _TOLD else "")
+        return [f"labels: {counted(len(hidden), 'instance')} wholly under better ones, without a pixel there: {shown}"]
 
 
-def _strips(scene: SceneResult, dtype: np.dtype[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """(first row, labels (rows, width)) from top to bottom."""
-    lowest_first: list[Instance] = sorted(scene.instances, key=lambda one: (one.score, -one.index))
+def _strips(
+    result: SceneResult, dtype: np.dtype[Any], seen: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """(first row, labels (rows, width)) from top to bottom. seen: where labels that some pixel has are marked."""
+    lowest_first: list[Instance] = sorted(result.instances, key=lambda one: (one.score, -one.index))
+    scene = result.scene
     for top in range(0, scene.height, _STRIP):
         rows = min(_STRIP, scene.height - top)
         labels = np.zeros((rows, scene.width), dtype)
@@ -51,24 +67,26 @@ def _strips(scene: SceneResult, dtype: np.dtype[Any]) -> Iterator[tuple[int, npt
             if first < last:
                 target = labels[first - top : last - top, x : x + width]
                 target[instance.mask[first - y : last - y]] = instance.index + 1
+        seen[labels] = True
         yield top, labels
 
 
-def _png(scene: SceneResult) -> bytes:
+def _png(result: SceneResult, seen: npt.NDArray[np.bool_]) -> bytes:
     import cv2
 
-    whole = np.concatenate([labels for _, labels in _strips(scene, np.dtype(np.uint16))])
+    whole = np.concatenate([labels for _, labels in _strips(result, np.dtype(np.uint16), seen)])
     done, data = cv2.imencode(".png", whole)
     if not done:
-        raise ResamError(f"{scene.name}: its labels cannot be encoded as PNG")
+        raise ResamError(f"{result.scene.name}: its labels cannot be encoded as PNG")
     return data.tobytes()
 
 
-def _geotiff(scene: SceneResult, dtype: np.dtype[Any]) -> bytes:
+def _geotiff(result: SceneResult, dtype: np.dtype[Any], seen: npt.NDArray[np.bool_]) -> bytes:
     import rasterio
     from rasterio.io import MemoryFile
     from rasterio.windows import Window
 
+    scene, place = result.scene, result.scene.georeference
     profile: dict[str, Any] = {
         "driver": "GTiff",
         "width": scene.width,
@@ -80,12 +98,10 @@ def _geotiff(scene: SceneResult, dtype: np.dtype[Any]) -> bytes:
     }
     if min(scene.width, scene.height) >= 256:
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
-    if scene.crs is not None and scene.transform is not None:
-        profile |= {"crs": scene.crs, "transform": rasterio.Affine(*scene.transform)}
+    if place is not None:
+        profile |= {"crs": place.crs, "transform": rasterio.Affine(*place.transform)}
     with MemoryFile() as memory:
-        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=64 << 20):
-            warnings.simplefilter("ignore")  # "no geotransform" for a plain TIFF
-            with memory.open(**profile) as out:
-                for top, labels in _strips(scene, dtype):
-                    out.write(labels, 1, window=Window(0, top, scene.width, len(labels)))
+        with quiet_gdal(), memory.open(**profile) as out:
+            for top, labels in _strips(result, dtype, seen):
+                out.write(labels, 1, window=Window(0, top, scene.width, len(labels)))
         return bytes(memory.getbuffer())

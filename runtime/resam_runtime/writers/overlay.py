@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ import numpy.typing as npt
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
-from resam_runtime.scenes.georeference import metres_per_pixel
-from resam_runtime.writers.scene import SceneResult
+from resam_runtime.writers.writer import OutputOptions, SceneResult, SceneWriter
 
 LONGEST = 2048
 """Longer side of an overlay at most, px."""
@@ -29,24 +29,32 @@ Colour = tuple[int, int, int]
 WHITE, BLACK, POSITIVE, NEGATIVE = (255, 255, 255), (18, 18, 18), (40, 225, 110), (255, 70, 70)
 
 
-def write_overlay(path: Path, scene: SceneResult) -> None:
-    """Draw and write one scene. Raises OSError when the file cannot be written."""
-    import cv2
+class OverlayWriter(SceneWriter):
+    """Draws a scene and writes it."""
 
-    done, data = cv2.imencode(".png", draw_overlay(scene)[..., ::-1])
-    if not done:
-        raise ResamError(f"{scene.name}: its overlay cannot be encoded as PNG")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    name, files, default = "overlay", "NAME.png", True
+    suffixes = (".png",)
+    needs_overview = True
+
+    def write(self, path: Path, result: SceneResult, options: OutputOptions) -> Sequence[str]:
+        import cv2
+
+        done, data = cv2.imencode(".png", draw_overlay(result)[..., ::-1])
+        if not done:
+            raise ResamError(f"{result.scene.name}: its overlay cannot be encoded as PNG")
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data.tobytes())
+        return ()
 
 
-def draw_overlay(scene: SceneResult) -> Picture:
+def draw_overlay(result: SceneResult) -> Picture:
     """The overlay (h, w, 3) uint8 RGB of a scene whose `overview` is there."""
     import cv2
 
-    if scene.overview is None:
+    if result.overview is None:
         raise ValueError("an overlay needs the scene's overview")
-    picture = scene.overview.copy()
+    scene = result.scene
+    picture = result.overview.copy()
     factor = _SHORT // max(picture.shape[:2]) + 1 if max(picture.shape[:2]) < _SHORT else 1
     if factor > 1:
         picture = np.asarray(cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -56,7 +64,7 @@ def draw_overlay(scene: SceneResult) -> Picture:
 
     outlines = []
     tint = picture.copy()
-    for instance in sorted(scene.instances, key=lambda one: (-one.area, one.index)):
+    for instance in sorted(result.instances, key=lambda one: (-one.area, one.index)):
         rings = [_fixed((ring + 0.5) * scale - 0.5) for polygon in instance.polygons for ring in polygon]
         colour = instance_colour(instance.index)
         cv2.fillPoly(tint, rings, colour, cv2.LINE_AA, _SHIFT)
@@ -66,15 +74,15 @@ def draw_overlay(scene: SceneResult) -> Picture:
         if unit >= 1 and len(outlines) <= 400:  # a dark rim keeps a line readable on any ground
             cv2.polylines(picture, rings, True, BLACK, round(unit) + 2, cv2.LINE_AA, _SHIFT)
         cv2.polylines(picture, rings, True, colour, max(1, round(unit)), cv2.LINE_AA, _SHIFT)
-    sizes = [math.sqrt(max(instance.area, 1) * scale[0] * scale[1]) for instance in scene.instances]
+    sizes = [math.sqrt(max(instance.area, 1) * scale[0] * scale[1]) for instance in result.instances]
     radius = float(np.clip((np.median(sizes) if sizes else 30) / 9, 1.6, 4.0) * unit)
-    for instance in scene.instances:
+    for instance in result.instances:
         for point, label in zip((instance.points + 0.5) * scale - 0.5, instance.labels):
             if label in (0, 1):
                 _point(picture, point, bool(label), radius)
-    _scores(picture, scene, scale, unit)
-    if scene.crs is not None and scene.transform is not None:
-        ground = metres_per_pixel(scene.crs, scene.transform, scene.width, scene.height)
+    _scores(picture, result, scale, unit)
+    if scene.georeference is not None:
+        ground = scene.georeference.metres_per_pixel(scene.size_wh)
         if ground is not None:
             _scale_bar(picture, ground / float(scale[0]), unit)
     return picture
@@ -113,7 +121,7 @@ def _point(picture: Picture, point: npt.NDArray[Any], positive: bool, radius: fl
             cv2.line(picture, first, last, colour, thickness, cv2.LINE_AA, _SHIFT)
 
 
-def _scores(picture: Picture, scene: SceneResult, scale: npt.NDArray[Any], unit: float) -> None:
+def _scores(picture: Picture, result: SceneResult, scale: npt.NDArray[Any], unit: float) -> None:
     """A score above each instance, best first, left out where it would cover another score or a point."""
     import cv2
 
@@ -121,10 +129,10 @@ def _scores(picture: Picture, scene: SceneResult, scale: npt.NDArray[Any], unit:
     pad = max(2, round(2 * unit))
     height, width = picture.shape[:2]
     taken: list[tuple[float, float, float, float]] = []
-    for instance in scene.instances:
+    for instance in result.instances:
         for x, y in (instance.points + 0.5) * scale - 0.5:
             taken.append((x - 3 * unit, y - 3 * unit, x + 3 * unit, y + 3 * unit))
-    for instance in sorted(scene.instances, key=lambda one: (-one.score, one.index)):
+    for instance in sorted(result.instances, key=lambda one: (-one.score, one.index)):
         text = f"{instance.score:.2f}"
         (text_width, text_height), _ = cv2.getTextSize(text, font, size, thick)
         wide, high = text_width + 2 * pad, text_height + 2 * pad

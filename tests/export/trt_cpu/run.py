@@ -16,7 +16,7 @@ from typing import Any
 
 from resam_export import cli
 from resam_export.tensorrt import build, log, phases
-from resam_export.tensorrt.device import GPU
+from resam_runtime.common.gpu import GPU
 
 NAME, CAPABILITY = "no GPU, compiled on a CPU", "8.7"
 

@@ -7,16 +7,19 @@ named is used or an error is raised, and where none was named `describe` says wh
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from resam_runtime.common.cpu import find_cpu
 from resam_runtime.common.errors import ResamError, one_line
 from resam_runtime.engine.backends.base import parse_device
 from resam_runtime.engine.engine_file import EngineFile
-from resam_runtime.engine.manifest import GraphSpec
+from resam_runtime.engine.manifest import DIGEST_KEY, GraphSpec
+from resam_runtime.engine.precisions import precision_named
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -45,9 +48,16 @@ class OnnxBackend:
     suffix: ClassVar[str] = ".resam"
     devices: ClassVar[tuple[str, ...]] = tuple(_PROVIDERS)
 
-    def __init__(self, sessions: Mapping[str, Any], device: tuple[str, int], description: str, ort: Any) -> None:
+    def __init__(
+        self,
+        sessions: Mapping[str, Any],
+        graphs: Mapping[str, GraphSpec],
+        device: tuple[str, int],
+        description: str,
+        ort: Any,
+    ) -> None:
         """Use `OnnxBackend.load`."""
-        self._sessions = dict(sessions)
+        self._sessions, self._graphs = dict(sessions), dict(graphs)
         self._device = device
         self._description = description
         self._ort = ort
@@ -86,18 +96,23 @@ class OnnxBackend:
             sessions = _load_sessions(ort, engine, kind, number, threads)
         used = threads or physical_cores()
         where = f"CPU, {used} thread{'s' * (used != 1)}" if kind == "cpu" else f"{kind} device {number}"
+        doubt = precision_named(engine.manifest.precision).doubt(find_cpu()) if kind == "cpu" else ""
+        note += f"; {doubt}" if doubt else ""
         line = f"ONNX Runtime {ort.__version__}, {where}, {engine.manifest.precision}{note}"
-        return cls(sessions, (kind, number), line, ort)
+        return cls(sessions, engine.manifest.graphs, (kind, number), line, ort)
 
     def run(self, graph: str, inputs: Mapping[str, Any], outputs: Sequence[str], keep: bool = False) -> list[Any]:
         """See `Backend.run`. On the CPU nothing is copied; on a GPU what is kept stays in its memory."""
         session = self._sessions[graph]
         try:
             if self._device[0] == "cpu":
-                return list(session.run(list(outputs), dict(inputs)))
-            return self._run_bound(session, inputs, outputs, keep)
+                values = list(session.run(list(outputs), dict(inputs)))
+            else:
+                values = self._run_bound(session, inputs, outputs, keep)
         except Exception as error:  # ONNX Runtime raises its own types, each a plain Exception
             raise ResamError(f"graph {graph}: ONNX Runtime failed: {one_line(error)}") from error
+        _check_shapes(graph, self._graphs[graph], inputs, dict(zip(outputs, values)))
+        return values
 
     def describe(self) -> str:
         """For instance "ONNX Runtime 1.20.1, CPU, 8 threads, fp32"."""
@@ -148,6 +163,11 @@ def _load_sessions(ort: Any, engine: EngineFile, kind: str, number: int, threads
             raise _NotStarted
         session.disable_fallback()
         _check_tensors(engine.path, name, spec, session)
+        carried = session.get_modelmeta().custom_metadata_map.get(DIGEST_KEY)
+        if carried != engine.manifest.digest:
+            raise ResamError(
+                f"{engine.path}: graph {name} belongs to another engine than the manifest; export the engine again"
+            )
         sessions[name] = session
     return sessions
 
@@ -170,9 +190,15 @@ def _session(ort: Any, engine: EngineFile, name: str, kind: str, number: int, th
         providers.insert(0, cuda)
     if kind == "tensorrt-ep":
         providers.insert(0, (_PROVIDERS["tensorrt-ep"], on_device))
+    content = engine.graph(name)
+    if _has_external_data(content):
+        raise ResamError(
+            f"{engine.path}: graph {name} keeps weights in a file of their own, which no digest covers; "
+            "export the engine again"
+        )
     try:
         session = ort.InferenceSession(
-            bytes(engine.graph(name)),
+            content,
             options,
             providers=providers,
             disabled_optimizers=_SLOW_FUSIONS if kind == "cpu" else None,
@@ -203,6 +229,51 @@ def _check_tensors(path: Path, name: str, spec: GraphSpec, session: Any) -> None
                 f"{path}: graph {name} has the {side} {_listing(actual)}, the manifest says {_listing(expected)}; "
                 "export the engine again"
             )
+        shapes = {tensor.name: tensor.shape for tensor in wanted}
+        for tensor in found:
+            if not _fits(tensor.shape, shapes[tensor.name]):
+                raise ResamError(
+                    f"{path}: graph {name} has {tensor.name} of shape {tensor.shape}, the manifest says "
+                    f"{list(shapes[tensor.name])}; export the engine again"
+                )
+
+
+def _check_shapes(graph: str, spec: GraphSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    """What a run gave must have the shapes of the manifest: a graph may leave open what they are until it runs."""
+    sizes: dict[str, int] = {}
+    for tensor in spec.inputs:
+        named = zip(tensor.shape, _shape(inputs[tensor.name]))
+        sizes.update({dim: size for dim, size in named if isinstance(dim, str)})
+    for tensor in spec.outputs:
+        if tensor.name in outputs:
+            wanted = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in tensor.shape]
+            if not _fits(shape := _shape(outputs[tensor.name]), wanted):
+                raise ResamError(f"graph {graph}: gave {tensor.name} of shape {list(shape)}, expected {wanted}")
+
+
+def _shape(value: Any) -> Sequence[int]:
+    return value.shape if isinstance(value, np.ndarray) else value.shape()  # the latter: ONNX Runtime's own, kept
+
+
+def _fits(shape: Sequence[Any], wanted: Sequence[Any]) -> bool:
+    """Whether the sizes that are known on both sides agree."""
+    return len(shape) == len(wanted) and all(
+        have == want for have, want in zip(shape, wanted) if isinstance(have, int) and isinstance(want, int)
+    )
+
+
+def _has_external_data(model: bytes) -> bool:
+    """Whether a serialised ONNX model has tensors that name a file with their values.
+
+    Such an entry's key is the text "location": found as protobuf writes it, a length of any width before it, since the
+    base has no package that reads ONNX, and walking through every message would take longer than running it.
+    """
+    at = model.find(b"location")
+    while at >= 0:
+        if re.search(rb"\n(\x08|\x88\x80*\x00)$", model[max(0, at - 12) : at], re.DOTALL):
+            return True
+        at = model.find(b"location", at + 1)
+    return False
 
 
 def _listing(tensors: Mapping[str, str]) -> str:

@@ -1,0 +1,1 @@
+"""What engines find without points, by COCO's own evaluation."""

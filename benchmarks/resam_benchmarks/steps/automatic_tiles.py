@@ -1,0 +1,94 @@
+"""Host time a tile of a search without points, as scenes grow.
+
+`python -m resam_benchmarks.steps.automatic_tiles model.resam`
+
+The engine's graphs are replaced by answers that take no time, one instance on each tile, so that what is left is the
+host's part: planning the grid, filtering, masks, merging. It is constant where nothing is done for a scene once per
+tile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from resam_benchmarks.measure import statistics
+from resam_runtime import Segmenter
+from resam_runtime.common.commands import HELP
+from resam_runtime.common.errors import command_errors
+from resam_runtime.engine.manifest import Manifest
+
+TILES = (1000, 2000, 5000, 10_000)
+
+
+class _Answers:
+    """A backend whose graphs find one square in the middle of each tile."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        size, count = manifest.mask_size, 4096
+        self._nothing = np.broadcast_to(np.float32(-9), (count, size, size))
+        self._square = np.full((1, size, size), -9, np.float32)
+        self._square[:, size * 3 // 8 : size * 5 // 8, size * 3 // 8 : size * 5 // 8] = 9
+        self._fresh = False
+
+    def run(self, graph: str, inputs: Mapping[str, Any], outputs: Sequence[str], keep: bool = False) -> list[Any]:
+        if graph == "encoder":
+            self._fresh = True
+            return [None]
+        count = len(inputs["point_labels"])
+        scores = np.zeros(count, np.float32)
+        masks = self._nothing[:count]
+        if self._fresh or graph == "loop":
+            masks, scores[0] = np.concatenate([self._square, masks[1:]]), 0.9
+        self._fresh = False
+        return [masks, scores, scores][: len(outputs)]
+
+    def describe(self) -> str:
+        return "answers at once"
+
+
+def host_seconds(segmenter: Segmenter, tiles: int) -> tuple[int, float]:
+    """Tiles of a square scene of about so many, and the CPU seconds that finding instances on all of them takes."""
+    manifest = segmenter.manifest
+    side = manifest.image_size
+    while len(segmenter.tiles(side, side)) < tiles:
+        side += manifest.image_size // 2
+    image = np.zeros((manifest.image_size, manifest.image_size, 3), np.uint8)
+    begin, count = time.process_time(), 0
+    found = []
+    for tile, grid in segmenter.plan_automatic(side, side):
+        found += segmenter.propose_tile(image, tile, grid, (side, side))
+        count += 1
+    merged = segmenter.merge_proposals(found, (side, side))
+    assert merged
+    return count, time.process_time() - begin
+
+
+@click.command("automatic-tiles", context_settings=HELP)
+@click.argument("engine", type=click.Path(path_type=Path))
+@click.option("--repeats", default=statistics.MIN_GROUPS, show_default=True, type=click.IntRange(1))
+@command_errors
+def main(engine: Path, repeats: int) -> None:
+    """Show the host's milliseconds a tile for scenes of 1,000 to 10,000 tiles, in turns."""
+    segmenter = Segmenter(engine, "cpu", 1)
+    segmenter.backend = _Answers(segmenter.manifest)
+    samples: dict[int, list[float]] = {}
+    for _ in range(repeats):
+        for tiles in TILES:
+            count, seconds = host_seconds(segmenter, tiles)
+            samples.setdefault(count, []).append(1000 * seconds / count)
+    first = next(iter(samples.values()))
+    click.echo("tiles   ms a tile   to the first")
+    for count, values in samples.items():
+        estimate = statistics.median(values, range(len(values)))
+        ratio = statistics.median_ratio(values, first)
+        click.echo(f"{count:5}   {estimate.value:9.2f}   {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+
+
+if __name__ == "__main__":
+    main()

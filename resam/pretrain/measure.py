@@ -1,0 +1,111 @@
+"""python -m resam.pretrain.measure: bases side by side on real data sets, as the runtime would segment them.
+
+Scenes are tiled at their own resolution, prompts placed and masks scaled back as in `resam.training.evaluate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from resam.data.coco import SPLITS, CocoData, CocoScene
+from resam.data.prompts import PointOptions, pointed, scene_prompts
+from resam.data.spread import spread
+from resam.data.tiles import plan_samples, tile_arrays
+from resam.model.bases import Base, load_base
+from resam.model.decoder import PromptDecoder
+from resam.model.encoder import ImageEncoder
+from resam.model.refine_requery import RefineRequery
+from resam.pretrain.batches import jittered_box
+from resam.training.evaluate import evaluate, pixel_counts
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import ResamError, command_errors
+from resam_runtime.masks.upsample import grid_boxes, scene_mask
+from resam_runtime.points import Prompt
+from resam_runtime.tiles.tiling import Framing
+
+COLUMNS = ("one point", "after Requery", "box")
+
+
+@click.command(context_settings=HELP, epilog="Example: python -m resam.pretrain.measure tiny --data nwpu --split test")
+@click.argument("bases", nargs=-1, required=True)
+@click.option(
+    "--data",
+    "folders",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A COCO data set, or a folder of such; may be given several times.",
+)
+@click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1), help="Images of each data set to look at, evenly spread [default: all]."
+)
+@version
+@command_errors
+def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit: int | None) -> None:
+    """Mean IoU over instances of BASES (tiny, or files) from one random point, after Requery, and from the true box."""
+    loaded = [load_base(name) for name in bases]
+    table = Table("data", "instances", *(f"{base}: {column}" for base in bases for column in COLUMNS))
+    means = []
+    for path in _annotations(folders, split):
+        data = CocoData.open(path)
+        rows = [figures(base, data, limit) for base in loaded]
+        values = [value for row in rows for value in row[:3]]
+        means.append(values)
+        table.add_row(path.parent.name, str(rows[0][3]), *(f"{value:.3f}" for value in values))
+    table.add_row("mean over data sets", "", *(f"{value:.3f}" for value in np.mean(means, axis=0)))
+    Console(width=max(120, 40 + 22 * len(bases) * len(COLUMNS))).print(table)
+
+
+def figures(base: Base, data: CocoData, limit: int | None = None) -> tuple[float, float, float, int]:
+    """Mean IoU from one point, after Requery, and from the true box; and the number of instances."""
+    encoder, loop = ImageEncoder(base.sam), RefineRequery(PromptDecoder(base.sam))
+    prompts, framing = scene_prompts(data, PointOptions()), Framing(base.fit_within)
+    points = evaluate(encoder, loop, data, prompts, framing, limit=limit)
+    numbers = pointed(prompts)
+    looked_at = [numbers[i] for i in spread(len(numbers), len(numbers) if limit is None else limit)]
+    boxes = [iou for number in looked_at for iou in _box_ious(encoder, loop.decoder, data.scenes[number], framing)]
+    coarse, final = np.mean([row.ious for row in points], axis=0).tolist()
+    return coarse, final, float(np.mean(boxes)), len(points)
+
+
+@torch.no_grad()
+def _box_ious(encoder: ImageEncoder, decoder: PromptDecoder, scene: CocoScene, framing: Framing) -> list[float]:
+    """The IoU of every instance from its true box, in the tile that holds the box's middle best."""
+    truths = [mask for instance in scene.instances if (mask := scene.mask(instance)).any()]
+    boxes = np.stack([jittered_box(mask, np.random.default_rng(0), 0.0) for mask in truths]).reshape(-1, 2, 2)
+    middles = [Prompt(box.mean(0, keepdims=True).astype(np.float32)) for box in boxes]
+    ious, size = [], decoder.image_size
+    for sample in plan_samples([(scene.width, scene.height)], [middles], size, framing):
+        tile, members = sample.tile, list(sample.prompts)
+        arrays = tile_arrays(scene.read(tile), tile, [middles[i] for i in members], size)
+        corners = (boxes[members] - (tile.x, tile.y) + 0.5) * tile.scale - 0.5
+        corners = np.clip(corners, 0, np.array(arrays.extent[::-1]) - 1).astype(np.float32)
+        labels = torch.tensor([[2, 3]]).expand(len(members), 2)
+        logits = decoder(encoder(torch.from_numpy(arrays.image)[None]), torch.from_numpy(corners), labels)[0].numpy()
+        for row, cells, index in zip(logits, grid_boxes(logits), members, strict=True):
+            mask, origin, _ = scene_mask(row, cells, tile, size)
+            both, extra, missed = pixel_counts(truths[index], mask, origin)
+            ious.append(both / (both + extra + missed))
+    return ious
+
+
+def _annotations(folders: Sequence[Path], split: str) -> list[Path]:
+    found = []
+    for folder in folders:
+        own = [folder / f"{split}.json"] if (folder / f"{split}.json").is_file() else []
+        found += own or sorted(folder.glob(f"*/{split}.json"))
+    if not found:
+        raise ResamError(f"{folders[0]}: no {split}.json in it or in its folders; expected COCO data sets")
+    return found
+
+
+if __name__ == "__main__":
+    measure(prog_name="python -m resam.pretrain.measure")

@@ -1,0 +1,175 @@
+"""What is made before the first epoch, of the base alone: the scale of the tiles, the consensus, the labels.
+
+It depends on base, data and options, not on the seed: runs that differ in the seed alone can share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from resam.data.prompts import point_seed
+from resam.data.taught import SoftMasks, load_masks, save_masks
+from resam.data.training_set import TrainingSet
+from resam.model.bases import Base
+from resam.training.consensus import consensus_masks
+from resam.training.devices import on_main
+from resam.training.framing import SCALES, best_framing, compare_framings
+from resam.training.labels import make_labels
+from resam.training.options import BY_IMAGE, EXAMPLES, TrainOptions
+from resam.training.outputs import writing
+from resam.training.progress import Reporter, Silent
+from resam.training.run_data import RunData
+from resam.training.sizes import Example, ObjectSizes, example_sizes, said_sizes
+from resam_runtime.masks.crops import mask_bounds
+from resam_runtime.tiles.tiling import Framing
+
+
+def training_set(options: TrainOptions, base: Base, data: RunData, reporter: Reporter) -> TrainingSet:
+    """What a run walks through, at the base's own scale. Raises `ResamError` as `TrainingSet` does."""
+    samples = TrainingSet(
+        data.train,
+        options.point_options(data.points_file, data.keypoints),
+        base.architecture,
+        Framing(options.fit_within or base.fit_within, options.scale),
+        seed=options.seed,
+        supervised=options.supervised,
+        strength=options.strength,
+        asked=options.asked,
+        aside=options.set_aside,
+        note=reporter.note,
+    )
+    if options.examples and not options.supervised:
+        samples.boxes = draw_examples(samples, options.examples, by_image=options.sizes == BY_IMAGE)
+    return samples
+
+
+def prepared_set(
+    options: TrainOptions, base: Base, data: RunData, fabric: Fabric, cache: Path | None = None
+) -> TrainingSet:
+    """What a new run with these options walks through: at the scale that it chooses, with its labels.
+
+    base: without LoRA. cache: a folder where a consensus is kept and looked for. Raises `ResamError` as `training_set`.
+    """
+    samples = training_set(options, base, data, Silent())
+    if options.choose_scale:
+        choose_framing(base, samples, fabric, Silent())
+    if options.needs_consensus:
+        path = None if cache is None else cache / f"consensus-{_identity(base, samples, options)}.npz"
+        masks = load_masks(path) if path and path.is_file() else consensus_masks(base, samples, options, fabric)
+        if path is not None and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_masks(path, masks)
+        teach(samples, masks, options, Silent())
+    return samples
+
+
+def teach_consensus(
+    path: Path, base: Base, samples: TrainingSet, options: TrainOptions, fabric: Fabric, reporter: Reporter, made: bool
+) -> None:
+    """Make the consensus and keep it at `path`, or take what a stopped run kept there (`made`), and teach it."""
+    if made:
+        masks = load_masks(path)
+    else:
+        reporter.start("pseudo-masks", -(-len(samples) // fabric.world_size))
+        masks = consensus_masks(base, samples, options, fabric, reporter.step)
+
+        def keep() -> None:
+            with writing(path):
+                save_masks(path, masks)
+
+        on_main(fabric, keep)
+    teach(samples, masks, options, reporter)
+
+
+def teach(samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, reporter: Reporter) -> None:
+    """Give the samples the labels that the options make of a consensus."""
+    labels = make_labels(consensus, options.soft, known_cells(samples, consensus, options, reporter.note))
+    samples.teach(labels.masks, labels.weights)
+
+
+def known_cells(
+    samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, note: Callable[[str], None]
+) -> Callable[[tuple[int, int]], float | None]:
+    """The area that an instance, by numbers of scene and prompt, is known to have, in cells of its mask grid."""
+    if not options.sizes:
+        return lambda key: None
+    scales = {(one.scene, prompt): one.tile.scale for one in samples.samples for prompt in one.prompts}
+    cell = samples.architecture.image_size / samples.architecture.mask_size
+    sizes = _sizes(samples, consensus, options, scales, cell, note)
+
+    def cells(key: tuple[int, int]) -> float | None:
+        if key in samples.boxes:  # its own box says more than its class
+            return None
+        scene, prompt = key
+        area = sizes.area(scene, samples.class_of(scene, prompt))
+        return None if area is None else area * (scales[key] / cell) ** 2
+
+    return cells
+
+
+def _sizes(
+    samples: TrainingSet,
+    consensus: SoftMasks,
+    options: TrainOptions,
+    scales: dict[tuple[int, int], float],
+    cell: float,
+    note: Callable[[str], None],
+) -> ObjectSizes:
+    if options.sizes not in (EXAMPLES, BY_IMAGE):
+        names = {samples.class_of(scene, i) for scene, own in enumerate(samples.prompts) for i in range(len(own))}
+        return said_sizes(options.sizes, samples.data, names)
+    examples = []
+    for scene, prompt in samples.boxes.keys() & scales.keys():
+        area = float((consensus[scene, prompt].values > 127).sum()) * (cell / scales[scene, prompt]) ** 2
+        examples.append(Example(scene, samples.class_of(scene, prompt), area))
+    return example_sizes(examples, samples.data, note, by_class=options.sizes == EXAMPLES)
+
+
+def draw_examples(samples: TrainingSet, count: int, by_image: bool) -> dict[tuple[int, int], np.ndarray]:
+    """The true boxes (4,) of `count` instances of each class, or of each image: drawn once, seeded by the data set.
+
+    They stand for boxes that a person would draw.
+    """
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for scene, prompts in enumerate(samples.prompts):
+        for number in range(len(prompts)):
+            groups.setdefault(str(scene) if by_image else samples.class_of(scene, number), []).append((scene, number))
+    boxes = {}
+    for name, members in groups.items():
+        rng = np.random.default_rng(point_seed(samples.data.digest, name, count))
+        for place in sorted(rng.choice(len(members), min(count, len(members)), replace=False).tolist()):
+            scene, number = members[place]
+            known = {instance.id: instance for instance in samples.data.scenes[scene].instances}
+            bounds = mask_bounds(samples.data.scenes[scene].mask(known[samples.prompts[scene][number].id]))
+            if bounds is not None:
+                x0, y0, x1, y1 = bounds
+                boxes[scene, number] = np.array([x0, y0, x1 - 1, y1 - 1], np.float32)
+    return boxes
+
+
+def choose_framing(base: Base, samples: TrainingSet, fabric: Fabric, reporter: Reporter) -> None:
+    """Frame `samples` as the base's masks agree best, the same in every process."""
+    reporter.start("choosing the scale", len(SCALES) + 1)
+    scenes, prompts = samples.data.scenes, samples.prompts
+    with fabric.autocast():
+        found = compare_framings(base, scenes, prompts, samples.framing, fabric.device, reporter.step)
+    chosen: Framing = fabric.broadcast(best_framing(found))
+    figures = ", ".join(f"{one.framing.scale:.2f}: {one.mean:.3f}" for one in found)
+    reporter.note(f"scale {chosen.scale:.2f}, by the agreement of the base's masks between scales ({figures})")
+    samples.frame(chosen)
+
+
+def _identity(base: Base, samples: TrainingSet, options: TrainOptions) -> str:
+    """What a consensus depends on, as 16 hex digits."""
+    digest = hashlib.sha256(f"{base.sha256} {options.tau} {options.requery} {options.rounds}".encode())
+    for sample in samples.samples:
+        digest.update(f"{samples.data.scenes[sample.scene].path} {sample}".encode())
+        for number in sample.prompts:
+            prompt = samples.with_box(sample.scene, number)
+            digest.update(prompt.coords.tobytes() + prompt.labels.tobytes())
+    return digest.hexdigest()[:16]

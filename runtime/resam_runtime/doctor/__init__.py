@@ -1,0 +1,1 @@
+"""`resam-doctor`: what this machine has, what each missing part would give, and the command for it."""

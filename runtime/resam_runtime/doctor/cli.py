@@ -1,0 +1,23 @@
+"""`resam-doctor`: parsing and printing."""
+
+from __future__ import annotations
+
+import click
+
+from resam_runtime.common.commands import HELP, version
+from resam_runtime.common.errors import command_errors
+
+
+@click.command("resam-doctor", context_settings=HELP)
+@version
+@command_errors
+def doctor() -> None:
+    """Say what this machine has for resam, what each missing part would give, and the command that brings it.
+
+    Also which precisions of an engine suit the machine.
+    """
+    from resam_runtime.common.cpu import find_cpu
+    from resam_runtime.doctor.report import report
+
+    for line in report(find_cpu()):
+        click.echo(line.rstrip())

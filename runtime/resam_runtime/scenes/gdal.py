@@ -1,0 +1,244 @@
+"""What GDAL gets to see of a scene: the file, and of the files beside it those that were looked at first.
+
+To GDAL a few lines of XML are a raster, whatever the suffix, and may name other files, devices and URLs; so may the
+files beside a raster, and its own metadata. A raster from outside is to decide nothing but its own pixels and place:
+
+* its first bytes decide on the driver, out of a short list; of those only VRT names other files (see `vrt`);
+* files beside it are seen where they are regular files of the kinds below, in a folder made for that;
+* metadata that name another file as its overviews are refused;
+* no network, and no code inside a raster.
+
+What GDAL says on the way goes to the caller, not to the console.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resam_runtime.common.errors import ResamError, one_line
+from resam_runtime.common.files import open_regular
+from resam_runtime.scenes.georeference import world_files
+from resam_runtime.scenes.headers import file_header
+from resam_runtime.scenes.quiet_gdal import quiet_gdal
+from resam_runtime.scenes.vrt import rewritten_vrt
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_IMAGINE = b"EHFA_HEADER_TAG"
+_JPEG_2000 = ("JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID")
+_DRIVERS: dict[bytes, tuple[str, ...]] = {
+    **dict.fromkeys(_TIFF, ("GTiff",)),
+    b"\0\0\0\x0cjP  \r\n\x87\n": _JPEG_2000,
+    b"\xff\x4f\xff\x51": _JPEG_2000,
+    _IMAGINE: ("HFA",),
+    b"NITF": ("NITF",),
+    b"NSIF": ("NITF",),
+    b"\x89PNG\r\n\x1a\n": ("PNG",),
+    b"\xff\xd8\xff": ("JPEG",),
+    b"BM": ("BMP",),
+    b"P5": ("PNM",),
+    b"P6": ("PNM",),
+    b"<VRTDataset": ("VRT",),
+}
+"""First bytes of a file -> the drivers that may open it, of which one is there."""
+_LINKED = {
+    "{name}.ovr": _TIFF,
+    "{name}.msk": _TIFF,
+    "{name}.msk.ovr": _TIFF,
+    "{name}.aux": (_IMAGINE,),
+    "{stem}.aux": (_IMAGINE,),
+    "{stem}.rrd": (_IMAGINE,),
+    "{stem}.ige": (b"ERDAS_IMG_EXTERNAL_RASTER",),
+}
+"""Rasters beside a raster, and what they must begin with."""
+_COPIED = ("{name}.aux.xml", "{name}.xml", "{stem}.tab", "{stem}_RPC.TXT", "{stem}_rpc.txt", "{stem}.RPB", "{stem}.rpb")
+_HEADERS = ("{stem}.hdr", "{name}.hdr")  # of ENVI's rasters, which are bare pixels
+_TEXT_LIMIT = 16 << 20
+_DEEPEST = 8  # VRT in VRT
+_BLOCK_LIMIT = 800_000_000  # bytes
+
+
+@dataclass(eq=False)
+class GdalFile:
+    """An open rasterio dataset, what GDAL or we have to say of it, and the folder of links that it may need."""
+
+    dataset: Any
+    notes: list[str]
+    view: tempfile.TemporaryDirectory[str] | None = None
+
+    def close(self) -> None:
+        """Close the dataset. Closing twice is fine."""
+        with quiet_gdal():
+            self.dataset.close()
+        if self.view is not None:
+            self.view.cleanup()
+
+
+def open_dataset(path: Path) -> GdalFile:
+    """Open a raster by what it holds, to read its pixels when they are asked for.
+
+    Raises `ResamError`, one line with the file, for what is no raster of a known kind or cannot be opened.
+    """
+    path = Path(os.path.abspath(path))
+    notes: list[str] = []
+    view = None
+    try:
+        driver = _driver(path)
+        header = file_header(path)
+        if header is not None and not header.by_windows:
+            header.check_decodable(path)
+        place = os.fspath(path)
+        if driver in ("VRT", "ENVI") or _beside(path):
+            view = tempfile.TemporaryDirectory(prefix="resam-")
+            try:
+                place = _View(view.name, notes).add(path)
+            except ResamError as error:  # of a source, perhaps
+                said = str(error)
+                raise ResamError(said if said.startswith(f"{path}: ") else f"{path}: {said}") from None
+        opened = GdalFile(_open(place, driver, notes, alone=view is None), notes, view)
+        if _leads_elsewhere(opened.dataset) and view is not None and driver != "VRT":
+            opened.close()
+            notes.append("the files beside it name other files: they are not read")
+            opened = GdalFile(_open(os.fspath(path), driver, notes, alone=True), notes)
+        if _leads_elsewhere(opened.dataset):
+            opened.close()
+            raise ResamError(f"{path}: its metadata name another file as its overviews; remove OVERVIEW_FILE")
+        if (size := _largest_block(opened.dataset)) > _BLOCK_LIMIT:
+            opened.close()
+            raise ResamError(
+                f"{path}: has blocks of {size >> 20} MiB, too large to decode; write it with smaller tiles"
+            )
+        return opened
+    except BaseException as error:
+        if view is not None:
+            view.cleanup()
+        import rasterio
+
+        if isinstance(error, UnicodeEncodeError):
+            raise ResamError(f"{path}: GDAL reads no file whose name is not UTF-8; rename it") from None
+        if isinstance(error, rasterio.errors.RasterioError | OSError):
+            raise ResamError(f"{path}: cannot be read ({cause(error)})") from None
+        raise
+
+
+def cause(error: BaseException) -> str:
+    """What lies behind an error of rasterio's. "Read failed. See previous exception for details.": so let us."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error)
+
+
+class _View:
+    """Makes a folder in which a raster lies with those files beside it that GDAL may read."""
+
+    def __init__(self, folder: str, notes: list[str]) -> None:
+        self._folder, self._notes, self._count = Path(folder), notes, 0
+
+    def add(self, path: Path, depth: int = 0) -> str:
+        """Put a raster there; returns where it is."""
+        driver = _driver(path)
+        self._count += 1
+        place = self._folder / str(self._count) / path.name
+        place.parent.mkdir()
+        if driver == "VRT":
+            if depth == _DEEPEST:
+                raise ResamError(f"{path}: VRT files that name each other without end")
+            place.write_text(rewritten_vrt(path, lambda source: self.add(source, depth + 1)), encoding="utf-8")
+        else:
+            place.symlink_to(path)
+        for beside in [*_beside(path), *(_headers(path) if driver == "ENVI" else ())]:
+            try:
+                self._add_beside(beside, place.with_name(beside.name))
+            except OSError as error:
+                self._notes.append(f"{beside.name}: {error.strerror or error}: it is not read")
+        return os.fspath(place)
+
+    def _add_beside(self, path: Path, place: Path) -> None:
+        magics = next((kinds for name, kinds in _LINKED.items() if path.name.endswith(name.rpartition("}")[2])), None)
+        if magics is None:
+            with open_regular(path) as file:
+                place.write_bytes(file.read(_TEXT_LIMIT))
+            return
+        with open_regular(path) as file:
+            begins = file.read(32)
+        if not begins.startswith(magics):
+            raise OSError("not a raster of the kind that its name says")
+        place.symlink_to(path)
+        if begins.startswith(_TIFF):
+            dataset = _open(os.fspath(path), "GTiff", [], alone=True)
+            leads, _ = _leads_elsewhere(dataset), dataset.close()
+            if leads:
+                place.unlink()
+                raise OSError("names another file as its overviews")
+
+
+def _open(place: str, driver: str, messages: list[str], alone: bool) -> Any:
+    import rasterio
+
+    with quiet_gdal(messages, **({"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if alone else {})):
+        return rasterio.open(place, driver=driver)
+
+
+def _leads_elsewhere(dataset: Any) -> bool:
+    with quiet_gdal():
+        return any(key.upper() == "OVERVIEW_FILE" for key in dataset.tags(ns="OVERVIEWS"))
+
+
+def _largest_block(dataset: Any) -> int:
+    """Bytes of what is decoded at once."""
+    import numpy as np
+
+    with quiet_gdal():
+        together = dataset.count if str(dataset.profile.get("interleave", "")).lower() == "pixel" else 1
+        sizes = [
+            rows * columns * (np.dtype(kind).itemsize if kind in np.sctypeDict else 8)
+            for (rows, columns), kind in zip(dataset.block_shapes, dataset.dtypes)
+        ]
+    return int(max(sizes, default=0) * together)
+
+
+def _driver(path: Path) -> str:
+    with open_regular(path) as file:
+        begins = file.read(1024)
+    text = begins.lstrip() if path.suffix.lower() == ".vrt" else b""
+    for magic, drivers in _DRIVERS.items():
+        if text.startswith(magic) if magic.startswith(b"<") else begins.startswith(magic):
+            return (
+                drivers[0]
+                if len(drivers) == 1
+                else next((name for name in drivers if name in _registered()), drivers[0])
+            )
+    if any(True for _ in _headers(path)):
+        return "ENVI"
+    raise ResamError(f"{path}: not a raster of a kind that is read, or damaged; gdal_translate makes a GeoTIFF of it")
+
+
+@functools.cache
+def _registered() -> frozenset[str]:
+    import rasterio
+
+    with rasterio.Env() as env:
+        return frozenset(env.drivers())
+
+
+def _headers(path: Path) -> Iterator[Path]:
+    for name in _named(path, _HEADERS):
+        with contextlib.suppress(OSError), open_regular(path.with_name(name)) as file:
+            if file.read(4) == b"ENVI":
+                yield path.with_name(name)
+
+
+def _beside(path: Path) -> list[Path]:
+    """The files beside a raster that GDAL would look for."""
+    names = [*_named(path, (*_LINKED, *_COPIED)), *world_files(path)]
+    return [path.with_name(name) for name in dict.fromkeys(names) if os.path.lexists(path.with_name(name))]
+
+
+def _named(path: Path, patterns: tuple[str, ...]) -> list[str]:
+    return [pattern.format(name=path.name, stem=path.stem) for pattern in patterns]

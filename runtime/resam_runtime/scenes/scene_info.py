@@ -1,0 +1,31 @@
+"""What is known of a scene without its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resam_runtime.scenes.georeference import Georeference
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """A scene as points files, records and writers know it.
+
+    name: unique in its run, what points files and outputs call it. width, height: px. georeference: None where nothing
+    places it on the map. raster: whether it is a raster file, whose labels are a GeoTIFF.
+    """
+
+    name: str
+    width: int
+    height: int
+    georeference: Georeference | None = None
+    raster: bool = False
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """As the shapes of arrays have it."""
+        return self.height, self.width
