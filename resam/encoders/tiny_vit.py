@@ -20,6 +20,7 @@ from resam.encoders.convolutions import keep_statistics
 from resam.encoders.family import PREFIX, Architecture, EncoderFamily, State, decoder_numbers
 from resam.encoders.qkv import Qkv
 from resam.encoders.tiny_vit_graph import TinyVitGraph
+from resam_runtime.common.extras import needs_extra
 
 STAGES = 4  # the first of convolutions, the others of attention
 _PUBLISHED = (  # in place of timm's names
@@ -113,7 +114,8 @@ class TinyVitEncoder(nn.Module):
     """(B, 3, S, S) normalised pixels -> (B, C, S / 16, S / 16)."""
 
     def __init__(self, architecture: TinyVitArchitecture) -> None:
-        from timm.models import tiny_vit  # takes as long to import as torch: only where it is needed
+        with needs_extra("MobileSAM's encoder", "train"):
+            from timm.models import tiny_vit  # takes as long to import as torch: only where it is needed
 
         super().__init__()
         a = architecture
