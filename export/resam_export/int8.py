@@ -32,12 +32,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .models import Feeds, add_constant, constant, drop_unused, open_session, run_session
+from .product_rows import Array, Kernel, matrix_of, spread_and_peaks
 
 SENSITIVE = 0.1  # relative error of a product beyond which it is not quantised
 ROWS = 256  # rows of A that are kept from each image
 LEVELS = 127
 MIN_SIZE = 32  # a product with a smaller matrix gains nothing
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,37 +56,8 @@ class _Group:
     nodes: list[ir.Node]
 
     @property
-    def kernel(self) -> _Kernel | None:
-        return _Kernel.of(self.nodes[0]) if self.nodes[0].op_type == "Conv" else None
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """Of a convolution: height and width, (rows, columns) of each step, and zeros before and after each axis."""
-
-    size: tuple[int, int]
-    strides: tuple[int, int]
-    pads: tuple[int, int, int, int]  # top, left, bottom, right
-
-    @classmethod
-    def of(cls, node: ir.Node) -> _Kernel:
-        weight = constant(node.inputs[1])
-        assert weight is not None
-        size, (height, width) = weight.shape[2:], node.attributes.get_ints("strides", [1, 1])
-        top, left, bottom, right = node.attributes.get_ints("pads", [0, 0, 0, 0])
-        return cls((size[0], size[1]), (height, width), (top, left, bottom, right))
-
-    def rows(self, value: Array, most: int) -> tuple[Array, int]:
-        """At most about `most` of what the kernel sees in (B, C, H, W), each (kh * kw * C,), and how many there are."""
-        top, left, bottom, right = self.pads
-        seen = np.pad(value, ((0, 0), (0, 0), (top, bottom), (left, right)))
-        windows = np.lib.stride_tricks.sliding_window_view(seen, self.size, axis=(2, 3))
-        windows = windows[:, :, :: self.strides[0], :: self.strides[1]].transpose(0, 2, 3, 4, 5, 1)
-        count = int(np.prod(windows.shape[:3]))
-        # the middle pixel's largest channel stands for the row
-        middle = windows[:, :, :, self.size[0] // 2, self.size[1] // 2]
-        chosen = _spread_and_peaks(np.abs(middle).max(axis=-1).ravel(), most)
-        return windows[np.unravel_index(chosen, windows.shape[:3])].reshape(len(chosen), -1), count
+    def kernel(self) -> Kernel | None:
+        return Kernel.of(self.nodes[0]) if self.nodes[0].op_type == "Conv" else None
 
 
 @dataclass(frozen=True)
@@ -201,24 +172,16 @@ def _sample(model: ir.Model, groups: Sequence[_Group], inputs: Sequence[Feeds]) 
                 rows, height = kernel.rows(value, ROWS // max(kernel.size))
             else:
                 flat = value.reshape(-1, value.shape[-1])
-                rows, height = flat[_spread_and_peaks(np.abs(flat).max(axis=1), ROWS)], len(flat)
+                rows, height = flat[spread_and_peaks(np.abs(flat).max(axis=1), ROWS)], len(flat)
             kept[number].append(rows)
             heights[number] = max(heights[number], height)
     return [(np.concatenate(blocks), height) for blocks, height in zip(kept, heights)]
 
 
-def _spread_and_peaks(largest: Array, most: int) -> NDArray[np.intp]:
-    """Numbers of `most` rows, evenly spread, and of those with the largest entries: these decide a range. largest: that
-    of each row."""
-    peaks = np.argsort(largest)[-most // 8 :]
-    spread = np.linspace(0, len(largest) - 1, min(most, len(largest))).round().astype(int)
-    return np.unique(np.concatenate((spread, peaks)))
-
-
 def _calibrate(graph: ir.Graph, group: _Group, sample: Array) -> list[_Product]:
     source, nodes = group.source, group.nodes
     name = source.name or ""
-    weights = [_matrix(np.asarray(constant(node.inputs[1]), np.float32)) for node in nodes]
+    weights = [matrix_of(np.asarray(constant(node.inputs[1]), np.float32)) for node in nodes]
     norm = source.producer()
     users = {user for user, _ in source.uses()}
     if norm is not None and norm.op_type == "LayerNormalization" and users == set(nodes):
@@ -245,11 +208,6 @@ def _calibrate(graph: ir.Graph, group: _Group, sample: Array) -> list[_Product]:
     return found
 
 
-def _matrix(weight: Array) -> Array:
-    """A product's weight (K, N); of a kernel (N, C, kh, kw) with K = kh * kw * C."""
-    return weight if weight.ndim == 2 else weight.transpose(2, 3, 1, 0).reshape(-1, len(weight))
-
-
 def _insert(graph: ir.Graph, products: Sequence[_Product]) -> None:
     """Put the pairs before both factors of the products of one A, made one product of all their columns: ONNX Runtime
     makes an integer product of a pair that serves one product alone."""
@@ -267,7 +225,7 @@ def _insert(graph: ir.Graph, products: Sequence[_Product]) -> None:
 def _insert_convolution(graph: ir.Graph, product: _Product) -> None:
     """Put the pairs around a convolution, and its bias behind them."""
     node, name = product.node, product.node.name or ""
-    height, width = _Kernel.of(node).size
+    height, width = Kernel.of(node).size
     codes, steps = quantise_weight(product.weight)
     kernel = codes.reshape(height, width, -1, codes.shape[1]).transpose(3, 2, 0, 1)
     step = add_constant(graph, f"{name}:0.scale", np.array(product.scale, np.float32))

@@ -121,9 +121,8 @@ class EfficientVitEncoder(nn.Module):
 
     def __init__(self, architecture: EfficientVitArchitecture) -> None:
         with needs_extra("EfficientViT-SAM's encoder", "train"):
-            from timm.models import (
-                efficientvit_mit as timm,
-            )  # takes as long to import as torch: only where it is needed
+            # imported here: it takes as long as torch
+            from timm.models import efficientvit_mit as timm
 
         super().__init__()
         a = architecture

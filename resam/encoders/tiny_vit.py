@@ -115,7 +115,8 @@ class TinyVitEncoder(nn.Module):
 
     def __init__(self, architecture: TinyVitArchitecture) -> None:
         with needs_extra("MobileSAM's encoder", "train"):
-            from timm.models import tiny_vit  # takes as long to import as torch: only where it is needed
+            # imported here: it takes as long as torch
+            from timm.models import tiny_vit
 
         super().__init__()
         a = architecture

@@ -17,6 +17,7 @@ from resam.encoders.efficientvit import EfficientVitArchitecture
 from resam.encoders.tiny_vit import TinyVitArchitecture
 from resam.model.bases import Base, random_base
 from resam.model.decoder import PromptDecoder
+from resam.model.encoder import ImageEncoder
 from resam_export.graphs import Graph, build_graphs
 from resam_export.int8 import quantise
 from resam_export.models import open_session, run_session, to_bytes
@@ -83,8 +84,15 @@ def test_the_exported_encoder_equals_that_of_training(encoder: Encoder) -> None:
 
 
 def large_activations(base: Base) -> None:
-    """A neck's input 20,000 times as large, which the layer norm after it takes out again: the same SAM."""
-    factor, encoder = 2e4, base.sam.image_encoder
+    """A neck's input so large that float16 cannot hold it, which the layer norm after it takes out again: the same SAM."""
+    encoder = base.sam.image_encoder
+    last = encoder.neck[0] if base.architecture.family == "tiny_vit" else encoder.output
+    seen: list[torch.Tensor] = []
+    handle = last.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    with torch.no_grad():
+        ImageEncoder(base.sam)(a_tile(64))
+    handle.remove()
+    factor = 3e5 / float(seen[0].abs().max())
     scaled: list[torch.Tensor] = []
     shrunk: list[torch.Tensor] = []
     if base.architecture.family == "tiny_vit":
