@@ -84,7 +84,7 @@ def test_the_exported_encoder_equals_that_of_training(encoder: Encoder) -> None:
 
 
 def large_activations(base: Base) -> None:
-    """A neck's input so large that float16 cannot hold it, which the layer norm after it takes out again: the same SAM."""
+    """A neck's input that float16 cannot hold; the layer norm after it takes the factor out again: the same SAM."""
     encoder = base.sam.image_encoder
     last = encoder.neck[0] if base.architecture.family == "tiny_vit" else encoder.output
     seen: list[torch.Tensor] = []
