@@ -42,6 +42,7 @@ COMMANDS = {
     "resam-train": "resam.cli:train",
     "resam-export": "resam_export.cli:export",
     "resam-run": "resam_runtime.cli:run",
+    "resam-merge": "resam_runtime.merge.cli:merge",
     "resam-bench": "resam_benchmarks.cli:bench",
     "resam-annotate": "resam_runtime.annotate.cli:annotate",
     "resam-demo": "resam_benchmarks.demo.cli:demo",

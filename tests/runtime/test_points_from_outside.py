@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resam_runtime.common.errors import ResamError
@@ -67,3 +70,51 @@ def test_other_programs_points_are_to_be_exported(suffix: str, tmp_path: Path) -
     path.write_bytes(b"\0\1\2\xff")
     with pytest.raises(ResamError, match=r"GeoJSON \(ogr2ogr points\.geojson wells\."):
         PointsFile.open(path)
+
+
+@pytest.mark.parametrize("kind", ["own", "none", "text"])
+def test_a_large_csv_takes_little_memory(kind: str, tmp_path: Path) -> None:
+    """A hundred bytes for a row of fifteen; Python's objects would be a kilobyte."""
+    path, rows = tmp_path / "a.csv", 200_000
+    with path.open("w") as out:
+        out.write("x,y\n" if kind == "none" else "scene,instance,x,y\n")
+        for row in range(rows):
+            name = {"own": f"a.png,{row},", "none": "", "text": f"b.png,t{row},"}[kind]
+            out.write(f"{name}{row % 1000},{row % 777}\n")
+    script = (
+        "import resource, sys\n"
+        "from resam_runtime.points import PointsFile\n"
+        "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = most()\n"
+        "file = PointsFile.open(sys.argv[1])\n"
+        "print(len(file), (most() - before) * 1024)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    count, taken = map(int, shown.stdout.split())
+    assert count == rows
+    assert taken < 250 * rows
+
+
+def test_a_csv_is_put_together_in_the_order_of_first_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names, scenes = ["7", "ship", "7.0", "-3", ""], ["b.png", "a.png"]
+    rows = [
+        (rng.choice(scenes), rng.choice(names), *rng.integers(0, 99, 2).tolist(), int(rng.random() < 0.7))
+        for _ in range(300)
+    ]
+    path = tmp_path / "p.csv"
+    path.write_text("scene,instance,x,y,label\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))
+    wanted: dict[str, dict[object, list[tuple[list[int], int]]]] = {}
+    for line, (scene, name, x, y, label) in enumerate(rows, 2):
+        called = {"7": 7, "7.0": 7, "-3": -3, "": f"line {line}"}.get(name, name)
+        wanted.setdefault(scene, {}).setdefault(called, []).append(([x, y], label))
+    file = PointsFile.open(path)
+    assert file.scenes == list(wanted)
+    assert len(file) == sum(map(len, wanted.values()))
+    for scene in ("a.png", "b.png"):
+        found = {
+            prompt.id: [(point.tolist(), int(label)) for point, label in zip(prompt.coords, prompt.labels)]
+            for prompt in file.prompts(SceneInfo(scene, 99, 99), scene)
+        }
+        assert found == wanted[scene]
+        assert list(found) == list(wanted[scene])

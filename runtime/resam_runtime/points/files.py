@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,7 @@ class PointsFile:
         self.scenes = list(dict.fromkeys(parsed.scenes))
         self.categories: list[dict[str, Any]] = parsed.categories
         self._crs, self._sizes_wh = parsed.crs, parsed.sizes_wh
-        self._entries: dict[str | None, list[Entry]] = {}
-        for entry in parsed.entries:
-            self._entries.setdefault(entry.scene, []).append(entry)
+        self._entries: Mapping[str | None, Sequence[Entry]] = parsed.by_scene()
         self._names = {*self.scenes, *(name for name in self._entries if name is not None)}
 
     @classmethod
@@ -73,7 +71,9 @@ class PointsFile:
             )
         try:
             data = path.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
             text = data.decode("utf-8-sig")
+            del data  # it may be large
             parsed = parse_points(text, path, boxes)
         except OSError as error:
             raise ResamError(f"{path}: {error.strerror or error}") from None
@@ -81,7 +81,7 @@ class PointsFile:
             raise ResamError(f"{path}: not UTF-8 text") from None
         except Malformed as error:
             raise ResamError(f"{path}: {error}") from None
-        return cls(path, hashlib.sha256(data).hexdigest(), parsed)
+        return cls(path, digest, parsed)
 
     def __len__(self) -> int:
         """Number of instances."""
@@ -144,10 +144,10 @@ class PointsFile:
                     f"{self.path}: its points were made for {made_for[0]} x {made_for[1]} px, "
                     f"{scene.name} has {scene.width} x {scene.height}"
                 )
-        named = self._entries.get(called, []) if called else []
-        unnamed = self._entries.get(None, [])
+        named = list(self._entries.get(called, [])) if called else []
+        unnamed = list(self._entries.get(None, []))
         if scene is None and not unnamed and len(self._entries) == 1:
-            named = next(iter(self._entries.values()))
+            named = list(next(iter(self._entries.values())))
         prompts = [
             _prompt(entry, coords, _box(outline, scene)) for entry, coords, outline in self._pixels(named, scene)
         ]

@@ -182,7 +182,9 @@ def _open(place: str, driver: str, messages: list[str], alone: bool) -> Any:
     import rasterio
 
     with quiet_gdal(messages, **({"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if alone else {})):
-        return rasterio.open(place, driver=driver)
+        dataset = rasterio.open(place, driver=driver)
+    messages[:] = [text.removeprefix(f"{os.path.basename(place)}: ") for text in messages]
+    return dataset
 
 
 def _leads_elsewhere(dataset: Any) -> bool:
