@@ -168,7 +168,7 @@ def test_a_run_adapts_it_resumes_and_merges(family: str, scenes_folder: Path, tm
     options = TrainOptions(epochs=2, base=str(file), rank=2, start=1, learning_rate=0.01, warmup=0, supervised=True)
     data = RunData(CocoData.open(scenes_folder / "train.json"))
     run(tmp_path / "run", options, data)
-    plain, (merged, adapter) = load_base(file), load_adapted(tmp_path / "run")
+    plain, (merged, adapter) = load_base(file), load_adapted(tmp_path / "run", file)
     (tmp_path / "run" / "checkpoints" / "epoch-0002.pt").unlink()
     run(tmp_path / "run", options, data, resume=True)  # the second epoch once more
     again = Adapter.open(tmp_path / "run")
