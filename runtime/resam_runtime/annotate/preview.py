@@ -67,9 +67,8 @@ class MaskPreview:
             problems = dict(skipped)
             limit = self._segmenter.manifest.max_points_per_instance
             for prompt in [p for p in kept if limit is not None and len(p.tokens[1]) > limit]:
-                problems[prompt.id] = (
-                    f"has {len(prompt.tokens[1])} points (a box counts as 2), the engine takes {limit}"
-                )
+                what = "points" if prompt.box is None else "points with the corners of its box"
+                problems[prompt.id] = f"has {len(prompt.tokens[1])} {what}, the engine takes {limit}"
                 kept.remove(prompt)
             answers: list[dict[str, Any]] = [
                 {"id": name, "problem": why} for name, why in problems.items() if name in wanted

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from resam_runtime.common.checked import Malformed, kind, list_of, shown, take, text, whole
-from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.instance import FoundBy, Instance
 from resam_runtime.points.prompts import Skipped
 from resam_runtime.scenes.dates import utc
 from resam_runtime.scenes.georeference import Georeference
@@ -124,7 +124,8 @@ def _id(value: Any) -> str | int | None:
 
 
 _PAIR = list_of(kind(float), 2, 2)
-_ANNOTATION = {
+_BOX = list_of(kind(float), 4, 4)
+_ANNOTATION = kind({
     "category_id": int | None,
     "instance": _id,
     "index": whole(0),
@@ -135,8 +136,16 @@ _ANNOTATION = {
     "coarse_score": float,
     "points": [_PAIR],
     "labels": list[int],
+    "found_by": FoundBy,
     "segmentation": {"size": list_of(whole(1), 2, 2), "counts": str},
-}
+})  # fmt: skip
+
+
+def _annotation(value: Any) -> Annotation:
+    taken: Annotation = _ANNOTATION(value)
+    return taken if "box_prompt" not in taken else {**taken, "box_prompt": _BOX(taken["box_prompt"])}
+
+
 _ALWAYS = kind({
     "format": whole(FORMAT, FORMAT),
     "name": str,
@@ -156,7 +165,7 @@ _DONE = kind({
     "raster": bool | None,
     "date": str | None,
     "points": whole(0),
-    "annotations": [_ANNOTATION],
+    "annotations": [_annotation],
     "by_place": [_id],
     "skipped": [{"instance": _id, "reason": str}],
     "outputs": [plain_name],
