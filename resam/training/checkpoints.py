@@ -151,11 +151,13 @@ def apply_adapter(base: Base, adapter: Adapter, merge: bool = True) -> Base:
 
 def load_adapted(path: str | Path, base: str | Path | None = None) -> tuple[Base, Adapter]:
     """An adapter merged into its base. base: name or file; by default that of the run in whose folder the adapter lies,
-    else what the adapter says."""
+    else what the adapter says, beside it or in the working folder."""
     adapter = Adapter.open(path)
     if base is None:
         config = adapter.path.with_name("config.toml")
         base = read_options(config).base if config.is_file() else adapter.provenance["options"]["base"] or "tiny"
+        beside = adapter.path.with_name(Path(base).name)
+        base = beside if beside.is_file() else base
     return apply_adapter(load_base(base), adapter), adapter
 
 

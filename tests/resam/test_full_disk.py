@@ -46,7 +46,9 @@ def _full_after(size: int) -> Iterator[None]:
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "epoch-0003.pt": lambda folder: save_checkpoint(folder, 3, {"trainer": torch.rand(5000)}),
-    "adapter.safetensors": lambda folder: write_adapter(folder / "adapter.safetensors", {"a": torch.rand(5000)}, {}),
+    "adapter.safetensors": lambda folder: write_adapter(
+        folder / "adapter.safetensors", {"a": torch.rand(5000)}, {"options": {"base": "tiny"}}
+    ),
     "report.html": lambda folder: write_report(folder, TrainOptions(), "1 point", [], {}),
     "tiny.safetensors": lambda folder: write_bytes(folder / "tiny.safetensors", bytes(5000), NO_ROOM),
 }

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from resam.cli import train
 from resam.data.coco import CocoData
@@ -93,7 +94,7 @@ def test_a_run_writes_everything_it_promises(base_file: Path, scenes_folder: Pat
 def test_an_adapter_goes_only_on_its_own_base(toy: Base, base_file: Path, scenes_folder: Path, tmp_path: Path) -> None:
     options = TrainOptions(epochs=1, base=str(base_file), rank=2, learning_rate=0.01, warmup=0, supervised=True)
     result = run(tmp_path / "run", options, RunData(_data(scenes_folder).train))
-    merged, adapter = load_adapted(tmp_path / "run")
+    merged, adapter = load_adapted(tmp_path / "run", base_file)
     plain = load_base(base_file)
     assert merged.sam.state_dict().keys() == plain.sam.state_dict().keys()
     changed = [
@@ -111,7 +112,8 @@ def test_an_adapter_goes_only_on_its_own_base(toy: Base, base_file: Path, scenes
 
 @pytest.mark.parametrize("said", [None, [1], {"base": [], "options": {}}, {"base": {}}])
 def test_an_adapter_that_does_not_say_how_it_was_made_is_none(said: Any, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "a.safetensors", {"blocks.0.query_down": torch.zeros(2, 3)}, said)
+    metadata = {"resam": json.dumps(said)}
+    save_file({"blocks.0.query_down": torch.zeros(2, 3)}, tmp_path / "a.safetensors", metadata)
     with pytest.raises(ResamError, match="not an adapter of resam-train"):
         Adapter.open(tmp_path / "a.safetensors")
 
@@ -320,7 +322,7 @@ def test_every_preset_is_valid_and_written_options_read_back(tmp_path: Path) -> 
         ({"points": 0}, "points: 0 is out of range"),
         ({"points": "2"}, "points: expected int"),
         ({"seed": 1 << 63}, "seed: 9223372036854775808 is out of range"),
-        ({"ssa": "sometimes"}, "expected gradient or detached or off"),
+        ({"ssa": "sometimes"}, "expected gradient or paired or detached or off"),
         ({"pseudo": "consensus", "resample_points": True}, "made once, before training; leave out resample_points"),
     ],
 )

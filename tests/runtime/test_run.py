@@ -844,15 +844,15 @@ def test_a_large_geotiff_needs_the_memory_of_a_few_tiles(tmp_path: Path) -> None
 def test_a_full_disk_stops_with_one_line_and_resumes(
     engine: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
-    formats = ["--format", "coco,geojson,overlay,labels"]
+    formats = ["--format", f"coco,geojson,overlay,labels,{writer}"]
     kind = type(WRITERS[writer])
     real, calls = kind.write, []  # type: ignore[attr-defined]
 
-    def full(self: SceneWriter, path: Path, *rest: Any) -> None:
+    def full(self: SceneWriter, path: Path, *rest: Any) -> Any:
         calls.append(path)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        real(self, path, *rest)
+        return real(self, path, *rest)
 
     monkeypatch.setattr(kind, "write", full)
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", *formats)
