@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Shard `number` of `count`, counted from 0: which scenes it holds follows from their names alone, wherever and in
     whatever order they are found, and whichever others there are."""
 
