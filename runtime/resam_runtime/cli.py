@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from click.core import ParameterSource
 
 from resam_runtime.common.commands import HELP, output_folder, second_signal_ends, version
 from resam_runtime.common.errors import ResamError, command_errors, counted, printable, words
-from resam_runtime.common.option_types import Bands, Bytes, Finite, ShardOf, Words
+from resam_runtime.common.option_types import Bands, Bytes, Finite, Place, ShardOf, Words
 from resam_runtime.points import POINT_KINDS, SUFFIXES
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.stop import StopRequest
@@ -31,6 +32,7 @@ EPILOG = """
 Examples:
   resam-run --engine model.resam images/ -o out
   resam-run --engine model.plan scene.tif --points points.geojson --format coco,labels
+  resam-run --engine model.resam s3://bucket/a.tif https://example.com/items.json @more.txt -o out
   resam-run --engine model.plan --watch /data/incoming -o /data/results
 
 \b
@@ -46,7 +48,7 @@ Exit codes:
 
 
 @click.command("resam-run", context_settings=HELP, epilog=EPILOG)
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, type=Place())
 @click.option(
     "--engine",
     "-e",
@@ -120,11 +122,19 @@ Exit codes:
 @click.option(
     "--budget", type=Bytes(), help="Keep the best instances, so that instances.json takes at most so many bytes."
 )
+@click.option("--asset", help="The asset of STAC items that is the scene.  [default: visual, else data]")
 @click.option(
     "--shard",
     type=ShardOf(),
     metavar="K/N",
     help="Do only part K of N, counted from 0, of the scenes, by their names; resam-merge puts the parts together.",
+)
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[ADDRESS]",
+    help="Spread the scenes over a Ray cluster: the one at host:port, else the one that this machine is part of.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, tensorrt-ep; default: the best there is.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores.")
@@ -144,7 +154,7 @@ Exit codes:
 @version
 @command_errors
 def run(
-    images: tuple[Path, ...],
+    images: tuple[str | Path, ...],
     engine: Path,
     out: Path,
     points: Path | None,
@@ -162,14 +172,16 @@ def run(
     crs: Any,
     simplify: float,
     budget: int | None,
+    asset: str | None,
     shard: tuple[int, int] | None,
+    ray: str | None,
     device: str | None,
     threads: int | None,
     watch: Path | None,
     poll: float,
 ) -> None:
-    """Segment the instances that points mark in IMAGES (files and folders) with an engine file, or, without points,
-    those that the engine was taught to find.
+    """Segment the instances that points mark in IMAGES with an engine file, or, without points, those that the engine
+    was taught to find. IMAGES: files, folders, URLs (https, s3, gs, az), STAC items (.json, .parquet), @LIST of such.
 
     Writes instances.json (COCO), per scene NAME.geojson, NAME.png (overlay) and NAME.labels.tif or .png, and
     summary.json. Every file is whole or absent.
@@ -188,6 +200,10 @@ def run(
                 raise click.UsageError(f"--{name} is about {writer.files}; add {writer.name} to --format")
     if watch is not None and shard is not None:
         raise click.UsageError("--shard is about given IMAGES; leave it out with --watch DIR")
+    if ray is not None and watch is not None:
+        raise click.UsageError("--ray is about given IMAGES; leave it out with --watch DIR")
+    if ray is not None and not re.fullmatch(r"auto|(ray://)?[\w.-]+:\d+", ray):
+        raise click.UsageError(f"--ray {ray}: not host:port; write IMAGES before --ray, or --ray=auto")
     if watch is None and given("poll") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--poll is about a watched folder; add --watch DIR")
     if watch is not None and strict:
@@ -196,6 +212,7 @@ def run(
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # Heavy imports wait until the arguments are known to be good.
     from resam_runtime.engine.engine_file import EngineFile
+    from resam_runtime.run.on_ray import RayCluster
     from resam_runtime.run.outputs import OutputError
     from resam_runtime.run.progress import TerminalProgress
     from resam_runtime.run.records import Mode
@@ -218,6 +235,7 @@ def run(
         views=views,
         strict=strict,
         boxes=boxes,
+        asset=asset,
     )
     part = None if shard is None else Shard(*shard)
     grid = None
@@ -230,14 +248,22 @@ def run(
             if min_score is not None and not automatic and opened.manifest.prompter is None:
                 raise ResamError(f"--min-score: {engine} has no prompter and finds nothing by itself; add --automatic")
             prepared = None if watch is not None else Run.prepare(opened, images, out, points, options, part)
-            segmenter = Segmenter(opened, device, threads, automatic=grid, min_score=min_score, views=options.views)
-            click.echo(printable(segmenter.describe()))
-            sys.stdout.flush()
-            with TerminalProgress(each_scene=watch is not None) as progress:
+            with contextlib.ExitStack() as cluster:
+                segmenter: Segmenter | RayCluster
+                if ray is None:
+                    segmenter = Segmenter(opened, device, threads, automatic=grid, min_score=min_score, views=views)
+                else:
+                    address = None if ray == "auto" else ray
+                    segmenter = RayCluster(opened, address, device, threads, grid, min_score, views)
+                    cluster.enter_context(segmenter)
+                click.echo(printable(segmenter.describe()))
+                sys.stdout.flush()
+                progress = cluster.enter_context(TerminalProgress(each_scene=watch is not None))
                 if prepared is not None:
                     report = prepared.execute(segmenter, mode, stop, progress)
                 else:
                     assert watch is not None
+                    assert isinstance(segmenter, Segmenter)
                     report = watch_folder(
                         opened,
                         segmenter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,6 +25,18 @@ class Words(click.ParamType):
             if word not in self._choices:
                 self.fail(f"{word!r} is not one of {', '.join(self._choices)}", param, ctx)
         return words
+
+
+class Place(click.ParamType):
+    """A file or a folder, as a path; a URL, a list (`@list.txt`) or a catalogue stays the text that it is."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        if not isinstance(value, str):
+            return Path(value)
+        said = value.startswith("@") or "://" in value or value.lower().endswith((".json", ".geojson", ".parquet"))
+        return value if said else Path(value)
 
 
 class ShardOf(click.ParamType):

@@ -135,10 +135,11 @@ def merge(
             writer.write(out / writer.files, scenes, run, writing)
         for record in scenes.all():
             summary.add(record)
+        asked = {name: value for name, value in first.asked.items() if name.startswith("--")}
         about = {
             "resam_version": resam_version(),
             "engine": {"file": first.run["engine"], "digest": first.request["engine"]},
-            "options": {name: value for name, value in first.asked.items() if name.startswith("--")},
+            "options": {**asked, "--budget": None},
             "complete": not lacking,
             "left_out_by_budget": 0,
             "notes": [f"without shards {', '.join(map(str, lacking))}"] if lacking else [],

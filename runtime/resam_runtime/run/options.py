@@ -21,6 +21,7 @@ class RunOptions(OutputOptions):
     views: int = 1
     strict: bool = False
     boxes: bool = False
+    asset: str | None = None
 
     def request(self) -> dict[str, Any]:
         """Those that decide what a scene's outputs hold, as plain data; a resumed run must have the same."""
@@ -34,5 +35,6 @@ class RunOptions(OutputOptions):
             "--min-score": self.min_score,
             "--views": self.views,
             **({"--boxes": True} if self.boxes else {}),
+            **({"--asset": self.asset} if self.asset is not None else {}),
         }
         return request if self.alpha else request | {"--no-alpha": True}  # runs of old had no such option

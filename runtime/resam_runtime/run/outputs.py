@@ -40,7 +40,8 @@ def output_names(stem: str, formats: Collection[str], scene: SceneInfo | None = 
 def check_outputs(scenes: Sequence[SceneFile], out: Path, formats: Collection[str]) -> None:
     """Raise ResamError if an output would overwrite a scene, by whatever path either is reached."""
     # A scene that is a link is two files: the link, and what it points to.
-    sources = {_place(scene.path) for scene in scenes} | {os.path.realpath(scene.path) for scene in scenes}
+    paths = [scene.local for scene in scenes if scene.local is not None]
+    sources = {_place(path) for path in paths} | {os.path.realpath(path) for path in paths}
     for scene in scenes:
         for name in output_names(scene.stem, formats):
             if _place(out / name) in sources:

@@ -22,6 +22,7 @@ from resam_runtime.points import Skipped
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.outputs import output_errors, output_names
 from resam_runtime.run.scene_prompts import PointsSource, ScenePrompts, searched
+from resam_runtime.scenes.remote import RemoteFile, remote_file
 from resam_runtime.scenes.scene import Scene, open_scene
 from resam_runtime.scenes.scene_files import SceneFile, output_stems
 from resam_runtime.scenes.scene_info import SceneInfo
@@ -46,13 +47,14 @@ def process_scene(
 ) -> Record:
     """Segment one scene and write its own files into the folder `out`; returns its record, which it does not save.
 
-    file: a path stands for a scene of that file name. points: default: the points file beside the scene. Needs no
-    threads, and knows nothing of other scenes: a run schedules the same steps side by side (`pipeline`). A scene that
-    fails gives a record that says why. Raises OutputError when the folder cannot be written.
+    file: a path or a URL stands for a scene of that file name. points: default: the points file beside the scene.
+    Needs no threads, and knows nothing of other scenes: a run schedules the same steps side by side (`pipeline`). A
+    scene that fails gives a record that says why. Raises OutputError when the folder cannot be written.
     """
     if not isinstance(file, SceneFile):
-        path = Path(file)
-        file = SceneFile(path, path.name, output_stems([path.name])[path.name])
+        path = (remote_file(file) if isinstance(file, str) else None) or Path(file)
+        name = Path(path.place if isinstance(path, RemoteFile) else path).name
+        file = SceneFile(path, name, output_stems([name])[name])
     job = SceneJob(file, segmenter, points or PointsSource(), options or RunOptions())
     for tile in job.read():
         job.segment(tile)
@@ -214,7 +216,8 @@ class SceneJob:
 
     def _plan(self, scene: Scene) -> Iterator[tuple[Tile, npt.NDArray[np.intp] | None, npt.NDArray[np.float32] | None]]:
         """What is to be done on which tile: some prompts, or a search."""
-        segmenter, info, options = self._segmenter, scene.info, self._options
+        segmenter, options = self._segmenter, self._options
+        info = scene.info if self.file.date is None else replace(scene.info, date=self.file.date)
         if info.width * info.height >= RLE_LIMIT:
             raise ResamError(
                 f"{scene.path}: {info.width} x {info.height} px are more than COCO's RLE can count; cut it into parts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ from resam_runtime.common.errors import ResamError, words
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.points import SUFFIXES, PointsFile, find_points, path_ends, shared_names
+from resam_runtime.run.on_ray import RayCluster
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.outputs import check_outputs, output_errors, output_names
 from resam_runtime.run.pipeline import process_scenes
@@ -67,7 +69,7 @@ class Run:
         """
         options, inputs, out = options or RunOptions(), list(inputs), Path(out)
         check_apart(inputs, out)
-        scenes = find_scenes(inputs, out)
+        scenes = find_scenes(inputs, out, options.asset)
         check_exist(scenes)
         check_outputs(scenes, out, options.formats)
         shared = shared_names(scene.full_path for scene in scenes)
@@ -132,7 +134,7 @@ class Run:
 
     def execute(
         self,
-        segmenter: Segmenter,
+        segmenter: Segmenter | RayCluster,
         mode: Mode = "new",
         stop: StopRequest | None = None,
         observer: Observer | None = None,
@@ -147,8 +149,12 @@ class Run:
         with self.take_folder(mode) as folder:
             todo = [scene for scene in self.scenes if not self.is_done(scene, folder)]
             observer.begin(len(todo), len(self.scenes) - len(todo))
-            process_scenes(
-                segmenter,
+            process = (
+                functools.partial(process_scenes, segmenter)
+                if isinstance(segmenter, Segmenter)
+                else segmenter.process_scenes
+            )
+            process(
                 todo,
                 folder,
                 self.points,
@@ -170,7 +176,9 @@ class Run:
             )
         return report
 
-    def finish(self, folder: RunFolder, names: Sequence[str], segmenter: Segmenter, seconds: float) -> RunReport:
+    def finish(
+        self, folder: RunFolder, names: Sequence[str], segmenter: Segmenter | RayCluster, seconds: float
+    ) -> RunReport:
         """Write the files of the whole run from the records of the scenes named. Raises OutputError."""
         options, summary, left_out = self.options, Summary(), 0
         with output_errors(self.out):
@@ -280,6 +288,6 @@ def _annotated(inputs: Sequence[str | Path]) -> Path | None:
 
 def _has_points(scene: SceneFile) -> bool:
     try:
-        return find_points(scene.path) is not None
+        return scene.local is not None and find_points(scene.local) is not None
     except ResamError:
         return True  # two files compete: the scene itself will say so

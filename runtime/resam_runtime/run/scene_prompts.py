@@ -54,7 +54,7 @@ class PointsSource:
         """The points file for a scene, None if it has none. Raises ResamError."""
         if self.file is not None:
             return self.file
-        path = find_points(scene.path)
+        path = None if scene.local is None else find_points(scene.local)
         return None if path is None else PointsFile.open(path, self._boxes)
 
     def prompts(self, file: SceneFile, scene: SceneInfo, limit: int | None, search: bool) -> ScenePrompts:
@@ -97,14 +97,16 @@ class PointsSource:
 
     def signature(self, scene: SceneFile) -> dict[str, Any]:
         """What tells whether a scene or the points beside it have changed: the file's size and time, the points'
-        digest."""
+        digest. What lies at a URL counts as unchanged."""
+        if scene.local is None:
+            return {"url": str(scene.path)}
         try:
-            status = scene.path.stat()
+            status = scene.local.stat()
             signature: dict[str, Any] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
         except OSError:
             signature = {"size": None, "mtime_ns": None}
         try:
-            beside = None if self.file is not None else find_points(scene.path)
+            beside = None if self.file is not None else find_points(scene.local)
             signature["points"] = None if beside is None else sha256_file(beside)
         except (ResamError, OSError):
             signature["points"] = "unreadable"

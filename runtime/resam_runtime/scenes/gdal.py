@@ -6,7 +6,8 @@ files beside a raster, and its own metadata. A raster from outside is to decide 
 * its first bytes decide on the driver, out of a short list; of those only VRT names other files (see `vrt`);
 * files beside it are seen where they are regular files of the kinds below, in a folder made for that;
 * metadata that name another file as its overviews are refused;
-* no network, and no code inside a raster.
+* no network, and no code inside a raster. A scene that lies on the network (`remote`) is one file at one address, which
+  GDAL may open and no other: its suffix decides on the driver, none of which is one that names other files.
 
 What GDAL says on the way goes to the caller, not to the console.
 """
@@ -18,6 +19,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from resam_runtime.common.files import open_regular
 from resam_runtime.scenes.georeference import world_files
 from resam_runtime.scenes.headers import file_header
 from resam_runtime.scenes.quiet_gdal import quiet_gdal
+from resam_runtime.scenes.remote import RemoteFile
 from resam_runtime.scenes.vrt import rewritten_vrt
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -59,6 +62,12 @@ _LINKED = {
 """Rasters beside a raster, and what they must begin with."""
 _COPIED = ("{name}.aux.xml", "{name}.xml", "{stem}.tab", "{stem}_RPC.TXT", "{stem}_rpc.txt", "{stem}.RPB", "{stem}.rpb")
 _HEADERS = ("{stem}.hdr", "{name}.hdr")  # of ENVI's rasters, which are bare pixels
+_REMOTE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((".jp2", ".j2k"), _JPEG_2000),
+    ".png": ("PNG",),
+    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG",)),
+}
+"""Suffixes of files on the network -> the drivers that may open them; GTiff all others."""
 _TEXT_LIMIT = 16 << 20
 _DEEPEST = 8  # VRT in VRT
 _BLOCK_LIMIT = 800_000_000  # bytes
@@ -71,10 +80,19 @@ class GdalFile:
     dataset: Any
     notes: list[str]
     view: tempfile.TemporaryDirectory[str] | None = None
+    remote: RemoteFile | None = None
+
+    def calls(self, messages: list[str] | None = None) -> AbstractContextManager[None]:
+        """Around every call that may read of it: `quiet_gdal`, with what the file needs."""
+        return quiet_gdal(messages) if self.remote is None else _remotely(self.remote, messages)
+
+    def cause(self, error: BaseException) -> str:
+        """What lies behind an error of reading it."""
+        return cause(error) if self.remote is None else self.remote.reason(str(_root(error)))
 
     def close(self) -> None:
         """Close the dataset. Closing twice is fine."""
-        with quiet_gdal():
+        with self.calls():
             self.dataset.close()
         if self.view is not None:
             self.view.cleanup()
@@ -106,14 +124,7 @@ def open_dataset(path: Path) -> GdalFile:
             opened.close()
             notes.append("the files beside it name other files: they are not read")
             opened = GdalFile(_open(os.fspath(path), driver, notes, alone=True), notes)
-        if _leads_elsewhere(opened.dataset):
-            opened.close()
-            raise ResamError(f"{path}: its metadata name another file as its overviews; remove OVERVIEW_FILE")
-        if (size := _largest_block(opened.dataset)) > _BLOCK_LIMIT:
-            opened.close()
-            raise ResamError(
-                f"{path}: has blocks of {size >> 20} MiB, too large to decode; write it with smaller tiles"
-            )
+        _check(opened, path)
         return opened
     except BaseException as error:
         if view is not None:
@@ -127,11 +138,46 @@ def open_dataset(path: Path) -> GdalFile:
         raise
 
 
+def open_remote(remote: RemoteFile) -> GdalFile:
+    """As `open_dataset`, of a file at a URL. Raises `ResamError`."""
+    import rasterio
+
+    if remote.trouble is not None:
+        raise ResamError(remote.trouble)
+    driver = next((name for name in _REMOTE.get(remote.suffix.lower(), ("GTiff",)) if name in _registered()), "GTiff")
+    notes: list[str] = []
+    try:
+        with _remotely(remote, notes):
+            opened = GdalFile(rasterio.open(remote.vsi, driver=driver), notes, remote=remote)
+        _check(opened, remote)
+    except (rasterio.errors.RasterioError, OSError) as error:
+        raise ResamError(f"{remote}: cannot be read ({remote.reason(str(_root(error)))})") from None
+    return opened
+
+
+def _check(opened: GdalFile, path: Path | RemoteFile) -> None:
+    """Close it and raise ResamError where it leads to other files, or cannot be decoded in parts."""
+    if _leads_elsewhere(opened.dataset):
+        opened.close()
+        raise ResamError(f"{path}: its metadata name another file as its overviews; remove OVERVIEW_FILE")
+    if (size := _largest_block(opened.dataset)) > _BLOCK_LIMIT:
+        opened.close()
+        raise ResamError(f"{path}: has blocks of {size >> 20} MiB, too large to decode; write it with smaller tiles")
+
+
 def cause(error: BaseException) -> str:
     """What lies behind an error of rasterio's. "Read failed. See previous exception for details.": so let us."""
+    return one_line(_root(error))
+
+
+def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return one_line(error)
+    return error
+
+
+def _remotely(remote: RemoteFile, messages: list[str] | None) -> AbstractContextManager[None]:
+    return quiet_gdal(messages, remote.clean, **remote.settings)
 
 
 class _View:

@@ -10,10 +10,10 @@ import numpy as np
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.scenes.dates import date_of
-from resam_runtime.scenes.gdal import GdalFile, cause, open_dataset
+from resam_runtime.scenes.gdal import GdalFile, open_dataset, open_remote
 from resam_runtime.scenes.georeference import Georeference, georeference_of
 from resam_runtime.scenes.headers import file_header
-from resam_runtime.scenes.quiet_gdal import quiet_gdal
+from resam_runtime.scenes.remote import RemoteFile
 from resam_runtime.scenes.source import Array, OpenedFile, choose_bands
 
 _LOOK, _LOOKS = 64, 4  # px, and windows along a side, of what is looked at of an alpha band
@@ -24,7 +24,12 @@ class _RasterSource:
     None where bands are the pixels. alpha: the band that says what is empty, None if none does."""
 
     def __init__(
-        self, path: Path, file: GdalFile, bands: list[int], colours: Callable[[Array], Array] | None, alpha: int | None
+        self,
+        path: Path | RemoteFile,
+        file: GdalFile,
+        bands: list[int],
+        colours: Callable[[Array], Array] | None,
+        alpha: int | None,
     ) -> None:
         dataset = file.dataset
         self.width, self.height = dataset.width, dataset.height
@@ -46,7 +51,7 @@ class _RasterSource:
         height, width = max(1, round(self.height * factor)), max(1, round(self.width * factor))
         places = [((0, 0, self.width, self.height), (height, width))]
         dataset = self._file.dataset
-        with quiet_gdal(self._file.notes):
+        with self._file.calls(self._file.notes):
             reduced = dataset.overviews(self._bands[0])
         # GDAL would take them from an overview, whose pixels may be means of many. Small windows are read from the
         # image itself, and few blocks with them. JPEG 2000 is all overviews, and too slow to read without.
@@ -70,7 +75,7 @@ class _RasterSource:
         }
         dataset = self._file.dataset
         try:
-            with quiet_gdal(self._file.notes):
+            with self._file.calls(self._file.notes):
                 pixels = dataset.read(self._bands, **_stack(how, len(self._bands)))
                 # no data where no chosen band has any (zero in one band alone is a colour), or where alpha says so
                 valid = None
@@ -82,7 +87,7 @@ class _RasterSource:
                     opaque = dataset.read(self._alpha, **how) > 0
                     valid = opaque if valid is None else opaque & valid
         except rasterio.errors.RasterioError as error:
-            raise ResamError(f"{self._path}: cannot be read ({cause(error)})") from None
+            raise ResamError(f"{self._path}: cannot be read ({self._file.cause(error)})") from None
         if self._complex:
             pixels = np.abs(pixels)
         return np.moveaxis(pixels, 0, 2) if self._colours is None else self._colours(pixels), valid
@@ -108,7 +113,7 @@ class _RasterSource:
         from rasterio.windows import Window
 
         try:
-            with quiet_gdal():
+            with self._file.calls():
                 return np.asarray(self._file.dataset.read(self._alpha, window=Window(*place)))
         except rasterio.errors.RasterioError:  # said where the pixels are read
             return np.empty(0, np.uint8)
@@ -135,7 +140,7 @@ def read_georeference(path: Path) -> tuple[Georeference | None, list[str]]:
     except ResamError as error:
         return None, [f"georeference not read ({str(error).removeprefix(f'{path}: ')})"]
     try:
-        with quiet_gdal(file.notes):
+        with file.calls(file.notes):
             georeference, notes = georeference_of(file.dataset)
         return georeference, [*file.notes, *notes]
     finally:
@@ -146,14 +151,14 @@ def _stack(how: dict[str, Any], count: int) -> dict[str, Any]:
     return {**how, "out_shape": (count, *how["out_shape"])}
 
 
-def open_raster(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> OpenedFile:
+def open_raster(path: Path | RemoteFile, bands: Sequence[int] | None, alpha: bool = True) -> OpenedFile:
     """Open a file with rasterio; its pixels are read when they are asked for. alpha: whether a band that calls itself
     so is one, unless it is among `bands`. Raises `ResamError`."""
     from rasterio.enums import ColorInterp
 
-    file = open_dataset(path)
+    file = open_remote(path) if isinstance(path, RemoteFile) else open_dataset(path)
     try:
-        with quiet_gdal(file.notes):
+        with file.calls(file.notes):
             dataset = file.dataset
             if dataset.count == 0:
                 raise ResamError(f"{path}: holds no bands, only sub-datasets; export the one you mean")
@@ -174,7 +179,8 @@ def open_raster(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> 
             date = date_of(dataset)
         source.note_measured_alpha()
         file.notes += notes
-        return OpenedFile(source, georeference, file.notes, file_header(path), date)
+        header = None if isinstance(path, RemoteFile) else file_header(path)
+        return OpenedFile(source, georeference, file.notes, header, date)
     except BaseException:
         file.close()
         raise

@@ -29,6 +29,7 @@ from resam_runtime.common.extras import has_rasterio
 from resam_runtime.scenes.decoded import open_image
 from resam_runtime.scenes.georeference import georeferenced_beside
 from resam_runtime.scenes.raster import open_raster
+from resam_runtime.scenes.remote import RemoteFile
 from resam_runtime.scenes.scene_info import SceneInfo
 from resam_runtime.scenes.source import Array, OpenedFile, PixelSource
 from resam_runtime.scenes.upright import UprightSource
@@ -51,7 +52,7 @@ class Scene:
     info: its name, size and place on the map; also as `name`, `width`, `height`.
     """
 
-    def __init__(self, source: PixelSource, info: SceneInfo, path: Path, notes: list[str]) -> None:
+    def __init__(self, source: PixelSource, info: SceneInfo, path: Path | RemoteFile, notes: list[str]) -> None:
         self.path, self.info = path, info
         self.name, self.width, self.height = info.name, info.width, info.height
         self._source, self._notes = source, notes
@@ -149,9 +150,12 @@ def _unsaid_no_data(values: npt.NDArray[np.float64]) -> str:
 
 
 def open_scene(
-    path: str | os.PathLike[str], bands: Sequence[int] | None = None, name: str | None = None, alpha: bool = True
+    path: str | os.PathLike[str] | RemoteFile,
+    bands: Sequence[int] | None = None,
+    name: str | None = None,
+    alpha: bool = True,
 ) -> Scene:
-    """Open an image file as a scene.
+    """Open an image file, here or at a URL, as a scene.
 
     bands: one (gray) or three (red, green, blue) 1-based band numbers. name: defaults to the file's name. alpha:
     whether a band that calls itself alpha, and is none of `bands`, says where there is no data.
@@ -159,9 +163,13 @@ def open_scene(
     Raises ResamError, one line with file and cause, for a missing, truncated or unknown file, bands that it lacks, and
     an image too large to be decoded at once.
     """
-    path = Path(path)
+    path = path if isinstance(path, RemoteFile) else Path(path)
     if bands is not None and (len(bands) not in (1, 3) or min(bands) < 1):
         raise ResamError(f"bands {','.join(map(str, bands))}: give one or three band numbers, counted from 1")
+    if isinstance(path, RemoteFile):
+        if not has_rasterio():
+            raise ResamError(f"{path}: read by rasterio, which is not installed; pip install 'resam[geo]'")
+        return _scene(open_raster(path, bands, alpha), path, name or Path(path.place).name, True)
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -170,10 +178,13 @@ def open_scene(
         raise ResamError(f"{path}: not a file")
     if size == 0:
         raise ResamError(f"{path}: empty file")
-    opened = _open_pixels(path, bands, alpha)
+    raster = path.suffix.lower() in RASTER_SUFFIXES and has_rasterio()
+    return _scene(_open_pixels(path, bands, alpha), path, name or path.name, raster)
+
+
+def _scene(opened: OpenedFile, path: Path | RemoteFile, name: str, raster: bool) -> Scene:
     source, place = opened.source, opened.georeference
-    raster = place is not None or (path.suffix.lower() in RASTER_SUFFIXES and has_rasterio())
-    info = SceneInfo(name or path.name, source.width, source.height, place, raster, opened.date)
+    info = SceneInfo(name, source.width, source.height, place, raster or place is not None, opened.date)
     return Scene(source, info, path, opened.notes)
 
 

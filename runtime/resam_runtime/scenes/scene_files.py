@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resam_runtime.common.errors import ResamError, system_error
+from resam_runtime.common.errors import ResamError, one_line, system_error
+from resam_runtime.scenes.remote import RemoteFile, remote_file
 from resam_runtime.scenes.scene import SCENE_SUFFIXES
+from resam_runtime.scenes.stac import is_catalogue, stac_scenes
 
 STATE_FOLDER = ".resam"
 """Folder inside an output folder that holds a run's records; a folder with one is never searched for scenes."""
@@ -17,40 +19,91 @@ STATE_FOLDER = ".resam"
 
 @dataclass(frozen=True)
 class SceneFile:
-    """A scene on disk. name: unique in its run, as COCO's file_name; stem: its outputs' path without suffix."""
+    """A scene on disk or at a URL.
 
-    path: Path
+    name: unique in its run, as COCO's file_name. stem: its outputs' path without suffix. date: when it was taken, where
+    a catalogue says so (see `SceneInfo`).
+    """
+
+    path: Path | RemoteFile
     name: str
     stem: str
+    date: str | None = None
 
     @property
     def full_path(self) -> str:
         """The absolute path, with forward slashes; the name is its end."""
-        return Path(os.path.abspath(self.path)).as_posix()
+        path = self.path.place if isinstance(self.path, RemoteFile) else Path(os.path.abspath(self.path)).as_posix()
+        return path if path.endswith(self.name) else f"/{self.name}"  # an item's name is not that of its asset
+
+    @property
+    def local(self) -> Path | None:
+        """Its path; None of one at a URL, beside which no files are looked for."""
+        return None if isinstance(self.path, RemoteFile) else self.path
 
 
-def find_scenes(inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[SceneFile]:
-    """Scenes among files and folders (searched with their subfolders, links too), sorted by name, each file once.
+def find_scenes(
+    inputs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], asset: str | None = None
+) -> list[SceneFile]:
+    """Scenes among files, folders (searched with their subfolders, links too), URLs, STAC catalogues and lists of those
+    (`@list.txt`, a line each), sorted by name, each file once.
 
     A file is taken whatever its suffix, and also when it does not exist: it fails when its turn comes. In folders
     only image suffixes count; hidden files, and folders that a run wrote, do not. A scene's name is its path inside the
-    folder given, with as many parent folders in front as it takes to tell it from others.
-    Raises ResamError when there is no scene at all.
+    folder given, the end of its URL or the id of its item, with as many parent folders (hosts, collections) in front as
+    it takes to tell it from others. Only texts, as a user writes them, stand for URLs, catalogues and lists; a path is
+    a file or a folder, whatever it is called. asset: the one of each STAC item that is the scene, see `stac`.
+    Raises ResamError when there is no scene at all, and for lists, URLs and catalogues that cannot be read.
     """
-    roots = [Path(given) for given in inputs]
+    roots = [(root, isinstance(given, str)) for given in inputs for root in listed(given)]
     found: dict[str, int] = {}  # absolute path -> how many of its last parts make its name
-    for given in roots:
-        if given.is_dir():
-            for path in walk_scenes(given, Path(out)):
-                found.setdefault(os.path.abspath(path), len(path.relative_to(given).parts))
+    places: dict[str, tuple[Path | RemoteFile, str | None]] = {}  # those that are no such path: where they are, dates
+
+    def add(path: Path | RemoteFile, place: str, date: str | None = None) -> None:
+        stem, suffix = os.path.splitext(place)
+        number = 1
+        while places.setdefault(place, (path, date))[0] != path:  # they differ in what is not shown, or in nothing
+            number += 1
+            place = f"{stem}~{number}{suffix}"
+        found.setdefault(place, 1)
+
+    for root, written in roots:
+        if written and is_catalogue(root):
+            for scene in stac_scenes(root, asset):
+                add(scene.path, f"/stac/{scene.name}", scene.date)
+        elif isinstance(root, RemoteFile):
+            add(root, root.place)
+        elif root.is_dir():
+            for path in walk_scenes(root, Path(out)):
+                found.setdefault(os.path.abspath(path), len(path.relative_to(root).parts))
         else:
-            found.setdefault(os.path.abspath(given), 1)
+            found.setdefault(os.path.abspath(root), 1)
     if not found:
-        searched = ", ".join(str(given) for given in roots)
+        searched = ", ".join(str(root) for root, _ in roots)
         raise ResamError(f"{searched}: no images found (looked for {' '.join(sorted(SCENE_SUFFIXES))})")
     names = _unique_names(found)
     stems = output_stems(list(names.values()))
-    return sorted((SceneFile(Path(p), name, stems[name]) for p, name in names.items()), key=lambda scene: scene.name)
+    scenes = []
+    for place, name in names.items():
+        where, date = places.get(place, (Path(place), None))
+        scenes.append(SceneFile(where, name, stems[name], date))
+    return sorted(scenes, key=lambda scene: scene.name)
+
+
+def listed(given: str | os.PathLike[str]) -> list[Path | RemoteFile]:
+    """A file, a folder or a URL; of `@list.txt` those that are its lines, blank ones and comments (#) apart. Raises
+    ResamError for a list that cannot be read, and a URL of a kind that is not."""
+    if not isinstance(given, str):
+        return [Path(given)]
+    text = given
+    if not text.startswith("@"):
+        return [remote_file(text) or Path(text)]
+    try:
+        lines = Path(text[1:]).read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise ResamError(f"{text[1:]}: not a list that can be read ({one_line(error)})") from None
+    lines = [line.strip() for line in lines]
+    return [remote_file(line) or Path(line) for line in lines if line and not line.startswith("#")]
 
 
 def output_stems(names: Sequence[str]) -> dict[str, str]:
@@ -80,6 +133,8 @@ def check_apart(inputs: Iterable[str | os.PathLike[str]], out: Path) -> None:
     """Raise ResamError if outputs would go into a folder of scenes itself, given or a given file's: overlays would be
     scenes of the next run."""
     for given in inputs:
+        if isinstance(given, str) and (given.startswith("@") or remote_file(given)):
+            continue
         folder = given if os.path.isdir(given) else Path(given).parent
         if os.path.isdir(folder) and os.path.exists(out) and os.path.samefile(folder, out):
             raise ResamError(f"{out}: outputs cannot go into the folder of the scenes itself; choose another with -o")
@@ -89,8 +144,10 @@ def check_exist(scenes: Sequence[SceneFile]) -> None:
     """Raise ResamError if none of the scenes exists; one that does may be done, and the others fail in their turn."""
     reason = ""
     for scene in scenes:
+        if scene.local is None:
+            return
         try:
-            os.stat(scene.path)
+            os.stat(scene.local)
             return
         except OSError as error:
             reason = reason or system_error(error)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from resam_runtime.common.errors import ResamError
 from resam_runtime.scenes.georeference import Georeference
 from resam_runtime.scenes.headers import ImageHeader
+from resam_runtime.scenes.remote import RemoteFile
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +48,7 @@ class OpenedFile:
     date: str | None = None
 
 
-def choose_bands(path: Path, count: int, bands: Sequence[int] | None, default: Sequence[int]) -> list[int]:
+def choose_bands(path: Path | RemoteFile, count: int, bands: Sequence[int] | None, default: Sequence[int]) -> list[int]:
     """The bands asked for, else the default; `ResamError` for one that a file of `count` bands lacks."""
     chosen = list(bands or default)
     if max(chosen) > count:
