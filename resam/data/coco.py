@@ -194,6 +194,7 @@ def scenes_of_points(points: str | Path, images: str | Path) -> CocoData:
     file.check_named(len(found))
     scenes = []
     for scene in found:
+        assert isinstance(scene.path, Path)  # a folder's own
         with open_scene(scene.path) as opened:
             info = replace(opened.info, name=scene.name)
         if file.prompts(info, file.match(scene.name, shared, scene.full_path) or ""):

@@ -61,10 +61,9 @@ class _Part:
             run = take(begun.get("run"), _RUN)
         except Malformed:
             raise ResamError(f"{folder}: made by a version of resam-run that knew no shards; run it again") from None
-        try:
-            summary = read_json(folder / "summary.json", _RESUME, _SUMMARY, _MOST)
-        except OSError:
-            raise ResamError(f"{folder}: {_RESUME}") from None
+        if not (folder / "summary.json").is_file():
+            raise ResamError(f"{folder}: {_RESUME}")
+        summary = read_json(folder / "summary.json", _RESUME, _SUMMARY, _MOST)
         if not summary["complete"]:
             raise ResamError(f"{folder}: {_RESUME}")
         return cls(folder, begun["request"], run, [scene["name"] for scene in summary["scenes"]])

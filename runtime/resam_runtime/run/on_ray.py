@@ -8,6 +8,7 @@ share.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,7 +55,7 @@ class RayCluster:
             import ray.data
         self._ray, self._path, self._threads = ray, engine.path, threads or 1
         try:
-            ray.init(address, log_to_driver=False, logging_level="error", include_dashboard=None if address else False)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address else False)
         except Exception as error:  # of several kinds
             raise ResamError(f"--ray {address or ''}: no cluster there ({one_line(error)})") from None
         there = ray.cluster_resources()

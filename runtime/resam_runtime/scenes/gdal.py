@@ -227,7 +227,8 @@ class _View:
 def _open(place: str, driver: str, messages: list[str], alone: bool) -> Any:
     import rasterio
 
-    with quiet_gdal(messages, **({"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if alone else {})):
+    options: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if alone else {}
+    with quiet_gdal(messages, **options):
         dataset = rasterio.open(place, driver=driver)
     messages[:] = [text.removeprefix(f"{os.path.basename(place)}: ") for text in messages]
     return dataset
