@@ -55,7 +55,8 @@ class RayCluster:
             import ray.data
         self._ray, self._path, self._threads = ray, engine.path, threads or 1
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address else False)
+            dashboard = None if address else False
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
         except Exception as error:  # of several kinds
             raise ResamError(f"--ray {address or ''}: no cluster there ({one_line(error)})") from None
         there = ray.cluster_resources()
