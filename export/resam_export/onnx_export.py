@@ -116,6 +116,7 @@ def export_graph(graph: Graph) -> ir.Model:
     )
     for clean in passes:
         clean(model)
+    drop_unused(model.graph)
     _name(model)
     common.ClearMetadataAndDocStringPass()(model)  # the exporter's metadata holds paths of this machine
     model.ir_version = IR_VERSION

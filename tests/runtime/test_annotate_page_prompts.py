@@ -109,7 +109,7 @@ def test_a_class_is_renamed_everywhere(page: Page, server: AnnotateServer) -> No
     add_class(page, "shop")
     click(page, 70, 40)
     page.run("document.querySelector('#class-list .row').dispatchEvent(new MouseEvent('dblclick', {bubbles: true}))")
-    page.run("document.querySelector('#class-list input').value = ''")
+    page.run("document.querySelector('#class-edit input').value = ''")
     page.write("ship")
     page.key("Enter")
     page.wait("document.querySelector('#class-list .grow').textContent === 'ship'")
