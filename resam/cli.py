@@ -254,6 +254,8 @@ def _idle(
         yield f"{names}: nothing to do without soft semantic alignment (--ssa)"
     if options.supervised and (names := given("pseudo", "calibrate_negatives")):
         yield f"{names}: nothing to do where true masks are taught (--supervised)"
+    if options.says_sizes and not options.needs_consensus:
+        yield "--size: nothing to do where the base's consensus is not taught (--set pseudo=consensus)"
     if options.needs_consensus and options.ssa == "off" and (names := given("teacher")):
         yield f"{names}: nothing to do where the base's consensus is taught (--pseudo) without --ssa"
     if changes["clicked"] is not None and not options.prompter:

@@ -147,7 +147,7 @@ def calibration(size: int, framing: Framing, images: Images | None = None) -> It
     if images is not None:
         yield from image_tiles(size, framing, images, CALIBRATION_TILES, CALIBRATION_PHASE)
     else:
-        count = CALIBRATION_TILES if size <= 512 else 3
+        count = CALIBRATION_TILES if size < 512 else 3
         yield from synthetic_tiles(size, count, CALIBRATION_SEED, prompts=12)
 
 

@@ -1,4 +1,4 @@
-"""INT8 for products with a constant matrix, as explicit QuantizeLinear / DequantizeLinear pairs.
+"""INT8 for products with a constant matrix and for convolutions, as explicit QuantizeLinear / DequantizeLinear pairs.
 
 Symmetric int8 everywhere, zero point 0: activations with one scale per tensor, weights with one per output channel.
 TensorRT takes nothing else, and ONNX Runtime turns the same pairs into integer products on a CPU. What is quantised are
@@ -14,12 +14,15 @@ Calibration, for each product A W on rows of A from the given images:
   activations do not take the whole range;
 * the error that this makes in A W, relative to A W, is the product's sensitivity. Beyond `SENSITIVE` it stays as it is.
 
+A convolution is such a product, too: a row of A is what the kernel sees at one place. Those of single channels
+(depthwise) take no time and stay. ONNX Runtime makes an integer convolution only where the result has a pair as well,
+read by one node: the bias, added behind it. So a convolution without a bias stays, as SAM's neck does.
+
 No torch here.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +32,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .models import Feeds, add_constant, constant, drop_unused, open_session, run_session
+from .product_rows import Array, Kernel, matrix_of, spread_and_peaks
 
 SENSITIVE = 0.1  # relative error of a product beyond which it is not quantised
 ROWS = 256  # rows of A that are kept from each image
 LEVELS = 127
 MIN_SIZE = 32  # a product with a smaller matrix gains nothing
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,25 @@ class Quantised:
 
 
 @dataclass(frozen=True)
+class _Group:
+    """Products of one A: those with matrices together, as one joined product, a convolution alone."""
+
+    source: ir.Value
+    nodes: list[ir.Node]
+
+    @property
+    def kernel(self) -> Kernel | None:
+        return Kernel.of(self.nodes[0]) if self.nodes[0].op_type == "Conv" else None
+
+
+@dataclass(frozen=True)
 class _Product:
     node: ir.Node
     source: str  # name of A
     weight: Array  # (K, N), smoothed
     scale: float
     error: float
+    result_scale: float  # of what a convolution gives
 
 
 def quantise(
@@ -69,12 +85,18 @@ def quantise(
     model = model.clone()
     graph = model.graph
     groups = _groups(graph)
-    rows, heights = _sample(model, [source.name or "" for source in groups], inputs)
-    groups = {source: nodes for source, nodes in groups.items() if heights[source.name or ""] > tallest}
-    products = [product for source, nodes in groups.items() for product in _calibrate(graph, source, nodes, rows)]
-    chosen = [p for p in products if p.error <= sensitive and p.node.name not in keep]
-    for _, together in itertools.groupby(chosen, lambda product: product.source):
-        _insert(graph, list(together))
+    samples = _sample(model, groups, inputs)
+    products, chosen = [], []
+    for group, (rows, height) in zip(groups, samples, strict=True):
+        if height > tallest:
+            found = _calibrate(graph, group, rows)
+            taken = [p for p in found if p.error <= sensitive and p.node.name not in keep]
+            products += found
+            chosen += taken
+            if taken and group.kernel is None:
+                _insert(graph, taken)
+            elif taken:
+                _insert_convolution(graph, taken[0])
     drop_unused(graph)
     return Quantised(
         model,
@@ -117,41 +139,49 @@ def best_scale(rows: Array) -> float:
     )
 
 
-def _groups(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
-    """Computed values, and the products with a constant matrix that they enter."""
-    groups: dict[ir.Value, list[ir.Node]] = {}
+def _groups(graph: ir.Graph) -> list[_Group]:
+    """The products of computed values with constant matrices and kernels, in the order of their first ones."""
+    groups: dict[ir.Value | ir.Node, _Group] = {}
     for node in graph:
-        if node.op_type != "MatMul" or node.inputs[0] is None or node.inputs[0].producer() is None:
+        source = node.inputs[0] if node.op_type in ("MatMul", "Conv") else None
+        weight = None if source is None or source.producer() is None else constant(node.inputs[1])
+        if source is None or weight is None:
             continue
-        weight = constant(node.inputs[1])
-        if weight is not None and weight.ndim == 2 and min(weight.shape) >= MIN_SIZE:
-            groups.setdefault(node.inputs[0], []).append(node)
-    return groups
+        if node.op_type == "MatMul" and weight.ndim == 2 and min(weight.shape) >= MIN_SIZE:
+            groups.setdefault(source, _Group(source, [])).nodes.append(node)
+        whole = node.op_type == "Conv" and weight.ndim == 4 and node.attributes.get_int("group", 1) == 1
+        if whole and len(node.inputs) > 2 and min(weight[0].size, len(weight)) >= MIN_SIZE:
+            groups[node] = _Group(source, [node])
+    return list(groups.values())
 
 
-def _sample(model: ir.Model, names: Sequence[str], inputs: Sequence[Feeds]) -> tuple[dict[str, Array], dict[str, int]]:
-    """Rows of each named value, evenly spread, from a run of the model on every input, and the most that one had."""
+def _sample(model: ir.Model, groups: Sequence[_Group], inputs: Sequence[Feeds]) -> list[tuple[Array, int]]:
+    """Of each group rows of A, evenly spread, from a run of the model on every input, and the most that one had."""
     probe = model.clone()
     values = {value.name: value for node in probe.graph for value in node.outputs}
+    names = list(dict.fromkeys(group.source.name or "" for group in groups))
     probe.graph.outputs.extend(values[name] for name in names)
     session = open_session(probe)
-    kept: dict[str, list[Array]] = {name: [] for name in names}
-    heights = dict.fromkeys(names, 0)
+    kept: list[list[Array]] = [[] for _ in groups]
+    heights = [0] * len(groups)
     for feeds in inputs:
-        for name, value in run_session(session, feeds, names).items():
-            flat = value.reshape(-1, value.shape[-1])
-            heights[name] = max(heights[name], len(flat))
-            # the largest entries decide a range: rows that hold them must be among those kept
-            peaks = np.argsort(np.abs(flat).max(axis=1))[-ROWS // 8 :]
-            spread = np.linspace(0, len(flat) - 1, min(ROWS, len(flat))).round().astype(int)
-            kept[name].append(flat[np.unique(np.concatenate((spread, peaks)))])
-    return {name: np.concatenate(blocks) for name, blocks in kept.items()}, heights
+        found = run_session(session, feeds, names)
+        for number, group in enumerate(groups):
+            value, kernel = found[group.source.name or ""], group.kernel
+            if kernel is not None:
+                rows, height = kernel.rows(value, ROWS // max(kernel.size))
+            else:
+                flat = value.reshape(-1, value.shape[-1])
+                rows, height = flat[spread_and_peaks(np.abs(flat).max(axis=1), ROWS)], len(flat)
+            kept[number].append(rows)
+            heights[number] = max(heights[number], height)
+    return [(np.concatenate(blocks), height) for blocks, height in zip(kept, heights)]
 
 
-def _calibrate(graph: ir.Graph, source: ir.Value, nodes: list[ir.Node], rows: dict[str, Array]) -> list[_Product]:
+def _calibrate(graph: ir.Graph, group: _Group, sample: Array) -> list[_Product]:
+    source, nodes = group.source, group.nodes
     name = source.name or ""
-    sample = rows[name]
-    weights = [np.asarray(constant(node.inputs[1]), np.float32) for node in nodes]
+    weights = [matrix_of(np.asarray(constant(node.inputs[1]), np.float32)) for node in nodes]
     norm = source.producer()
     users = {user for user, _ in source.uses()}
     if norm is not None and norm.op_type == "LayerNormalization" and users == set(nodes):
@@ -174,7 +204,7 @@ def _calibrate(graph: ir.Graph, source: ir.Value, nodes: list[ir.Node], rows: di
         codes, steps = quantise_weight(weight)
         exact = sample @ weight
         error = np.linalg.norm(coded @ (codes * steps) - exact) / max(1e-12, float(np.linalg.norm(exact)))
-        found.append(_Product(node, name, weight, scale, float(error)))
+        found.append(_Product(node, name, weight, scale, float(error), best_scale(exact)))
     return found
 
 
@@ -189,13 +219,46 @@ def _insert(graph: ir.Graph, products: Sequence[_Product]) -> None:
     step = add_constant(graph, f"{name}.scale", np.array(scale, np.float32))
     zero = add_constant(graph, f"{name}.zero", np.array(0, np.int8))
     _insert_pair(graph, node, step, zero, name)
-    weight = add_constant(graph, f"{node.name}:1.int8", codes)
-    step = add_constant(graph, f"{node.name}:1.scale", steps)
-    zero = add_constant(graph, f"{node.name}:1.zero", np.zeros(len(steps), np.int8))
-    back = ir.node("DequantizeLinear", [weight, step, zero], {"axis": 1}, name=f"{node.name}:1/DequantizeLinear")
-    _describe(back, ir.DataType.FLOAT, weight.shape)
+    _insert_back(graph, node, 1, codes, steps, axis=1)
+
+
+def _insert_convolution(graph: ir.Graph, product: _Product) -> None:
+    """Put the pairs around a convolution, and its bias behind them."""
+    node, name = product.node, product.node.name or ""
+    height, width = Kernel.of(node).size
+    codes, steps = quantise_weight(product.weight)
+    kernel = codes.reshape(height, width, -1, codes.shape[1]).transpose(3, 2, 0, 1)
+    step = add_constant(graph, f"{name}:0.scale", np.array(product.scale, np.float32))
+    zero = add_constant(graph, f"{name}:0.zero", np.array(0, np.int8))
+    _insert_pair(graph, node, step, zero, f"{name}:0")
+    _insert_back(graph, node, 1, kernel, steps, axis=0)
+    result, bias = node.outputs[0], constant(node.inputs[2])
+    assert bias is not None
+    users = list(result.uses())
+    step = add_constant(graph, f"{name}.scale", np.array(product.result_scale, np.float32))
+    there = ir.node("QuantizeLinear", [result, step, zero], name=f"{name}/QuantizeLinear")
+    _describe(there, ir.DataType.INT8, result.shape)
+    back = ir.node("DequantizeLinear", [there.outputs[0], step, zero], name=f"{name}/DequantizeLinear")
+    _describe(back, ir.DataType.FLOAT, result.shape)
+    node.resize_inputs(2)
+    added = add_constant(graph, f"{name}.bias", bias[:, None, None])
+    last = ir.node("Add", [back.outputs[0], added], name=f"{name}/Add")
+    _describe(last, ir.DataType.FLOAT, result.shape)
+    graph.insert_after(node, [there, back, last])
+    for user, index in users:
+        user.replace_input_with(index, last.outputs[0])
+
+
+def _insert_back(graph: ir.Graph, node: ir.Node, index: int, codes: NDArray[Any], steps: Array, axis: int) -> None:
+    """Put the codes of a constant, and what gives their values back, in place of a product's input `index`."""
+    name = f"{node.name}:{index}"
+    value = add_constant(graph, f"{name}.int8", codes)
+    step = add_constant(graph, f"{name}.scale", steps)
+    zero = add_constant(graph, f"{name}.zero", np.zeros(len(steps), codes.dtype))
+    back = ir.node("DequantizeLinear", [value, step, zero], {"axis": axis}, name=f"{name}/DequantizeLinear")
+    _describe(back, ir.DataType.FLOAT, value.shape)
     graph.insert_before(node, back)
-    node.replace_input_with(1, back.outputs[0])
+    node.replace_input_with(index, back.outputs[0])
 
 
 def _joined(graph: ir.Graph, nodes: Sequence[ir.Node], widths: Sequence[int]) -> ir.Node:

@@ -6,7 +6,8 @@ the graph as it is). Islands:
 
 * what sums squares: layer norms. A token of a trained SAM has channels in the hundreds to thousands, whose squares
   pass fp16's largest number, 65504;
-* softmax;
+* softmax, and quotients with a computed denominator back to the products that they come from: linear attention
+  divides by a sum over all tokens, which fp16 may neither hold nor, where it is nearly zero, tell from zero;
 * geometry: everything between `point_coords` or a mask's logits and the position encoding or `boxes`. Pixels of a
   1024 px tile are half a pixel apart in fp16;
 * pixels, up to the patch embedding: from bytes to centred values;
@@ -68,7 +69,9 @@ def half_values(model: ir.Model) -> int:
 
 def _islands(graph: ir.Graph, hot: Set[str]) -> set[ir.Node]:
     kept = {node for node in graph if node.op_type in SUM_SQUARES or node.op_type == "Softmax"}
-    kept |= _geometry(graph) | _pixels(graph) | _quantised(graph)
+    kept |= _pixels(graph) | _quantised(graph)
+    geometry = _geometry(graph)
+    kept |= geometry | _quotients(graph, geometry)
     if hot:
         touched = {value for node in graph for value in node.outputs if value.name in hot}
         kept |= {node for value in touched for node in (value.producer(), *(user for user, _ in value.uses())) if node}
@@ -83,6 +86,19 @@ def _geometry(graph: ir.Graph) -> set[ir.Node]:
     """
     found: set[ir.Node] = {node for node in graph if node.op_type in ("Sin", "Cos")}
     found |= {producer for value in graph.outputs if value.name == "boxes" and (producer := value.producer())}
+    return _back_to_products(found)
+
+
+def _quotients(graph: ir.Graph, geometry: set[ir.Node]) -> set[ir.Node]:
+    """Quotients with a computed denominator, and what they are computed from since the last product with a constant."""
+    quotients = {node for node in graph if node.op_type == "Div" and _float_producer(node.inputs[1]) is not None}
+    quotients -= geometry
+    return _back_to_products(quotients, constant_factor=True)
+
+
+def _back_to_products(found: set[ir.Node], constant_factor: bool = False) -> set[ir.Node]:
+    """The nodes and all that they are computed from, as far as the products of two computed tensors, or with
+    `constant_factor` those with a constant one."""
     waiting = list(found)
     while waiting:
         for value in waiting.pop().inputs:
@@ -91,11 +107,19 @@ def _geometry(graph: ir.Graph) -> set[ir.Node]:
                 continue
             if producer.op_type in CONVOLUTIONS:  # what they compute is features, no places
                 continue
-            if producer.op_type in PRODUCTS and not any(v is not None and v.is_initializer() for v in producer.inputs):
+            if producer.op_type in PRODUCTS and any(map(_is_constant, producer.inputs)) == constant_factor:
                 continue
             found.add(producer)
             waiting.append(producer)
     return found
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is a weight, perhaps one that is stored in INT8."""
+    producer = None if value is None else value.producer()
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        value = producer.inputs[0]
+    return value is not None and value.is_initializer()
 
 
 def _pixels(graph: ir.Graph) -> set[ir.Node]:
@@ -113,7 +137,8 @@ def _pixels(graph: ir.Graph) -> set[ir.Node]:
 def _quantised(graph: ir.Graph) -> set[ir.Node]:
     """QuantizeLinear and DequantizeLinear, which know fp32 only before opset 19, and the products between them."""
     pairs = {node for node in graph if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
-    return pairs | {user for node in pairs for value in node.outputs for user, _ in value.uses()}
+    users = {user for node in pairs for value in node.outputs for user, _ in value.uses()}
+    return pairs | {user for user in users if user.op_type in PRODUCTS}
 
 
 def _extend(graph: ir.Graph, kept: set[ir.Node]) -> None:

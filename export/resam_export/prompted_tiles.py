@@ -52,7 +52,7 @@ class PromptedTile:
 
 def default_count(size: int, precision: Precision) -> int:
     """Synthetic tiles to verify on: some 400 instances where numbers are rounded, two tiles where they are large."""
-    return 2 if size > 512 else precision.checked_on
+    return 2 if size >= 512 else precision.checked_on
 
 
 def synthetic_tiles(size: int, count: int, seed: int = SEED, prompts: int = 24) -> Iterator[PromptedTile]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resam.data.coco import CocoData, CocoInstance
 from resam.data.prompts import Note, PointOptions, pointed, scene_prompts
 from resam.data.spread import spread
-from resam.data.taught import SoftMasks
+from resam.data.taught import SoftMask, SoftMasks
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays, tile_masks
 from resam.data.views import draw_mirror, strong_view
 from resam.encoders import Architecture
@@ -109,6 +109,10 @@ class TrainingSet:
         """Give every sample masks to teach, by numbers of scene and prompt, on the grid of its tile. weights: what each
         counts, 1 where it is not said."""
         self._taught, self._weights = masks, weights or {}
+
+    def label(self, scene: int, prompt: int) -> SoftMask | None:
+        """The mask that is taught of an instance, on the grid of its tile; None where it is made at each step."""
+        return None if self._taught is None else self._taught.get((scene, prompt))
 
     def with_box(self, scene: int, prompt: int) -> Prompt:
         """A prompt with the corners of the box that was drawn around its object, (x0, y0, x1, y1) in `boxes`, if one

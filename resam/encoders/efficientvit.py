@@ -22,6 +22,7 @@ from resam.encoders.convolutions import keep_statistics
 from resam.encoders.efficientvit_graph import EfficientVitGraph
 from resam.encoders.family import PREFIX, Architecture, EncoderFamily, State, decoder_numbers
 from resam.encoders.qkv import Qkv
+from resam_runtime.common.extras import needs_extra
 
 NORM_EPS, ATTENTION_EPS = 1e-6, 1e-15
 STAGES = PREFIX + "backbone.stages."
@@ -119,7 +120,9 @@ class EfficientVitEncoder(nn.Module):
     """(B, 3, S, S) normalised pixels -> (B, C, S / 8, S / 8)."""
 
     def __init__(self, architecture: EfficientVitArchitecture) -> None:
-        from timm.models import efficientvit_mit as timm  # takes as long to import as torch: only where it is needed
+        with needs_extra("EfficientViT-SAM's encoder", "train"):
+            # imported here: it takes as long as torch
+            from timm.models import efficientvit_mit as timm
 
         super().__init__()
         a = architecture

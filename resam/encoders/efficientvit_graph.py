@@ -2,8 +2,9 @@
 
 * batch norm is in the weights of the convolution before it, and 1/std of the pixels in the first one's;
 * linear attention, with k and q after the ReLU, is (V K^T) q / (sum(K) . q + eps): the sum of the keys in place of a
-  row of ones among the values. Its denominator may be zero but for eps, which float16 cannot hold:
-  `resam_export.precision` leaves the quotient in float32;
+  row of ones among the values. The denominator is never negative, and eps, 1e-15, is lost in it unless it is zero: so
+  it is held above eps instead, since an exporter takes so small a summand for zero and leaves it out. float16 cannot
+  hold eps: `resam_export.precision` leaves the quotient in float32;
 * bicubic enlargement is a product with a constant matrix along each axis, which every backend has.
 """
 
@@ -61,7 +62,7 @@ class _Attention(nn.Module):
         q, k, v = F.relu(parts[:, :, 0]), F.relu(parts[:, :, 1]), parts[:, :, 2]  # (B, heads, d, HW)
         out = (v @ k.transpose(2, 3)) @ q
         total = k.sum(dim=3, keepdim=True).transpose(2, 3) @ q  # (B, heads, 1, HW)
-        return self.proj((out / (total + self.eps)).reshape(-1, heads * self.dim, x.shape[2], x.shape[3]))
+        return self.proj((out / total.clamp(min=self.eps)).reshape(-1, heads * self.dim, x.shape[2], x.shape[3]))
 
 
 class _Enlarge(nn.Module):

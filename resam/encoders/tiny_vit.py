@@ -20,6 +20,7 @@ from resam.encoders.convolutions import keep_statistics
 from resam.encoders.family import PREFIX, Architecture, EncoderFamily, State, decoder_numbers
 from resam.encoders.qkv import Qkv
 from resam.encoders.tiny_vit_graph import TinyVitGraph
+from resam_runtime.common.extras import needs_extra
 
 STAGES = 4  # the first of convolutions, the others of attention
 _PUBLISHED = (  # in place of timm's names
@@ -32,13 +33,13 @@ _PUBLISHED = (  # in place of timm's names
 
 @dataclass(frozen=True, kw_only=True)
 class TinyVitArchitecture(Architecture):
-    """A SAM with a TinyViT; one number for each of its four stages."""
+    """A SAM with a TinyViT; one number for each of its four stages, or for each of the three with attention."""
 
     family = "tiny_vit"
 
     embed_dims: tuple[int, ...]
     depths: tuple[int, ...]
-    heads: tuple[int, ...]  # of the first stage unused, as is its window
+    heads: tuple[int, ...]
     windows: tuple[int, ...]
 
     @property
@@ -57,8 +58,8 @@ class TinyVit(EncoderFamily):
     files = ("mobile_sam.pt",)
     known = {  # noqa: RUF012
         "mobile_sam": TinyVitArchitecture(
-            image_size=1024, embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(2, 4, 5, 10),
-            windows=(7, 7, 14, 7),
+            image_size=1024, embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(4, 5, 10),
+            windows=(7, 14, 7),
         )
     }  # fmt: skip
     # the classifier that TinyViT was trained with first
@@ -70,7 +71,7 @@ class TinyVit(EncoderFamily):
     def architecture(self, state: State, image_size: int | None = None) -> TinyVitArchitecture:
         published = self.known["mobile_sam"]
         dims = [int(state[PREFIX + "patch_embed.seq.2.c.weight"].shape[0])]
-        depths, heads, windows = [], [published.heads[0]], [published.windows[0]]
+        depths, heads, windows = [], [], []
         for stage in range(STAGES):
             layer = f"{PREFIX}layers.{stage}."
             depths.append(len({key[len(layer) :].split(".")[1] for key in state if key.startswith(f"{layer}blocks.")}))
@@ -113,7 +114,9 @@ class TinyVitEncoder(nn.Module):
     """(B, 3, S, S) normalised pixels -> (B, C, S / 16, S / 16)."""
 
     def __init__(self, architecture: TinyVitArchitecture) -> None:
-        from timm.models import tiny_vit  # takes as long to import as torch: only where it is needed
+        with needs_extra("MobileSAM's encoder", "train"):
+            # imported here: it takes as long as torch
+            from timm.models import tiny_vit
 
         super().__init__()
         a = architecture
@@ -122,8 +125,8 @@ class TinyVitEncoder(nn.Module):
             num_classes=0,
             embed_dims=a.embed_dims,
             depths=a.depths,
-            num_heads=a.heads,
-            window_sizes=a.windows,
+            num_heads=(1, *a.heads),
+            window_sizes=(1, *a.windows),
             drop_path_rate=0.0,
         )
         backbone.stages[-1].downsample.conv2.conv.stride = (1, 1)

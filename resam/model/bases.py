@@ -11,12 +11,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
+from torch import nn
 
 from resam.encoders import ENCODERS, Architecture, EncoderFamily, family_of
 from resam.encoders.family import PREFIX
@@ -88,6 +89,10 @@ def random_base(architecture: Architecture, name: str = "random", seed: int = 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sam = build_sam(architecture)
+        for part in sam.modules():
+            if isinstance(part, nn.BatchNorm2d):  # fresh, it would be the identity, and dropped from graphs
+                for values, middle in ((part.running_mean, 0.0), (part.running_var, 1.0), (part.bias, 0.0)):
+                    nn.init.uniform_(cast(torch.Tensor, values), middle - 0.5, middle + 0.5)
     digest = hashlib.sha256()
     for value in sam.state_dict().values():
         digest.update(value.contiguous().numpy().tobytes())

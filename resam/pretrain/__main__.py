@@ -38,7 +38,7 @@ from resam_runtime.common.errors import ResamError, command_errors
 @click.option(
     "--procedural",
     type=click.FloatRange(0, 1),
-    default=0.3,
+    default=0.4,
     show_default=True,
     help="Share of procedural images beside photographs.",
 )

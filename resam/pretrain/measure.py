@@ -5,6 +5,7 @@ Scenes are tiled at their own resolution, prompts placed and masks scaled back a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from resam.data.coco import SPLITS, CocoData, CocoScene
 from resam.data.prompts import PointOptions, pointed, scene_prompts
@@ -23,6 +25,8 @@ from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam.pretrain.batches import jittered_box
+from resam.pretrain.validation import evaluate as evaluate_tiles
+from resam.pretrain.validation import procedural_tiles
 from resam.training.evaluate import evaluate, pixel_counts
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import ResamError, command_errors
@@ -39,7 +43,6 @@ COLUMNS = ("one point", "after Requery", "box")
     "--data",
     "folders",
     multiple=True,
-    required=True,
     type=click.Path(path_type=Path),
     help="A COCO data set, or a folder of such; may be given several times.",
 )
@@ -47,26 +50,39 @@ COLUMNS = ("one point", "after Requery", "box")
 @click.option(
     "--limit", type=click.IntRange(1), help="Images of each data set to look at, evenly spread [default: all]."
 )
+@click.option(
+    "--procedural", type=click.IntRange(0), default=0, help="Procedural images to look at, held out from all."
+)
 @version
 @command_errors
-def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit: int | None) -> None:
+def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit: int | None, procedural: int) -> None:
     """Mean IoU over instances of BASES (tiny, or files) from one random point, after Requery, and from the true box."""
     loaded = [load_base(name) for name in bases]
-    table = Table("data", "instances", *(f"{base}: {column}" for base in bases for column in COLUMNS))
-    means = []
+    table = Table("data", "instances", *(f"{Path(base).stem}: {column}" for base in bases for column in COLUMNS))
+    if procedural:
+        size = loaded[0].architecture.image_size
+        drawn = [evaluate_tiles(base.sam, procedural_tiles(procedural, size)) for base in loaded]
+        texts = [text for row in drawn for text in (f"{row['point']:.3f}", "", f"{row['box']:.3f}")]
+        table.add_row("procedural images", str(drawn[0]["instances"]), *texts)
+    means, counts = [], []
     for path in _annotations(folders, split):
         data = CocoData.open(path)
         rows = [figures(base, data, limit) for base in loaded]
         values = [value for row in rows for value in row[:3]]
         means.append(values)
+        counts.append(rows[0][3])
         table.add_row(path.parent.name, str(rows[0][3]), *(f"{value:.3f}" for value in values))
-    table.add_row("mean over data sets", "", *(f"{value:.3f}" for value in np.mean(means, axis=0)))
+    if means:
+        ways: tuple[tuple[str, list[int] | None], ...] = (("data sets", None), ("instances", counts))
+        for name, weights in ways:
+            average = np.average(means, axis=0, weights=weights)
+            table.add_row(f"mean over {name}", str(sum(counts)), *(f"{value:.3f}" for value in average))
     Console(width=max(120, 40 + 22 * len(bases) * len(COLUMNS))).print(table)
 
 
 def figures(base: Base, data: CocoData, limit: int | None = None) -> tuple[float, float, float, int]:
     """Mean IoU from one point, after Requery, and from the true box; and the number of instances."""
-    encoder, loop = ImageEncoder(base.sam), RefineRequery(PromptDecoder(base.sam))
+    encoder, loop = _Remembering(ImageEncoder(base.sam)), RefineRequery(PromptDecoder(base.sam))
     prompts, framing = scene_prompts(data, PointOptions()), Framing(base.fit_within)
     points = evaluate(encoder, loop, data, prompts, framing, limit=limit)
     numbers = pointed(prompts)
@@ -76,8 +92,23 @@ def figures(base: Base, data: CocoData, limit: int | None = None) -> tuple[float
     return coarse, final, float(np.mean(boxes)), len(points)
 
 
+class _Remembering(nn.Module):
+    """An encoder that knows the tiles it has seen: points and boxes ask for the same ones."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._seen: dict[bytes, torch.Tensor] = {}
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        key = hashlib.sha256(image.numpy().tobytes()).digest()
+        if key not in self._seen:
+            self._seen[key] = self.encoder(image)
+        return self._seen[key]
+
+
 @torch.no_grad()
-def _box_ious(encoder: ImageEncoder, decoder: PromptDecoder, scene: CocoScene, framing: Framing) -> list[float]:
+def _box_ious(encoder: nn.Module, decoder: PromptDecoder, scene: CocoScene, framing: Framing) -> list[float]:
     """The IoU of every instance from its true box, in the tile that holds the box's middle best."""
     truths = [mask for instance in scene.instances if (mask := scene.mask(instance)).any()]
     boxes = np.stack([jittered_box(mask, np.random.default_rng(0), 0.0) for mask in truths]).reshape(-1, 2, 2)
@@ -98,11 +129,11 @@ def _box_ious(encoder: ImageEncoder, decoder: PromptDecoder, scene: CocoScene, f
 
 
 def _annotations(folders: Sequence[Path], split: str) -> list[Path]:
-    found = []
+    found: list[Path] = []
     for folder in folders:
         own = [folder / f"{split}.json"] if (folder / f"{split}.json").is_file() else []
         found += own or sorted(folder.glob(f"*/{split}.json"))
-    if not found:
+    if folders and not found:
         raise ResamError(f"{folders[0]}: no {split}.json in it or in its folders; expected COCO data sets")
     return found
 

@@ -17,6 +17,7 @@ from resam.pretrain.placed import PlacedSam
 from resam.training.losses.dice import dice_loss
 from resam.training.losses.score import overlap
 
+SINGLE, AMBIGUOUS = 2.0, 0.5  # weights of the losses of the single mask from points and of the best of the others
 OWN_BOX = 0.5  # of the boxes are drawn around the model's own masks, where these meet the instance
 WITH_POINTS = 0.3  # of the other boxes, which people draw, go with the points
 
@@ -28,7 +29,7 @@ def instance_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def step_loss(sam: PlacedSam, batch: Batch, rng: np.random.Generator) -> torch.Tensor:
-    """The mean loss of decoding every instance from its points, and of decoding it from a box."""
+    """The weighted sum of the mean losses of decoding every instance from its points, and from a box."""
     size, grid = batch.images.shape[1], sam.decoder.prompt_encoder.image_embedding_size[0]
     patch = sam.decoder.image_size // grid
     free = grid - size // patch
@@ -41,9 +42,9 @@ def step_loss(sam: PlacedSam, batch: Batch, rng: np.random.Generator) -> torch.T
     cell = size // logits.shape[-1]
     target = F.avg_pool2d(batch.masks.unsqueeze(1).float(), cell).squeeze(1)
     single = logits[:, 0]
-    loss = instance_loss(single, target).mean() + _score_loss(single, target, scores[:, 0])
+    loss = SINGLE * instance_loss(single, target).mean() + _score_loss(single, target, scores[:, 0])
     if logits.shape[1] > 1:
-        loss = loss + _ambiguous_loss(logits[:, 1:], target, scores[:, 1:], (batch.labels >= 0).sum(1) == 1)
+        loss = loss + AMBIGUOUS * _ambiguous_loss(logits[:, 1:], target, scores[:, 1:], (batch.labels >= 0).sum(1) == 1)
     own, found = tight_boxes(single.detach(), refine_logit(0.3), cell)
     meets = overlap(single.detach() > 0, target > 0.5) > 0.3  # a box of something else teaches nothing
     coin = torch.from_numpy(rng.random((len(own), 2))).to(own.device)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from resam.data.prompts import PointOptions
 from resam.model.lora import Layers
 from resam.model.refine_requery import Requery, refine_logit
+from resam.training.sizes import parse_sizes
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
 from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE
@@ -123,6 +124,8 @@ class TrainOptions:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
         if self.requery == "none" and self.teach_requery:
             raise ResamError("option requery: 'none' has nothing to teach; leave out teach_requery")
+        if self.says_sizes:
+            parse_sizes(self.sizes)
         if self.needs_consensus and (self.resample_points or self.calibrate_negatives):
             which = "resample_points" if self.resample_points else "calibrate_negatives"
             raise ResamError(f"option pseudo: 'consensus' is made once, before training; leave out {which}")
@@ -130,6 +133,11 @@ class TrainOptions:
             refine_logit(self.tau)
         except ValueError as error:
             raise ResamError(f"option tau: {error}") from None
+
+    @property
+    def says_sizes(self) -> bool:
+        """Whether `sizes` names classes, and not where their sizes are to be looked for."""
+        return self.sizes not in ("", EXAMPLES, BY_IMAGE)
 
     @property
     def needs_consensus(self) -> bool:

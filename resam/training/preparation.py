@@ -45,6 +45,8 @@ def training_set(options: TrainOptions, base: Base, data: RunData, reporter: Rep
     )
     if options.examples and not options.supervised:
         samples.boxes = draw_examples(samples, options.examples, by_image=options.sizes == BY_IMAGE)
+    if options.says_sizes:
+        _said(samples, options)  # a class that is not there is better told now than after the consensus
     return samples
 
 
@@ -70,8 +72,8 @@ def prepared_set(
 
 def teach_consensus(
     path: Path, base: Base, samples: TrainingSet, options: TrainOptions, fabric: Fabric, reporter: Reporter, made: bool
-) -> None:
-    """Make the consensus and keep it at `path`, or take what a stopped run kept there (`made`), and teach it."""
+) -> ObjectSizes | None:
+    """Make the consensus and keep it at `path`, or take what a stopped run kept there (`made`), and `teach` it."""
     if made:
         masks = load_masks(path)
     else:
@@ -83,51 +85,54 @@ def teach_consensus(
                 save_masks(path, masks)
 
         on_main(fabric, keep)
-    teach(samples, masks, options, reporter)
+    return teach(samples, masks, options, reporter)
 
 
-def teach(samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, reporter: Reporter) -> None:
-    """Give the samples the labels that the options make of a consensus."""
-    labels = make_labels(consensus, options.soft, known_cells(samples, consensus, options, reporter.note))
+def teach(samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, reporter: Reporter) -> ObjectSizes | None:
+    """Give the samples the labels that the options make of a consensus; the sizes that these have, if any are known."""
+    sizes = object_sizes(samples, consensus, options, reporter.note) if options.sizes else None
+    labels = make_labels(consensus, options.soft, known_cells(samples, sizes))
     samples.teach(labels.masks, labels.weights)
+    return sizes
 
 
-def known_cells(
-    samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, note: Callable[[str], None]
-) -> Callable[[tuple[int, int]], float | None]:
+def known_cells(samples: TrainingSet, sizes: ObjectSizes | None) -> Callable[[tuple[int, int]], float | None]:
     """The area that an instance, by numbers of scene and prompt, is known to have, in cells of its mask grid."""
-    if not options.sizes:
-        return lambda key: None
-    scales = {(one.scene, prompt): one.tile.scale for one in samples.samples for prompt in one.prompts}
-    cell = samples.architecture.image_size / samples.architecture.mask_size
-    sizes = _sizes(samples, consensus, options, scales, cell, note)
+    sides = _cell_sides(samples)
 
     def cells(key: tuple[int, int]) -> float | None:
-        if key in samples.boxes:  # its own box says more than its class
+        if sizes is None or key in samples.boxes:  # its own box says more than its class
             return None
-        scene, prompt = key
-        area = sizes.area(scene, samples.class_of(scene, prompt))
-        return None if area is None else area * (scales[key] / cell) ** 2
+        area = sizes.area(key[0], samples.class_of(*key))
+        return None if area is None else area / sides[key] ** 2
 
     return cells
 
 
-def _sizes(
-    samples: TrainingSet,
-    consensus: SoftMasks,
-    options: TrainOptions,
-    scales: dict[tuple[int, int], float],
-    cell: float,
-    note: Callable[[str], None],
+def object_sizes(
+    samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, note: Callable[[str], None]
 ) -> ObjectSizes:
-    if options.sizes not in (EXAMPLES, BY_IMAGE):
-        names = {samples.class_of(scene, i) for scene, own in enumerate(samples.prompts) for i in range(len(own))}
-        return said_sizes(options.sizes, samples.data, names)
-    examples = []
-    for scene, prompt in samples.boxes.keys() & scales.keys():
-        area = float((consensus[scene, prompt].values > 127).sum()) * (cell / scales[scene, prompt]) ** 2
-        examples.append(Example(scene, samples.class_of(scene, prompt), area))
+    """The sizes that the options say, or that the masks of the instances with a box agree on."""
+    if options.says_sizes:
+        return _said(samples, options)
+    sides = _cell_sides(samples)
+    examples = [
+        Example(key[0], samples.class_of(*key), float((consensus[key].values > 127).sum()) * sides[key] ** 2)
+        for key in samples.boxes
+        if key in sides
+    ]
     return example_sizes(examples, samples.data, note, by_class=options.sizes == EXAMPLES)
+
+
+def _said(samples: TrainingSet, options: TrainOptions) -> ObjectSizes:
+    names = {samples.class_of(scene, i) for scene, own in enumerate(samples.prompts) for i in range(len(own))}
+    return said_sizes(options.sizes, samples.data, names)
+
+
+def _cell_sides(samples: TrainingSet) -> dict[tuple[int, int], float]:
+    """The side of a cell of each instance's mask grid, in pixels of its scene."""
+    cell = samples.architecture.image_size / samples.architecture.mask_size
+    return {(one.scene, prompt): cell / one.tile.scale for one in samples.samples for prompt in one.prompts}
 
 
 def draw_examples(samples: TrainingSet, count: int, by_image: bool) -> dict[tuple[int, int], np.ndarray]:

@@ -32,6 +32,7 @@ from resam.training.prompter.teach import TaughtPrompter, teach_prompter
 from resam.training.report import draw_strips, write_report
 from resam.training.run_data import RunData
 from resam.training.run_folder import EventLog, start_folder, write_metrics
+from resam.training.sizes import ObjectSizes
 from resam.training.trainer import Trainer, check_base
 from resam.training.watch import Measurable, Watch
 from resam_runtime.common.errors import ResamError
@@ -92,6 +93,7 @@ class TrainingRun:
         self.history: list[dict[str, Any]] = []
         self.tested: dict[str, dict[str, Any]] = {}
         self.aside: dict[str, Agreement | None] = {}
+        self.sizes: ObjectSizes | None = None
         self._digests = data.digests()
         self._logger: EventLog | None = None
         splits = on_main(self.fabric, partial(self._open_folder, tensorboard, watched, record)) or (None, None)
@@ -171,7 +173,8 @@ class TrainingRun:
             choose_framing(self.base, self.samples, self.fabric, self.reporter)
         if self.options.needs_consensus:
             path, base, samples = self.folder / "consensus.npz", self.base, self.samples
-            teach_consensus(path, base, samples, self.options, self.fabric, self.reporter, made=self._resumed)
+            made = self._resumed
+            self.sizes = teach_consensus(path, base, samples, self.options, self.fabric, self.reporter, made)
 
     def _say_what_begins(self) -> None:
         samples, data = self.samples, self.data
@@ -253,6 +256,7 @@ class TrainingRun:
             "base": describe_base(self.base),
             "data": self._digests | {"instances": samples.instances, "scenes": len(self.data.train.scenes)},
             "options": self.options.to_dict() | dataclasses.asdict(samples.framing),
+            "sizes": None if self.sizes is None else self.sizes.to_dict(),
             "precision": str(self.fabric.strategy.precision.precision),
             "metrics": {
                 "tested": self.tested,

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -40,10 +40,11 @@ class Example:
 class ObjectSizes:
     """Areas of objects in units of `ground` squared: of a class, or of whatever lies in one scene.
 
-    ground: for each scene the side of a pixel, in metres, or 1 where pixels are the unit.
+    ground: for each scene the side of a pixel, in metres, or 1 where pixels are the `unit`, "m" or "px".
     """
 
     ground: Sequence[float]
+    unit: str
     classes: Mapping[str, float] = field(default_factory=dict)
     scenes: Mapping[int, float] = field(default_factory=dict)
 
@@ -51,6 +52,10 @@ class ObjectSizes:
         """Of an object of a class, in square pixels of the scene; None where it is not known."""
         area = self.classes.get(name, self.scenes.get(scene))
         return None if area is None else area / self.ground[scene] ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """The areas of classes as plain values: in square metres, or in square pixels of the scenes."""
+        return {"unit": f"{self.unit}2", "areas": dict(self.classes)}
 
 
 def parse_sizes(text: str) -> dict[str, tuple[float, str]]:
@@ -83,7 +88,7 @@ def said_sizes(text: str, data: CocoData, names: Collection[str]) -> ObjectSizes
     if unknown := [name for name in said if name not in names]:
         raise ResamError(f"sizes: no class {unknown[0]!r} in {data.path}; it has {', '.join(sorted(names))}")
     ground = [1.0] * len(data.scenes) if units == {"px"} else _metres(data)
-    return ObjectSizes(ground, {name: area for name, (area, _) in said.items()})
+    return ObjectSizes(ground, units.pop(), {name: area for name, (area, _) in said.items()})
 
 
 def example_sizes(
@@ -113,7 +118,7 @@ def example_sizes(
             scenes[scene] = middle
     if scenes:
         note(f"{len(scenes)} image{'s' * (len(scenes) != 1)} whose own examples agree: their masks take that size")
-    return ObjectSizes(ground, classes, scenes)
+    return ObjectSizes(ground, unit, classes, scenes)
 
 
 def _grouped(examples: Sequence[Example], ground: Sequence[float], key: Callable[[Example], K]) -> dict[K, list[float]]:

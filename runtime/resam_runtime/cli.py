@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from resam_runtime.common.commands import HELP, output_folder, second_signal_ends, version
 from resam_runtime.common.errors import ResamError, command_errors, counted, printable, words
-from resam_runtime.common.option_types import Bands, Bytes, Finite, Words
+from resam_runtime.common.option_types import Bands, Bytes, Finite, ShardOf, Words
 from resam_runtime.points import POINT_KINDS, SUFFIXES
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.stop import StopRequest
@@ -120,6 +120,12 @@ Exit codes:
 @click.option(
     "--budget", type=Bytes(), help="Keep the best instances, so that instances.json takes at most so many bytes."
 )
+@click.option(
+    "--shard",
+    type=ShardOf(),
+    metavar="K/N",
+    help="Do only part K of N, counted from 0, of the scenes, by their names; resam-merge puts the parts together.",
+)
 @click.option("--device", help="cpu, cuda, cuda:1, tensorrt-ep; default: the best there is.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores.")
 @click.option(
@@ -156,6 +162,7 @@ def run(
     crs: Any,
     simplify: float,
     budget: int | None,
+    shard: tuple[int, int] | None,
     device: str | None,
     threads: int | None,
     watch: Path | None,
@@ -179,6 +186,8 @@ def run(
             heeded = any(name in WRITERS[word].options for word in formats)
             if not heeded and given(name) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name} is about {writer.files}; add {writer.name} to --format")
+    if watch is not None and shard is not None:
+        raise click.UsageError("--shard is about given IMAGES; leave it out with --watch DIR")
     if watch is None and given("poll") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--poll is about a watched folder; add --watch DIR")
     if watch is not None and strict:
@@ -191,6 +200,7 @@ def run(
     from resam_runtime.run.progress import TerminalProgress
     from resam_runtime.run.records import Mode
     from resam_runtime.run.run import Run
+    from resam_runtime.run.shard import Shard
     from resam_runtime.run.watch import watch_folder
     from resam_runtime.segment.automatic import AutomaticOptions
     from resam_runtime.segment.segmenter import Segmenter
@@ -209,6 +219,7 @@ def run(
         strict=strict,
         boxes=boxes,
     )
+    part = None if shard is None else Shard(*shard)
     grid = None
     if automatic:
         grid = AutomaticOptions() if min_score is None else AutomaticOptions(min_score=min_score)
@@ -218,7 +229,7 @@ def run(
             opened = EngineFile.open(engine)
             if min_score is not None and not automatic and opened.manifest.prompter is None:
                 raise ResamError(f"--min-score: {engine} has no prompter and finds nothing by itself; add --automatic")
-            prepared = None if watch is not None else Run.prepare(opened, images, out, points, options)
+            prepared = None if watch is not None else Run.prepare(opened, images, out, points, options, part)
             segmenter = Segmenter(opened, device, threads, automatic=grid, min_score=min_score, views=options.views)
             click.echo(printable(segmenter.describe()))
             sys.stdout.flush()

@@ -8,11 +8,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from resam.data.coco import CocoData
+from resam.data.prompts import PointOptions
+from resam.data.taught import SoftMask
+from resam.data.training_set import TrainingSet
 from resam.model.bases import random_base
 from resam.training.consensus import consensus_masks
 from resam.training.options import options_from, read_options
@@ -20,11 +24,12 @@ from resam.training.run import run
 from resam.training.run_data import RunData
 from resam_benchmarks.ablation.document import read
 from resam_benchmarks.ablation.rows import ROWS, Row
-from resam_benchmarks.ablation.study import Settings, _options, ablate
+from resam_benchmarks.ablation.study import Settings, _label_quality, _options, ablate
 from resam_benchmarks.ablation.table import tables_of, write_page
 from resam_benchmarks.cli import bench
 from resam_benchmarks.measure import machine
 from resam_runtime.common.errors import ResamError
+from resam_runtime.tiles.tiling import Framing
 from tests.resam.conftest import TOY, scenes_folder  # noqa: F401
 
 CHANGES = {"epochs": 1, "rank": 2, "learning_rate": 0.02, "warmup": 0, "tau": 0.25}
@@ -76,7 +81,7 @@ def test_a_stopped_ablation_goes_on_and_computes_nothing_twice(settings: Setting
     assert [found["command"], more["command"]] == ["first", "first"]
     assert [run["command"] for run in more["resumed"]] == ["second", "fourth"]  # the third one had nothing to do
     other = dataclasses.replace(settings, changes={**settings.changes, "rank": 3})
-    with pytest.raises(ResamError, match="row 'base' was measured with other"):
+    with pytest.raises(ResamError, match="row 'base' was measured otherwise"):
         ablate(other, tmp_path, "fifth")
 
 
@@ -337,3 +342,22 @@ def test_the_command_writes_table_and_page(settings: Settings, tmp_path: Path) -
 def test_the_row_that_is_called_the_preset_tiny_is_it() -> None:
     row = next(row for row in ROWS if "preset tiny" in row.title and "true masks" not in row.title)
     assert _options(Settings(), row) == read_options("tiny")
+
+
+def test_labels_are_measured_against_the_true_masks(scenes_folder: Path) -> None:  # noqa: F811
+    data = CocoData.open(scenes_folder / "train.json")
+    samples = TrainingSet(data, PointOptions(), TOY, Framing(64))
+    assert _label_quality(samples) is None
+    true = {}
+    for sample in samples.samples:
+        scene, tile = data.scenes[sample.scene], sample.tile
+        masks = {instance.id: scene.mask(instance) for instance in scene.instances}
+        for number in sample.prompts:
+            own = masks[samples.prompts[sample.scene][number].id]  # type: ignore[index]
+            crop = own[tile.y : tile.y + 64, tile.x : tile.x + 64].astype(float)
+            true[sample.scene, number] = crop.reshape(32, 2, 32, 2).mean((1, 3))
+    samples.teach({key: SoftMask.of(mask) for key, mask in true.items()})
+    seen = np.mean([bool((mask > 0.5).any()) for mask in true.values()])
+    assert _label_quality(samples) == pytest.approx(seen)
+    samples.teach({key: SoftMask.of(1 - mask) for key, mask in true.items()})
+    assert _label_quality(samples) < 0.01  # type: ignore[operator]

@@ -42,6 +42,7 @@ COMMANDS = {
     "resam-train": "resam.cli:train",
     "resam-export": "resam_export.cli:export",
     "resam-run": "resam_runtime.cli:run",
+    "resam-merge": "resam_runtime.merge.cli:merge",
     "resam-bench": "resam_benchmarks.cli:bench",
     "resam-annotate": "resam_runtime.annotate.cli:annotate",
     "resam-demo": "resam_benchmarks.demo.cli:demo",
@@ -50,7 +51,7 @@ COMMANDS = {
     "python -m resam.pretrain.measure": "resam.pretrain.measure:measure",
 }
 SMALL = {
-    "resam-train": ["--epochs", "1"],
+    "resam-train": ["--epochs", "1", "--set", "prompter_steps=2"],
     "resam-bench": ["--repeats", "1", "--automatic", "0", "--quiet"],
     "resam-bench compare": ["--limit", "1000%", "--miou-limit", "1"],
     "resam-bench robustness": ["--limit", "1", "--quiet"],

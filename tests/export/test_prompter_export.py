@@ -17,7 +17,7 @@ from resam.model.bases import Base, load_base, random_base
 from resam.model.prompter import Prompter, prompter_of
 from resam.training.checkpoints import Adapter, describe_base, load_adapted, write_adapter
 from resam.training.options import TrainOptions
-from resam_export.engine import export_engine
+from resam_export.engine import calibration, export_engine
 from resam_export.graphs import build_graphs
 from resam_export.models import to_bytes
 from resam_export.onnx_export import export_graph
@@ -26,6 +26,7 @@ from resam_runtime import EngineFile, ResamError, Segmenter
 from resam_runtime.engine.engine_file import write_engine_file
 from resam_runtime.engine.manifest import GraphSpec
 from resam_runtime.masks.instance import Category
+from resam_runtime.tiles.tiling import Framing
 
 from ..resam.conftest import TOY
 from ..runtime.engines import engine_graphs, engine_manifest
@@ -53,8 +54,12 @@ def with_prompter(base: Base, classes: int = 2) -> Prompter:
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     """A base of toy size, `toy.pth`, and an adapter that holds nothing but a prompter."""
-    base = random_base(TOY)
-    torch.save(base.sam.state_dict(), tmp_path / "toy.pth")
+    sam = random_base(TOY).sam
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in sam.parameters():  # none is zero: nothing is equal by accident
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    torch.save(sam.state_dict(), tmp_path / "toy.pth")
     base = load_base(tmp_path / "toy.pth")
     state = {f"prompter.{name}": value for name, value in with_prompter(base).state_dict().items()}
     options = TrainOptions(base=str(tmp_path / "toy.pth"), scale=0.5, fit_within=64).to_dict()
@@ -64,8 +69,13 @@ def adapter(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8-fp32", marks=pytest.mark.slow)])
-def test_an_engine_finds_what_the_head_in_torch_finds(adapter: Path, precision: str, tmp_path: Path) -> None:
-    base, opened = load_adapted(adapter)
+def test_an_engine_finds_what_the_head_in_torch_finds(
+    adapter: Path, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # synthetic scenes of 64 px hold little, and a loop without a prompt calibrates nothing
+    held = [tile for tile in calibration(64, Framing(64, 1.0)) if len(tile.coords)]
+    monkeypatch.setattr("resam_export.engine.calibration", lambda *about: held)
+    base, opened = load_adapted(adapter, adapter.with_name("toy.pth"))
     head = prompter_of(base.sam)
     assert head is not None
     path = tmp_path / "model.resam"
@@ -105,7 +115,9 @@ def test_an_adapter_that_says_no_classes_is_refused(adapter: Path, tmp_path: Pat
     provenance = {name: value for name, value in opened.provenance.items() if name != "prompter"}
     write_adapter(adapter, opened.state, provenance)
     with pytest.raises(ResamError, match="says not what its prompter finds"):
-        export_engine(*load_adapted(adapter), tmp_path / "model.resam", scenes=1, keep_anyway=True)
+        export_engine(
+            *load_adapted(adapter, adapter.with_name("toy.pth")), tmp_path / "model.resam", scenes=1, keep_anyway=True
+        )
 
 
 def test_a_prompter_compiles_for_tensorrt(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ batch, instances and points. By TensorRT's own parser and compiler, on the CPU; 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -51,9 +52,9 @@ def compiled(engine: Path, folder: Path) -> EngineFile:
 def compile_every_precision(traced: Traced, folder: Path, *more: Precision) -> None:
     size, patch_size = traced.base.architecture.image_size, traced.base.architecture.stride
     specs = {name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in traced.graphs.items()}
-    sizes = {}
+    channels, sizes = traced.base.architecture.embedding_dim, {}
     for precision in (*SMALLER, *more):
-        manifest = engine_manifest(size, patch_size, precision=precision.name, graphs=specs)
+        manifest = engine_manifest(size, patch_size, embedding_dim=channels, precision=precision.name, graphs=specs)
         engine = folder / f"{precision.name}.resam"
         models = in_precision(traced, precision)
         write_engine_file(engine, manifest, {name: to_bytes(model) for name, model in models.items()})
@@ -84,6 +85,14 @@ def test_the_tiny_graphs_compile_in_every_precision(traced: Traced, tmp_path: Pa
 @pytest.mark.slow
 def test_the_graphs_of_vit_b_compile_in_every_precision(tmp_path: Path) -> None:
     base = random_base(ARCHITECTURES["vit_b"], "vit_b")
+    graphs = build_graphs(base.sam)
+    compile_every_precision(Traced(base, graphs, export_graphs(graphs)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobile_sam", "efficientvit_sam_l0"])
+def test_the_graphs_of_other_families_compile_in_every_precision(name: str, tmp_path: Path) -> None:
+    base = random_base(replace(ARCHITECTURES[name], image_size=256), name)  # all of its weights, a small tile
     graphs = build_graphs(base.sam)
     compile_every_precision(Traced(base, graphs, export_graphs(graphs)), tmp_path)
 

@@ -13,9 +13,12 @@ from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.data.taught import SoftMask
 from resam.data.training_set import TrainingSet
+from resam.training.checkpoints import Adapter
 from resam.training.labels import agreement, make_labels, sized
 from resam.training.options import TrainOptions
-from resam.training.preparation import draw_examples, known_cells
+from resam.training.preparation import draw_examples, known_cells, object_sizes
+from resam.training.run import run
+from resam.training.run_data import RunData
 from resam.training.sizes import Example, ObjectSizes, example_sizes, parse_sizes, said_sizes
 from resam_runtime.common.errors import ResamError
 from resam_runtime.tiles.tiling import Framing
@@ -96,14 +99,14 @@ def test_examples_that_agree_give_a_class_its_size_and_those_that_vary_an_image(
 
 
 def test_metres_count_where_scenes_differ_in_scale() -> None:
-    sizes = ObjectSizes([0.5, 2.0], {"ship": 100.0})
+    sizes = ObjectSizes([0.5, 2.0], "m", {"ship": 100.0})
     assert (sizes.area(0, "ship"), sizes.area(1, "ship")) == (400, 25)
 
 
 def test_a_size_reaches_the_grid_of_the_tile(scenes: CocoData) -> None:
     samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64, 0.5))
     name = samples.class_of(0, 0)
-    cells = known_cells(samples, {}, TrainOptions(sizes=f"{name}=20x10px"), lambda note: None)
+    cells = known_cells(samples, object_sizes(samples, {}, TrainOptions(sizes=f"{name}=20x10px"), print))
     assert cells((0, 0)) == pytest.approx(200 * (0.5 / 2) ** 2)  # half a tile pixel each, two of them a cell's side
 
 
@@ -174,3 +177,19 @@ def test_an_instance_has_as_many_negative_points_outside_it(scenes: CocoData) ->
         on = [bool(masks[prompt.id][int(y), int(x)]) for x, y in prompt.coords]  # type: ignore[index]
         assert on == (prompt.labels == 1).tolist()
         assert (prompt.labels == 0).sum() == 2
+
+
+def test_an_adapter_says_which_sizes_its_labels_had(base_file: Path, scenes: CocoData, tmp_path: Path) -> None:
+    name = TrainingSet(scenes, PointOptions(), TOY, Framing(64)).class_of(0, 0)
+    options = TrainOptions(epochs=1, base=str(base_file), rank=2, pseudo="consensus", sizes=f"{name}=20x10px")
+    run(tmp_path / "run", options, RunData(dataclasses.replace(scenes, scenes=scenes.scenes[:1])))
+    assert Adapter.open(tmp_path / "run").provenance["sizes"] == {"unit": "px2", "areas": {name: 200}}
+
+
+def test_a_size_of_no_class_is_told_before_anything_is_made(base_file: Path, scenes: CocoData, tmp_path: Path) -> None:
+    options = TrainOptions(epochs=1, base=str(base_file), rank=2, pseudo="consensus", sizes="boat=3px")
+    with pytest.raises(ResamError, match="no class 'boat'"):
+        run(tmp_path / "run", options, RunData(scenes), record={})
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ResamError, match="expected NAME=LENGTHxWIDTH"):
+        TrainOptions(sizes="boat")

@@ -17,9 +17,11 @@ from resam.model.prompter import prompter_of
 from resam.training.checkpoints import load_adapted
 from resam.training.devices import make_fabric
 from resam.training.options import TrainOptions, read_options
+from resam.training.prompter.classes import ClickedClasses
 from resam.training.prompter.embeddings import ZOOMS, Embeddings, Seen, encode_windows, windows_to_teach
 from resam.training.prompter.examples import Example
-from resam.training.prompter.teach import ClickedClasses, fit
+from resam.training.prompter.fit import _draw, fit
+from resam.training.prompter.teach import _taught
 from resam.training.run import run
 from resam.training.run_data import RunData
 from resam_runtime.common.errors import ResamError
@@ -110,6 +112,26 @@ def test_classes_are_those_of_the_clicks_by_number_or_by_name(scenes: CocoData) 
     assert [classes.place(one) for one in samples.prompts[0]] == [1, 0, 0, 2, 0]
     samples.prompts = [[Prompt(point)]]
     assert ClickedClasses(samples).categories == [Category(1, "instance")]
+
+
+def test_a_scene_that_nobody_looked_at_teaches_nothing(scenes: CocoData, tmp_path: Path) -> None:
+    samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64, 1.0))
+    samples.prompts[1] = []
+    assert _taught(samples, [0], exhaustive=True) == [1, 2, 3], "an image that is annotated and has no instance"
+    assert _taught(samples, [0], exhaustive=False) == [2, 3]
+    samples.points = PointOptions(file=tmp_path / "points.json")
+    assert _taught(samples, [0], exhaustive=True) == [2, 3]
+
+
+def test_half_of_a_batch_is_what_was_wrong_before() -> None:
+    rng = np.random.default_rng(0)
+    hardness = np.full(100, 1e-3)
+    hardness[7] = 10.0
+    batches = [_draw(rng, hardness) for _ in range(200)]
+    assert all(len(set(batch.tolist())) == 8 for batch in batches)
+    assert sum(7 in batch for batch in batches) > 190
+    assert len({row for batch in batches for row in batch.tolist()}) == 100, "the others come too"
+    assert len(_draw(rng, np.full(1, np.nan))) == 1
 
 
 @pytest.mark.parametrize("change", [{"clicked": 0.0}, {"clicked": 1.5}, {"prompter_steps": 0}, {"prompter_rate": 0.0}])

@@ -43,7 +43,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 MODIFIERS = {"alt": 1, "ctrl": 2, "shift": 8}
 BUTTONS = {"left": 1, "right": 2, "middle": 4}
-KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Delete": 46, "Escape": 27, " ": 32}
+KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Delete": 46, "Escape": 27, "Tab": 9, " ": 32}
 
 
 def find_chromium() -> str | None:
@@ -187,14 +187,14 @@ class Page:
         self.mouse("mousePressed", x, y, button, button, keys)
         self.mouse("mouseReleased", x, y, button, "none", keys)
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float], button: str = "left") -> None:
+    def drag(self, start: tuple[float, float], end: tuple[float, float], button: str = "left", keys: str = "") -> None:
         """Press at one place, release at another."""
         self.mouse("mouseMoved", *start)
-        self.mouse("mousePressed", *start, button, button)
+        self.mouse("mousePressed", *start, button, button, keys)
         for part in (0.3, 0.7, 1.0):
             at = [a + (b - a) * part for a, b in zip(start, end)]
-            self.mouse("mouseMoved", at[0], at[1], button, button)
-        self.mouse("mouseReleased", *end, button)
+            self.mouse("mouseMoved", at[0], at[1], button, button, keys)
+        self.mouse("mouseReleased", *end, button, "none", keys)
 
     def wheel(self, x: float, y: float, delta: float) -> None:
         """Turn the wheel by pixels, upwards if negative."""
@@ -206,6 +206,10 @@ class Page:
         code = KEY_CODES.get(key, ord(key[0].upper()))
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers, windowsVirtualKeyCode=code)
+
+    def write(self, text: str) -> None:
+        """Type a text into the field that has the focus."""
+        self.call("Input.insertText", text=text)
 
     def errors(self) -> list[str]:
         """Uncaught exceptions and console errors so far."""

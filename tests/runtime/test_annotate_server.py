@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from resam_runtime.annotate.cli import annotate
+from resam_runtime.annotate.connections import MOST
 from resam_runtime.annotate.images import SceneImages, levels, list_scenes
 from resam_runtime.annotate.server import AnnotateServer, usual_port
 
@@ -220,6 +221,7 @@ def test_answers_cannot_be_framed_or_read_elsewhere(server: AnnotateServer) -> N
         ('{"do": "add", "point": [NaN, 1], "label": 1}', {}, 400),
         (b"\xff\xfe", {}, 400),
         ("", {"Content-Length": str(1 << 40)}, 413),
+        ("", {"Content-Length": "9" * 5000}, 413),
         ("", {"Content-Length": "-5"}, 411),
         ("", {"Transfer-Encoding": "chunked"}, 411),
     ],
@@ -236,6 +238,50 @@ def test_bad_bodies_are_refused(
         connection.sendall(f"POST {scene(server, 0)} HTTP/1.1\r\n{head}\r\n".encode() + raw)
         assert connection.recv(100).startswith(f"HTTP/1.1 {status} ".encode())
     assert not server.store.path.exists()
+
+
+def test_a_length_of_odd_digits_is_a_bad_request(server: AnnotateServer) -> None:
+    head = f"POST {scene(server, 0)} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.server_port), 60) as connection:
+        connection.sendall(f"{head}Content-Length: \xb2\r\n\r\n".encode("latin-1"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_half_open_connections_keep_nobody_out(server: AnnotateServer) -> None:
+    before, half = threading.active_count(), []
+    try:
+        for number in range(300):
+            half.append(socket.create_connection(("127.0.0.1", server.server_port), 60))
+            half[-1].sendall(b"" if number % 3 == 0 else b"POST / HTTP/1.1\r\nHost: loc")
+        assert ask(server, "GET", "/api/folder")[0] == 200
+        end = time.monotonic() + 30
+        while threading.active_count() > before + MOST + 5 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert threading.active_count() <= before + MOST + 5
+        assert half[0].recv(10) == b""  # the one that had waited longest was closed
+    finally:
+        for connection in half:
+            connection.close()
+
+
+def test_a_request_in_work_is_not_shut_for_new_connections(server: AnnotateServer, monkeypatch: Any) -> None:
+    started, may_end, answers = threading.Event(), threading.Event(), []
+
+    def slow(*_: object) -> list[dict[str, Any]]:
+        started.set()
+        may_end.wait(60)
+        return []
+
+    monkeypatch.setattr(server.store, "classes", slow)
+    asking = threading.Thread(target=lambda: answers.append(ask(server, "GET", "/api/folder")[0]))
+    asking.start()
+    assert started.wait(60)
+    half = [socket.create_connection(("127.0.0.1", server.server_port), 60) for _ in range(2 * MOST)]
+    may_end.set()
+    asking.join(60)
+    for connection in half:
+        connection.close()
+    assert answers == [200]
 
 
 def test_masks_are_those_of_the_engine(tmp_path: Path) -> None:

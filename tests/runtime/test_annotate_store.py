@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resam_runtime.annotate.operations import Conflict, Refused
+from resam_runtime.annotate.operations import Conflict, Refused, apply_operation
 from resam_runtime.annotate.store import PointsStore
+from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.common.errors import ResamError
-from resam_runtime.points import read_points
+from resam_runtime.masks.instance import Category
+from resam_runtime.points import PointsFile, read_points
+from resam_runtime.points.kinds import parse_points
 from resam_runtime.scenes.scene_info import SceneInfo
 
+from ..mutations import mutations
 from .annotate_helpers import drawn_on
 
 SIZE = (100, 80)
@@ -26,6 +30,9 @@ SIZE = (100, 80)
 
 def add(x: float, y: float, label: int = 1, instance: Any = None, **more: Any) -> dict[str, Any]:
     return {"do": "add", "instance": instance, "point": [x, y], "label": label, **more}
+
+
+DEEP = json.loads("[" * 500 + "]" * 500)
 
 
 @pytest.fixture
@@ -167,6 +174,28 @@ def test_a_link_to_a_points_file_stays_a_link(path: Path) -> None:
         {"do": "restore", "value": {"id": 5, "points": [], "labels": []}},
         {"do": "restore", "value": {"id": 5, "points": [[1, 1]], "labels": [1, 1]}},
         {"do": "restore", "value": {"id": [5], "points": [[1, 1]], "labels": [1]}},
+        {"do": "restore", "value": {"id": 5, "points": [[1, 1]], "labels": [1], "category": 1.5}},
+        {"do": "restore", "value": {"id": 5, "points": [[1, 1]], "labels": [1], "category": 2**53}},
+        {"do": "restore", "value": {"id": 5, "points": [[1, 1]], "labels": [1], "category": []}},
+        {"do": "restore", "value": {"id": 2**53, "points": [[1, 1]], "labels": [1]}},
+        {"do": "restore", "value": {"id": 5, "points": [[2**53, 1]], "labels": [1]}},
+        {"do": "restore", "value": {"id": 5, "points": [[float("inf"), 1]], "labels": [1]}},
+        {
+            "do": "restore",
+            "value": {"id": 5, "points": [[1, 1]], "labels": [1], "label": 0, "labels ": 1, "box": [5, 1]},
+        },
+        {"do": "restore", "value": {"id": 5, "points": [[1, 1]], "labels": [1], "remark": DEEP}},
+        {"do": "box", "instance": None, "box": None},
+        {"do": "box", "instance": None, "box": [1, 1, 0, 5]},
+        {"do": "box", "instance": None, "box": [1, 1, 100, 5]},
+        {"do": "box", "instance": None, "box": [1, 1, 5]},
+        {"do": "box", "instance": None, "box": [1, 1, 5, 5], "category": 1.5},
+        {"do": "box", "instance": 12, "box": [1, 1, 5, 5]},
+        {"do": "class", "instance": 1, "category": True},
+        {"do": "class", "instance": 12, "category": 1},
+        {**add(3, 4), "category": {}},
+        {"do": "accept", "box": [1, 1, 5, 5]},
+        {"do": "reject", "box": [1, 1]},
         {"do": "delete", "instance": 12},
         {"do": "delete", "instance": {}},
         {"do": "remove", "instance": 1, "point": [2, 2], "label": 1},
@@ -301,6 +330,111 @@ def test_a_file_that_is_not_ours_is_left_alone(path: Path, content: str, why: st
         PointsStore(path, ["a.png"])
     assert str(caught.value).startswith(str(path))
     assert path.read_text() == content
+
+
+def test_boxes_and_classes_are_drawn_and_taken_back(store: PointsStore, path: Path) -> None:
+    ship = store.name_class("ship")
+    assert (ship, store.name_class("quay"), store.name_class(" ship ")) == (1, 2, 1)
+    one = store.apply("a.png", SIZE, {"do": "box", "instance": None, "box": [10, 20.004, 30, 40], "category": ship})
+    two = store.apply("a.png", SIZE, {**add(50, 60), "category": 2})["instance"]
+    store.apply("a.png", SIZE, {"do": "box", "instance": two, "box": [45, 55, 60, 70]})
+    store.apply("a.png", SIZE, {"do": "class", "instance": two, "category": 1})
+    prompts = drawn_on(path, "a.png")
+    assert [prompt.category for prompt in prompts] == [Category(1, "ship"), Category(1, "ship")]
+    assert [prompt.box.tolist() for prompt in prompts if prompt.box is not None] == [[10, 20, 30, 40], [45, 55, 60, 70]]
+    assert [len(prompt.coords) for prompt in prompts] == [0, 1]
+    assert PointsFile.open(path).categories == [{"id": 1, "name": "ship"}, {"id": 2, "name": "quay"}]
+    # an instance goes with the last of what marks it
+    store.apply("a.png", SIZE, {"do": "remove", "instance": two, "point": [50, 60], "label": 1})
+    gone = store.apply("a.png", SIZE, {"do": "box", "instance": two, "box": None})
+    assert gone["value"] is None
+    store.apply("a.png", SIZE, {"do": "restore", "value": {"id": two, "points": [], "labels": [], "box": [1, 1, 2, 2]}})
+    store.apply("a.png", SIZE, {"do": "class", "instance": one["instance"], "category": None})
+    assert [prompt.category for prompt in drawn_on(path, "a.png")] == [None, None]
+
+
+def test_classes_are_those_of_the_file_and_those_in_use(path: Path) -> None:
+    instances = [{"points": [[1, 1]], "category": category} for category in (7, 2.0, "boat", None)]
+    content = {"categories": [{"id": 7, "name": "ship", "supercategory": "vessel"}], "scenes": {"a.png": {}}}
+    content["scenes"]["a.png"]["instances"] = instances  # type: ignore[call-overload]
+    path.write_text(json.dumps(content))
+    store = PointsStore(path, ["a.png"])
+    names = [{"id": 7, "name": "ship"}, {"id": 2, "name": "2"}, {"id": "boat", "name": "boat"}]
+    assert store.classes() == names
+    assert store.name_class("car") == 8
+    store.name_class("vessel", 7)
+    store.name_class("tank", 2)
+    assert store.name_class("boat") == "boat"
+    for name, key in (("", None), ("x" * 101, None), ("car", 7), ("new", 99)):
+        with pytest.raises(Refused):
+            store.name_class(name, key)
+    listed = PointsFile.open(path).categories
+    assert listed == [
+        {"id": 2, "name": "tank"},
+        {"id": 7, "name": "vessel", "supercategory": "vessel"},
+        {"id": 8, "name": "car"},
+    ]
+
+
+def test_what_an_engine_proposed_is_accepted_or_rejected(store: PointsStore, path: Path) -> None:
+    accept = {"do": "accept", "point": [15, 25], "label": 1, "box": [10, 20, 20, 30], "category": 3}
+    accepted = store.apply("a.png", SIZE, accept)
+    assert accepted["value"] == {"id": 1, "points": [[15, 25]], "labels": [1], "box": [10, 20, 20, 30], "category": 3}
+    assert store.apply("a.png", SIZE, {**accept, "retry": True})["instances"] == 1
+    for _ in range(2):
+        store.apply("a.png", SIZE, {"do": "reject", "box": [40, 40, 50, 50]})
+    store.apply("a.png", SIZE, {"do": "reject", "box": [60, 40, 70, 50]})
+    store.apply("a.png", SIZE, {"do": "reject", "box": [40, 40, 50, 50], "back": True})
+    assert json.loads(path.read_text())["scenes"]["a.png"]["rejected"] == [[60, 40, 70, 50]]
+    assert len(drawn_on(path, "a.png")) == 1
+
+
+def test_thousands_of_odd_operations_leave_a_file_that_every_command_reads(path: Path) -> None:
+    good = [
+        add(3, 4),
+        {"do": "restore", "value": {"id": 5, "points": [[1, 1]], "labels": [1], "category": 2, "box": [1, 2, 3, 4]}},
+        {"do": "box", "instance": 1, "box": [1, 2, 30, 40]},
+        {"do": "box", "instance": None, "box": [1, 2, 30, 40], "category": "ship"},
+        {"do": "accept", "point": [5, 6], "label": 1, "box": [1, 2, 30, 40], "category": 3},
+        {"do": "class", "instance": 1, "category": 4},
+        {"do": "reject", "box": [1, 2, 3, 4]},
+        {"do": "done", "done": True},
+    ]
+    scene: Any = {"width": SIZE[0], "height": SIZE[1], "instances": []}
+    done = 0
+    for number, damaged in enumerate(mutations({"all": good}, 2000)):
+        operations = damaged["all"] if isinstance(damaged, dict) and isinstance(damaged.get("all"), list) else []
+        for operation in operations:
+            try:
+                operation = parse_json(json.dumps(operation))  # as the server takes it
+                scene = apply_operation(scene, operation, number + 1).scene if isinstance(operation, dict) else scene
+                done += 1
+            except (Refused, Malformed):
+                continue
+        scene = {**scene, "instances": scene["instances"][-3:]}
+        text = json.dumps({"scenes": {"a.png": scene}}, allow_nan=False)
+        if number % 50 == 0:
+            path.write_text(text)
+            PointsStore(path, ["a.png"])
+        parse_points(text, path)
+    assert done > 2000
+
+
+def test_what_a_killed_server_left_is_removed(path: Path) -> None:
+    store = PointsStore(path, ["a.png"])
+    store.apply("a.png", SIZE, add(3, 4))
+    left = path.with_name(".resam.0123abcd.tmp.json")
+    left.write_text("half")
+    other = path.with_name(".resam.0123abcd.tmp.tif")
+    other.write_text("of a run")
+    PointsStore(path, ["a.png"])
+    assert (left.exists(), other.exists(), path.exists()) == (False, True, True)
+
+
+def test_an_id_that_no_browser_can_hold_is_said(path: Path) -> None:
+    path.write_text(json.dumps({"scenes": {"a.png": {"instances": [{"id": 2**53, "points": [[1, 1]]}]}}}))
+    with pytest.raises(ResamError, match="no browser can hold the id 9007199254740992"):
+        PointsStore(path, ["a.png"])
 
 
 CRASH = """

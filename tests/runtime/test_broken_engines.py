@@ -42,4 +42,4 @@ def test_a_run_whose_masks_are_all_empty_has_failed(tmp_path: Path) -> None:
     result = resam_run("--engine", tmp_path / "model.resam", images, "-o", tmp_path / "out")
     assert result.code == 2
     totals = summary_of(tmp_path / "out")["totals"]
-    assert totals == {"scenes": 2, "failed": 0, "instances": 0, "points": 0, "skipped": 8}
+    assert totals == {"scenes": 2, "failed": 0, "instances": 0, "points": 0, "skipped": 8, "found_by": {}}

@@ -132,14 +132,6 @@ def test_labelmes_file_lies_beside_its_image(tmp_path: Path) -> None:
     assert find_points(scene) == tmp_path / "harbour.points.json"
 
 
-def test_labelme_writes_what_is_read(tmp_path: Path) -> None:
-    labelme = pytest.importorskip("labelme._label_file")
-    labelme.write_label_file(
-        str(tmp_path / "a.json"), shapes=LABELME["shapes"], image_path="harbour.png", image_height=100, image_width=200
-    )
-    check(read_points(tmp_path / "a.json", SCENE))
-
-
 def test_turned_rectangles_stand_for_their_bounds(tmp_path: Path) -> None:
     """A square of 20 px, turned by 90 degrees: about its corner in Label Studio, about its middle in CVAT."""
     tasks = copy.deepcopy(LABEL_STUDIO[:1])

@@ -195,6 +195,7 @@ def _measure(
     return {
         **summarise(found),
         "instances_measured": [[one.scene, *(round(iou, 5) for iou in one.ious)] for one in found],
+        "labels": _label_quality(samples),
         "training": means,
         "steps": trainer.step,
         "tiles": len(samples),
@@ -202,6 +203,27 @@ def _measure(
         "training_seconds": trained,
         "seconds": time.perf_counter() - began,
     }
+
+
+def _label_quality(samples: TrainingSet) -> float | None:
+    """Mean IoU, on the grids of the tiles, of the masks that are taught with the true ones; None where none were made
+    before training."""
+    from resam.data.tiles import tile_masks
+
+    ious = []
+    size, grid = samples.architecture.image_size, samples.architecture.mask_size
+    for sample in samples.samples:
+        scene = samples.data.scenes[sample.scene]
+        known = {instance.id: instance for instance in scene.instances}
+        for number in sample.prompts:
+            label = samples.label(sample.scene, number)
+            own = samples.prompts[sample.scene][number].id
+            if label is None or own is None or own not in known:
+                return None
+            truth = tile_masks([scene.mask(known[own])], sample.tile, grid, size, (False, False))[0] > 0.5
+            taught = label.full() > 0.5
+            ious.append((taught & truth).sum() / max(1, (taught | truth).sum()))
+    return float(sum(ious) / len(ious)) if ious else None
 
 
 def _open(source: str, settings: Settings, out: Path) -> _Split:

@@ -68,6 +68,8 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
             if reference is not None and base and key == "miou" and len(own) == 1:
                 text += _interval(own[0], base[0], stage)
             texts.append(text)
+        quality = [cell["labels"] for cell in own if cell.get("labels") is not None]
+        texts.append(f"{statistics.fmean(quality):.3f}" if quality else "")
         labelled = [cell["training"]["labelled"] for cell in own if cell["training"]]
         texts.append(f"{100 * statistics.fmean(labelled):.0f} %" if labelled else "")
         texts.append(f"{statistics.fmean([cell['seconds'] for cell in own]):.0f} s")
@@ -80,14 +82,15 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any]) -> Table:
         f"Trained on {train['instances']} instances in {train['scenes']} scenes, tested on {where}. Mean ± standard "
         "deviation over the seeds; in brackets the difference to the base with the same Requery and scale; where that "
         "was not measured, with the same Requery at its own scale, else to the first row; of one seed with an "
-        "interval (95 %, paired by instance, resampled by image). mIoU: mean over instances; "
-        "over images: mean of the images' means. Labelled: instances with a pseudo-label in the last epoch."
+        "interval (95 %, paired by instance, resampled by image). mIoU: mean over instances; over "
+        "images: mean of the images' means. Labels: mean IoU of the masks that are taught with the true ones, of the "
+        "training split. Labelled: instances with a pseudo-label in the last epoch."
     )
     trained = [row for row in found["rows"] if row["trained"] and row["name"] in cells]
     averaged = [row["title"] for row in trained if row["options"].get("average")]
     if 0 < len(averaged) < len(trained):  # the averaged teacher, where the preset keeps no average: it needs one
         note += f" Measured with the average of its weights, the others with the last ones: {'; '.join(averaged)}."
-    head = ["", "seeds", *(title for _, _, title in COLUMNS), "labelled", "a run"]
+    head = ["", "seeds", *(title for _, _, title in COLUMNS), "labels", "labelled", "a run"]
     return Table(str(about["name"]), head, lines, note)
 
 

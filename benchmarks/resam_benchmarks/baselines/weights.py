@@ -35,6 +35,9 @@ class Weights:
 
         if self.random is not None:
             base = random_base(known_architecture(self.random), self.random, self.seed)
+            # a SAM's scores are about 0.5 to 1; those of random weights may be zero but for rounding, which an export's
+            # verification would take for an error
+            base.sam.mask_decoder.iou_prediction_head.layers[-1].bias.data.add_(0.5)
         else:
             assert self.base is not None
             base = load_base(self.base)

@@ -19,6 +19,7 @@ from resam_benchmarks.report.console import Progress
 from resam_benchmarks.report.tables import Table
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import GRAPHS
 from resam_runtime.masks.instance import Instance
 from resam_runtime.masks.rle import encode_rle
 from resam_runtime.segment.automatic import AutomaticOptions
@@ -53,20 +54,26 @@ def measure(
     opened = [EngineFile.open(path) for path in engines]
     if not any(engine.manifest.prompter for engine in opened) and not few:
         raise ResamError("no engine has a prompter; train one with resam-train --prompter, or give --automatic N")
-    rows = []
+    rows, seen = [], list[list[str]]()
     for engine in opened:
         if engine.manifest.prompter is not None:
             rows.append(_prompter(engine, data, scenes, device, threads, progress))
             if few and len(few) < len(scenes):
                 rows.append(_prompter(engine, data, few, device, threads, progress, f" on {len(few)} scenes"))
-        if few:
+        if few and (graphs := _without_prompter(engine)) not in seen:  # its grid finds what that of an equal one finds
             rows.append(_grid(engine, data, few, device, threads, progress))
+            seen.append(graphs)
     return {
         "kind": "finding",
         "data": {"name": annotations.resolve().parent.name, "file": annotations.name, "digest": data.digest},
         "machine": describe(),
         "rows": rows,
     }
+
+
+def _without_prompter(engine: EngineFile) -> list[str]:
+    """What tells an engine's other graphs from those of another engine."""
+    return [spec.sha256 for name, spec in sorted(engine.manifest.graphs.items()) if name in GRAPHS]
 
 
 def _prompter(

@@ -9,7 +9,7 @@ from typing import Any
 
 from resam_benchmarks.measure.contender import Image
 from resam_benchmarks.measure.metrics import Crop
-from resam_runtime import Instance, Segmenter
+from resam_runtime import AutomaticOptions, Instance, Segmenter
 from resam_runtime.tiles.prompt_batch import PromptBatch
 
 
@@ -17,7 +17,8 @@ class EngineContender:
     """`Segmenter` on one engine file, with a clock around the backend's `run`."""
 
     def __init__(self, path: str, device: str | None = None, threads: int | None = None, views: int = 1) -> None:
-        self._segmenter = Segmenter(path, device, threads, views=views)
+        # the grid, also of an engine with a prompter: `resam-bench find` measures that
+        self._segmenter = Segmenter(path, device, threads, automatic=AutomaticOptions(), views=views)
         self._views = views
         # host time is what is left outside the graphs, and only the backend's boundary tells the two apart
         self._segmenter.backend = self._clock = _Clocked(self._segmenter.backend)

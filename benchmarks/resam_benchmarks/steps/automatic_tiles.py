@@ -18,7 +18,7 @@ import click
 import numpy as np
 
 from resam_benchmarks.measure import statistics
-from resam_runtime import Segmenter
+from resam_runtime import AutomaticOptions, Segmenter
 from resam_runtime.common.commands import HELP
 from resam_runtime.common.errors import command_errors
 from resam_runtime.engine.manifest import Manifest
@@ -75,7 +75,7 @@ def host_seconds(segmenter: Segmenter, tiles: int) -> tuple[int, float]:
 @command_errors
 def main(engine: Path, repeats: int) -> None:
     """Show the host's milliseconds a tile for scenes of 1,000 to 10,000 tiles, in turns."""
-    segmenter = Segmenter(engine, "cpu", 1)
+    segmenter = Segmenter(engine, "cpu", 1, automatic=AutomaticOptions())
     segmenter.backend = _Answers(segmenter.manifest)
     samples: dict[int, list[float]] = {}
     for _ in range(repeats):

@@ -1,16 +1,14 @@
 """Teaching the prompter once the adapter is made: embeddings are encoded once, the head alone learns, in minutes.
 
-1. A part of the clicked scenes is set aside (`aside`).
+1. A part of the clicked scenes is set aside.
 2. The adapted model makes pseudo-masks of all clicks (`make_examples`).
-3. The head learns on all tiles of the others, at three scales, mirrored by chance (`fit`): half of each batch are drawn
-   evenly, half by how much was wrong when they were last seen, which are the hard negatives, and the hard positives.
-4. On the scenes set aside its peaks are compared with the clicks, and thresholds are chosen (`choose`).
+3. The head learns on all tiles of the others, at three scales, mirrored by chance (`fit`).
+4. On the scenes set aside its peaks are compared with the clicks, and thresholds are chosen
+   (`choose_thresholds`).
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,17 +24,16 @@ from resam.data.tiles import tile_points
 from resam.data.training_set import TrainingSet
 from resam.data.views import draw_mirror
 from resam.model.encoder import ImageEncoder
-from resam.model.prompter import Prompter, box_corners
+from resam.model.prompter import Prompter
 from resam.model.refine_requery import RefineRequery
 from resam.training.options import TrainOptions
+from resam.training.prompter.classes import ClickedClasses
 from resam.training.prompter.embeddings import Embeddings, encode_windows, windows_to_choose, windows_to_teach
-from resam.training.prompter.examples import Example, scene_crop, tile_instances
-from resam.training.prompter.losses import box_loss, centre_loss
-from resam.training.prompter.targets import Targets, make_targets
+from resam.training.prompter.examples import Example, scene_crop
+from resam.training.prompter.fit import fit
 from resam.training.prompter.thresholds import Clicked, choose_thresholds
 from resam_runtime.engine.prompter_spec import FoundClass, PrompterSpec
 from resam_runtime.masks.crops import mask_iou
-from resam_runtime.masks.instance import Category
 from resam_runtime.points import Prompt
 from resam_runtime.segment.finder import own_peaks
 from resam_runtime.segment.peaks import MAX_OVERLAP, distinct, find_peaks
@@ -44,10 +41,7 @@ from resam_runtime.tiles.letterbox import tile_to_scene
 from resam_runtime.tiles.tiling import Tile, owned_windows
 
 ASIDE = 0.15  # share of the clicked scenes on which thresholds are chosen
-BATCH = 8
 LEAST = 0.03  # score of the faintest peaks that thresholds are chosen among
-WARMUP = 30  # steps
-WEIGHT_DECAY = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,32 +69,6 @@ class TaughtPrompter:
         return told
 
 
-class ClickedClasses:
-    """The classes of a set's clicks, in the order of the heat maps; one, "instance", where the clicks say none."""
-
-    def __init__(self, samples: TrainingSet) -> None:
-        given = {one.category for own in samples.prompts for one in own if one.category is not None}
-        known = {one.id for one in given if one.id is not None}
-        names = {one.id: one.name or samples.data.categories.get(one.id) for one in given if one.id is not None}
-        numbered = [Category(number, str(names[number] or number)) for number in sorted(known)]
-        free = itertools.filterfalse(known.__contains__, itertools.count(1))
-        others = sorted({one.name for one in given if one.id is None and one.name is not None})
-        others = [name for name in others if name not in {one.name for one in numbered}]
-        self.categories = [*numbered, *(Category(next(free), name) for name in others)] or [Category(1, "instance")]
-        self._place = {one.id: place for place, one in enumerate(self.categories)}
-        self._named = {one.name: place for place, one in enumerate(self.categories)}
-
-    def __len__(self) -> int:
-        return len(self.categories)
-
-    def place(self, prompt: Prompt) -> int:
-        """The heat map of a prompt's class; of one that says none the first."""
-        category = prompt.category
-        if category is None:
-            return 0
-        return self._named[category.name] if category.id is None else self._place[category.id]
-
-
 def teach_prompter(
     folder: Path,
     encoder: ImageEncoder,
@@ -119,11 +87,7 @@ def teach_prompter(
     scenes, architecture = samples.data.scenes, samples.architecture
     size, classes = architecture.image_size, ClickedClasses(samples)
     chosen = _aside(samples)
-    taught = [number for number in range(len(scenes)) if number not in set(chosen)]
-    if options.clicked >= 1 or not any(samples.prompts[number] for number in taught):
-        used = taught
-    else:
-        used = [number for number in taught if samples.prompts[number]]
+    used = _taught(samples, chosen, exhaustive=options.clicked >= 1)
     windows = windows_to_teach(scenes, used, size, samples.framing, options.seed)
     start("prompter: tiles", len(windows))
     files = folder / ".prompter.embeddings", folder / ".prompter.aside"
@@ -162,7 +126,7 @@ def make_examples(
         row = rows.get((sample.scene, sample.tile))
         if row is None:
             continue
-        mirror, prompts = known.windows[row].mirror, [samples.prompts[sample.scene][i] for i in sample.prompts]
+        mirror, prompts = known.windows[row].mirror, [samples.with_box(sample.scene, i) for i in sample.prompts]
         coords, labels = tile_points(prompts, sample.tile, mirror)
         with torch.no_grad(), fabric.autocast():
             embedding = known.batch([row]).to(fabric.device)
@@ -181,77 +145,25 @@ def make_examples(
     return examples
 
 
-def fit(
-    head: Prompter,
-    known: Embeddings,
-    examples: Mapping[int, Sequence[Example]],
-    options: TrainOptions,
-    fabric: Fabric,
-    step: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """Teach `head`, in place. Returns the mean losses of the last quarter of the steps."""
-    size, grid = head.image_size, round(head.image_size / head.cell)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=options.prompter_rate, weight_decay=WEIGHT_DECAY)
-    rng = np.random.default_rng((options.seed, len(known.windows)))
-    hardness = np.full(len(known.windows), np.nan)
-    rows: list[tuple[float, float]] = []
-    for number in range(options.prompter_steps):
-        progress = number / options.prompter_steps
-        for group in optimizer.param_groups:
-            rise = min(1.0, (number + 1) / WARMUP)
-            group["lr"] = options.prompter_rate * rise * (0.505 + 0.495 * math.cos(math.pi * progress))
-        drawn = _draw(rng, hardness)
-        seen = [known.windows[row] for row in drawn]
-        shown = (tile_instances(examples[one.scene], one.tile, one.mirror, size, grid) for one in seen)
-        targets = [make_targets(instances, head.classes, size, grid) for instances in shown]
-        heat, counted, boxes, weight = _stack(targets, fabric.device)
-        with fabric.autocast():
-            logits, distances = head(known.batch(drawn).to(fabric.device))
-        centres = centre_loss(logits, heat, counted, options.clicked)
-        sizes = box_loss(box_corners(distances.float(), head.cell), boxes, weight)
-        (centres + sizes).backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), options.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        hardness[drawn] = wrongness(logits.detach(), heat, counted)
-        rows.append((float(centres.detach()), float(sizes.detach())))
-        step()
-    last = np.array(rows[-max(1, len(rows) // 4) :] or [(0.0, 0.0)])
-    return {"centre_loss": round(float(last[:, 0].mean()), 4), "box_loss": round(float(last[:, 1].mean()), 4)}
-
-
-def _draw(rng: np.random.Generator, hardness: NDArray[np.float64]) -> NDArray[np.intp]:
-    """A batch of rows: half of it drawn evenly, half in proportion to its hardness, which is NaN for what was not seen
-    yet: that is taken to be as hard as the others."""
-    count = min(BATCH, len(hardness))
-    drawn = rng.choice(len(hardness), count - count // 2, replace=False)
-    left = np.setdiff1d(np.arange(len(hardness)), drawn)
-    known = ~np.isnan(hardness)
-    share = np.where(known, hardness, hardness[known].mean() if known.any() else 1.0)[left] + 1e-9
-    return np.concatenate((drawn, rng.choice(left, count - len(drawn), replace=False, p=share / share.sum())))
-
-
-@torch.no_grad()
-def wrongness(logits: torch.Tensor, heat: torch.Tensor, counted: torch.Tensor) -> NDArray[np.float64]:
-    """How much of each tile (B, K, H, W) the heat is wrong about: the sum of the centre loss, (B,)."""
-    return np.array([float(centre_loss(*one)) for one in zip(logits[:, None], heat[:, None], counted[:, None])])
-
-
-def _stack(targets: Sequence[Targets], device: torch.device) -> list[torch.Tensor]:
-    """heat, counted, boxes and weight of several tiles, each (B, ...) float32."""
-    names = ("heat", "counted", "boxes", "weight")
-    stacked = (np.stack([getattr(target, name) for target in targets]).astype(np.float32) for name in names)
-    return [torch.from_numpy(values).to(device) for values in stacked]
-
-
 def _aside(samples: TrainingSet) -> list[int]:
-    """The numbers of the scenes set aside: evenly spread among those with a click; at least one if there are two."""
+    """The numbers of the scenes set aside: those that the run has set aside; else some of those with a click, at least
+    one if there are two."""
+    if samples.set_aside:
+        return sorted({sample.scene for sample in samples.set_aside})
     clicked = pointed(samples.prompts)
     if len(clicked) < 2:
         return clicked  # better than no threshold: the only scene, which the head has seen
     count = max(1, round(ASIDE * len(clicked)))
     order = np.random.default_rng((samples.seed, len(clicked))).permutation(len(clicked))[:count]
     return sorted(clicked[i] for i in order)
+
+
+def _taught(samples: TrainingSet, aside: Sequence[int], exhaustive: bool) -> list[int]:
+    """The numbers of the scenes that teach: those with a click, and those that are known to hold nothing. That a points
+    file does not name a scene may as well mean that nobody has looked at it."""
+    empty_counts = exhaustive and samples.points.file is None
+    numbers = [n for n, own in enumerate(samples.prompts) if (own or empty_counts) and n not in aside]
+    return numbers if any(samples.prompts[number] for number in numbers) else list(aside)
 
 
 def _given(samples: TrainingSet, number: int) -> tuple[NDArray[np.float32] | None, tuple[bool, bool]]:

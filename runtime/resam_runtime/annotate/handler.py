@@ -15,11 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any
 
+from resam_runtime.annotate.connections import Connections
 from resam_runtime.annotate.images import PIECE, SceneImages, levels
 from resam_runtime.annotate.operations import Conflict, Refused
 from resam_runtime.annotate.preview import MaskPreview
 from resam_runtime.annotate.store import PointsStore
-from resam_runtime.common.checked import Malformed, parse_json
+from resam_runtime.common.checked import Malformed, list_of, number, parse_json, take
 from resam_runtime.common.errors import ResamError
 
 BODY_LIMIT = 1 << 20
@@ -30,9 +31,11 @@ _PAGE = {
     "style.css": "text/css; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
     "client.js": "text/javascript; charset=utf-8",
+    "classes.js": "text/javascript; charset=utf-8",
     "masks.js": "text/javascript; charset=utf-8",
     "panels.js": "text/javascript; charset=utf-8",
     "points.js": "text/javascript; charset=utf-8",
+    "proposals.js": "text/javascript; charset=utf-8",
     "view.js": "text/javascript; charset=utf-8",
 }
 _POLICY = {
@@ -58,6 +61,7 @@ class Site(ABC, ThreadingHTTPServer):
     images: SceneImages
     store: PointsStore
     preview: MaskPreview | None
+    connections: Connections
     session: str
     closed: bool
 
@@ -75,6 +79,14 @@ class Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = 60
     disable_nagle_algorithm = True
+
+    def handle_one_request(self) -> None:
+        self.server.connections.wait(self.connection)
+        super().handle_one_request()
+
+    def finish(self) -> None:
+        self.server.connections.leave(self.connection)
+        super().finish()
 
     def do_GET(self) -> None:
         self._respond(self._get)
@@ -117,6 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             raise _Answer(HTTPStatus.FORBIDDEN, "requests from other sites are refused")
 
     def _get(self, path: list[str]) -> None:
+        self.server.connections.work(self.connection)
         if len(path) == 1:
             name = path[0] or "index.html"
             if name not in _PAGE:
@@ -136,9 +149,11 @@ class Handler(BaseHTTPRequestHandler):
                     for index, (name, summary) in enumerate(entries)
                     if name in changed
                 ]
-                self._json({"version": version, "scenes": scenes})
+                self._json({"version": version, "scenes": scenes, "classes": self.server.store.classes()})
             case ["scene", number]:
                 self._json(self._scene(self._index(number)))
+            case ["uncertainty", number]:
+                self._json({"uncertainty": self._finder().uncertainty(self._index(number))})
             case ["piece", number, level, column, row]:
                 index = self._index(number)
                 try:
@@ -151,11 +166,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def _post(self, path: list[str]) -> None:
         body = self._body()
+        self.server.connections.work(self.connection)
         match self._session(path):
             case ["scene", number]:
                 index = self._index(number)
                 size = self.server.images.size(index)
                 self._json(self.server.store.apply(self.server.images.names[index], size, body))
+            case ["classes"]:
+                name, key = body.get("name"), body.get("class")
+                if not isinstance(name, str) or not (key is None or (isinstance(key, int) and key is not True)):
+                    raise Refused("expected a name, and a class's number or null")
+                made = self.server.store.name_class(name, key)
+                store = self.server.store
+                self._json({"class": made, "classes": store.classes(), "version": store.version})
+            case ["proposals", number]:
+                self._json(self._finder().proposals(self._index(number), _view(body.get("view"))))
             case ["masks", number]:
                 index, wanted = self._index(number), body.get("instances")
                 if self.server.preview is None:
@@ -166,6 +191,11 @@ class Handler(BaseHTTPRequestHandler):
                 self._json({"version": version, "masks": self.server.preview.masks(index, scene, wanted)})
             case _:
                 raise _Answer(HTTPStatus.NOT_FOUND, "no such address")
+
+    def _finder(self) -> MaskPreview:
+        if self.server.preview is None or not self.server.preview.proposes:
+            raise _Answer(HTTPStatus.NOT_FOUND, "no engine that finds instances")
+        return self.server.preview
 
     def _session(self, path: list[str]) -> list[str]:
         if path[0] != "api" or len(path) < 3:
@@ -189,12 +219,16 @@ class Handler(BaseHTTPRequestHandler):
             "folder": server.images.root.resolve().name,
             "points": str(server.store.path),
             "engine": server.preview.describe() if server.preview else None,
+            "proposes": server.preview is not None and server.preview.proposes,
+            "classes": server.store.classes(),
             "scenes": [{"name": name, **entry} for name, entry in zip(server.images.names, summary)],
         }
 
     def _scene(self, index: int) -> dict[str, Any]:
         scene, version = self.server.store.scene(self.server.images.names[index])
         answer = {"index": index, "version": version, "done": bool(scene.get("done")), "instances": scene["instances"]}
+        rejected = scene.get("rejected")
+        answer["rejected"] = rejected if isinstance(rejected, list) else []
         try:
             width, height = self.server.images.size(index)
         except ResamError as error:
@@ -211,7 +245,9 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length")
         if length is None or not length.isdigit():
             raise _Answer(HTTPStatus.LENGTH_REQUIRED, "expected a Content-Length")
-        if int(length) > BODY_LIMIT:
+        if not length.isascii():  # "²" is a digit to Python
+            raise _Answer(HTTPStatus.BAD_REQUEST, "the Content-Length is no number")
+        if len(length) > 15 or int(length) > BODY_LIMIT:
             raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {BODY_LIMIT} bytes")
         raw = self.rfile.read(int(length))
         self._body_left = False
@@ -238,6 +274,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+
+
+def _view(value: Any) -> list[float]:
+    try:
+        view: list[float] = take(value, list_of(number(), 4, 4))
+        return view
+    except Malformed as error:
+        raise Refused(f"view: {error}") from None
 
 
 def _number(text: str) -> int:

@@ -83,6 +83,12 @@ class SceneImages:
         """A window of the scene's own pixels: (height, width, 3) uint8 RGB."""
         return self._read(index, lambda scene: scene.read(x, y, width, height))
 
+    def window_with_data(
+        self, index: int, x: int, y: int, width: int, height: int
+    ) -> tuple[Image, NDArray[np.bool_] | None]:
+        """A window, and which of its pixels have data, (height, width); None: all."""
+        return self._read(index, lambda scene: scene.read_with_data(x, y, width, height))
+
     def piece(self, index: int, level: int, column: int, row: int) -> bytes:
         """One piece as JPEG. Raises `IndexError` where the scene has none."""
         import cv2

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from resam_runtime.annotate.connections import Connections
 from resam_runtime.annotate.handler import Handler, Site
 from resam_runtime.annotate.images import SceneImages
 from resam_runtime.annotate.preview import MaskPreview
@@ -49,6 +50,7 @@ class AnnotateServer(Site):
         self.images, self.store, self.preview = images, store, preview
         self.session = secrets.token_hex(8)
         self.closed = False
+        self.connections = Connections()
         try:
             info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             self.address_family = info[0][0]

@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from resam_runtime.annotate.operations import Refused, SceneData, apply_operation
+from resam_runtime.common.checked import LARGEST, is_number, parse_json, take
 from resam_runtime.common.errors import ResamError
-from resam_runtime.common.files import atomic_write
+from resam_runtime.common.files import TEMPORARY, atomic_write, read_regular
 from resam_runtime.points import PointsFile
 from resam_runtime.points.values import instance_ids, scene_name
+
+ClassKey = int | str
+"""What an instance's `category` holds: the number of one of the file's `categories`, or a name."""
 
 Signature = tuple[int, int, int]
 _REMEMBERED = 4096
@@ -47,6 +51,7 @@ class PointsStore:
         if self.path.is_dir():
             raise ResamError(f"{self.path}: is a folder; name a file")
         _check_writable(self.path)
+        _remove_leftovers(self.path)
         self.version = 0
         self.scene_names = list(scene_names)
         self._short = Counter(name.rsplit("/", 1)[-1] for name in scene_names)
@@ -54,6 +59,7 @@ class PointsStore:
         self._next_id: dict[str, int] = {}  # ids of removed instances are not given again
         self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._texts: dict[str, tuple[Any, str]] = {}
+        self._used: dict[ClassKey, None] = {}  # classes of instances, whether the file lists them or not
         self._document: dict[str, Any] = {"format": "resam-points", "version": 1, "scenes": {}}
         self._signature: Signature | None = None
         self._mutex = threading.RLock()
@@ -70,6 +76,42 @@ class PointsStore:
         with self._mutex:
             scenes = [self._scene(name) for name in self.scene_names]
             return [{"instances": len(s["instances"]), "done": bool(s.get("done"))} for s in scenes]
+
+    def classes(self) -> list[dict[str, Any]]:
+        """The classes of the file's instances and those that it lists: [{"id": `ClassKey`, "name": text}]."""
+        with self._mutex:
+            listed = {one["id"]: str(one.get("name", one["id"])) for one in self._document.get("categories") or []}
+            return [{"id": key, "name": listed.get(key, str(key))} for key in {**listed, **self._used}]
+
+    def name_class(self, name: str, key: int | None = None) -> ClassKey:
+        """Give a class a name, or make one of that name, where there is none yet; returns what instances of it hold.
+
+        Raises `Refused` for a name that is none or another's, `ResamError` as `apply`.
+        """
+        name = " ".join(name.split())
+        if not 0 < len(name) <= 100:
+            raise Refused("expected a name of 1 to 100 characters")
+        with self._mutex, _folder_lock(self.path.parent):
+            self._refresh()
+            known = {str(one["name"]): one["id"] for one in self.classes()}
+            if name in known:
+                if key not in (None, known[name]):
+                    raise Refused(f"there is a class {name!r} already")
+                found: ClassKey = known[name]
+                return found
+            listed = list(self._document.get("categories") or [])
+            numbers = [one["id"] for one in listed] + [used for used in self._used if isinstance(used, int)]
+            number = max(0, *numbers, 0) + 1 if key is None else key
+            if key is not None and key not in numbers:
+                raise Refused(f"there is no class {key}")
+            old = next((one for one in listed if one["id"] == number), {"id": number})
+            listed = [one for one in listed if one is not old] + [{**old, "name": name}]
+            categories = sorted(listed, key=lambda one: one["id"])
+            scenes = self._document["scenes"]
+            rest = {name: value for name, value in self._document.items() if name not in ("scenes", "categories")}
+            self._write({**rest, "categories": categories, "scenes": scenes})
+            self.version += 1
+            return number
 
     def changes(self, since: int) -> tuple[int, dict[str, int]]:
         """The version now, and per scene changed after `since` its own. Raises `ResamError` when the file went bad."""
@@ -100,6 +142,7 @@ class PointsStore:
             if change.scene is not sized:
                 scenes = {**self._document["scenes"], self._file_key(name): change.scene}
                 self._write({**self._document, "scenes": scenes})
+                self._use(change.value)
                 self._mark(name)
             answer = {
                 "version": self._changed.get(name, 0),
@@ -130,6 +173,10 @@ class PointsStore:
         self._next_id[name] = max(self._next_id.get(name, 1), *(number + 1 for number in used), 1)
         return self._next_id[name]
 
+    def _use(self, instance: dict[str, Any] | None) -> None:
+        if instance is not None and instance.get("category") is not None:
+            self._used[instance["category"]] = None
+
     def _mark(self, name: str) -> None:
         self.version += 1
         self._changed[name] = self.version
@@ -148,6 +195,9 @@ class PointsStore:
         document = _read(self.path)
         before = [self._scene(name) for name in self.scene_names]
         self._document, self._signature = document, signature
+        for scene in document["scenes"].values():
+            for instance in scene["instances"]:
+                self._use(instance)
         for name, old in zip(self.scene_names, before):
             if self._scene(name) != old:
                 self._mark(name)
@@ -168,20 +218,20 @@ class PointsStore:
         for key, scene in document["scenes"].items():
             known = self._texts.get(key)
             if known is None or known[0] is not scene:
-                head = json.dumps({name: value for name, value in scene.items() if name != "instances"})[1:-1]
-                rows = ",\n    ".join(json.dumps(instance) for instance in scene["instances"])
+                head = _line({name: value for name, value in scene.items() if name != "instances"})[1:-1]
+                rows = ",\n    ".join(_line(instance) for instance in scene["instances"])
                 body = f"[\n    {rows}\n  ]" if rows else "[]"
                 text = f'  {json.dumps(key)}: {{{head}{", " if head else ""}"instances": {body}}}'
                 self._texts[key] = known = (scene, text)
             lines.append(known[1])
-        head = json.dumps({name: value for name, value in document.items() if name != "scenes"})[1:-1]
+        head = _line({name: value for name, value in document.items() if name != "scenes"})[1:-1]
         return "{" + head + ', "scenes": {\n' + ",\n".join(lines) + "\n}}\n"
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A points JSON file as data, checked by the parser that every command uses, ids and numbers made uniform."""
     PointsFile.open(path)  # raises for whatever the other commands would refuse
-    document = json.loads(path.read_text(encoding="utf-8-sig"))
+    document = parse_json(read_regular(path).decode("utf-8-sig"))
     if "scenes" not in document:
         what = "points of one scene without its name" if "instances" in document else "GeoJSON or COCO"
         raise ResamError(f"{path}: holds {what}, not a points file for several scenes; name another with -o")
@@ -190,7 +240,13 @@ def _read(path: Path) -> dict[str, Any]:
         name = scene_name(key) or ""
         if name in scenes:
             raise ResamError(f"{path}: names scene {name!r} twice; merge the two")
-        scenes[name] = {**scene, "instances": _instances(scene.get("instances") or [])}
+        instances = _instances(scene.get("instances") or [])
+        for instance in instances:
+            if isinstance(instance["id"], int) and abs(instance["id"]) > LARGEST:
+                raise ResamError(
+                    f"{path}: scene {name!r}: no browser can hold the id {instance['id']}; write it as a text"
+                )
+        scenes[name] = {**scene, "instances": instances}
     return {"format": "resam-points", "version": 1, **document, "scenes": scenes}
 
 
@@ -208,8 +264,15 @@ def _instances(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
         points = [[float(x) for x in point] for point in value.get("points") or []]
         labels = value.get("labels")
         labels = [1] * len(points) if labels is None else [int(label) for label in labels]
-        instances.append({**value, "id": name, "points": points, "labels": labels})
+        whole = {**value, "id": name, "points": points, "labels": labels}
+        if is_number(value.get("category")):  # 2.0 is 2
+            whole["category"] = take(value["category"], int)
+        instances.append(whole)
     return instances
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False)
 
 
 def _signature(status: os.stat_result) -> Signature:
@@ -223,6 +286,15 @@ def _check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise ResamError(f"{path}: cannot be written ({error.strerror or error}); name another file with -o") from None
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a server that was killed may have left of a write. All that write here at this moment wait."""
+    with _folder_lock(path.parent):
+        for leftover in path.parent.iterdir():
+            if leftover.suffix == path.suffix and TEMPORARY.fullmatch(leftover.name):
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
 
 
 @contextlib.contextmanager

@@ -26,6 +26,22 @@ class Words(click.ParamType):
         return words
 
 
+class ShardOf(click.ParamType):
+    """K/N: one of N parts, counted from 0."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        number, _, count = value.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 0 < int(count) <= 1_000_000):
+            self.fail(f"{value!r} is not K/N, such as 3/64", param, ctx)
+        if int(number) >= int(count):
+            self.fail(f"{value!r}: parts are counted from 0, so the last is {int(count) - 1}/{count}", param, ctx)
+        return int(number), int(count)
+
+
 class Bands(click.ParamType):
     """One or three band numbers, counted from 1, separated by commas."""
 

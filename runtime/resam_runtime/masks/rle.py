@@ -52,6 +52,33 @@ def rle_counts(mask: BoolMask, origin: Origin, size: tuple[int, int]) -> NDArray
     return np.diff(borders, prepend=0)
 
 
+def decode_rle(rle: Mapping[str, Any]) -> tuple[BoolMask, Origin]:
+    """What `encode_rle` encoded, cropped to its pixels: a mask (h, w) and its origin; (0, 0) of an empty one.
+
+    Memory follows the crop, not the scene. Raises `ResamError` for runs that do not fill the scene.
+    """
+    height, width = rle["size"]
+    runs = _runs(rle["counts"])
+    if not _fills(runs, height * width):
+        raise ResamError(f"RLE whose runs do not fill its {width} x {height} px")
+    ends = np.cumsum(np.array(runs, np.int64))
+    starts, ends = ends[:-1:2], ends[1::2]  # of the runs of pixels that are in
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    if not len(starts):
+        return np.zeros((0, 0), bool), (0, 0)
+    first, last = starts // height, (ends - 1) // height
+    columns_of = last - first + 1
+    run = np.repeat(np.arange(len(starts)), columns_of)  # one entry for each column that a run reaches
+    column = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(columns_of) - columns_of, columns_of)
+    top = np.where(column == first[run], starts[run] % height, 0)
+    bottom = np.where(column == last[run], (ends[run] - 1) % height + 1, height)
+    x, y = int(column.min()), int(top.min())
+    steps = np.zeros((int(column.max()) - x + 1, int(bottom.max()) - y + 1), np.int8)
+    np.add.at(steps, (column - x, top - y), 1)
+    np.add.at(steps, (column - x, bottom - y), -1)
+    return np.ascontiguousarray(np.cumsum(steps, axis=1)[:, :-1].T > 0), (x, y)
+
+
 def decode_segmentation(annotation: Mapping[str, Any], height: int, width: int) -> BoolMask:
     """The mask (height, width) of a COCO annotation: polygons, compressed RLE or uncompressed RLE.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,19 @@ def take_box(value: Any, where: str) -> list[tuple[float, float]]:
     if len(box) != 4 or box[2] < box[0] or box[3] < box[1]:
         raise Malformed(f"{where}: expected a box [x0, y0, x1, y1], got {' '.join(str(value)[:60].split())}")
     return [(box[0] - 0.5, box[1] - 0.5), (box[2] + 0.5, box[3] + 0.5)]
+
+
+def take_categories(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The `categories` of a file, each with its number `id` and what else it has; a `name` is a text."""
+    categories = take(data.get("categories"), LIST, "categories")
+    return [
+        {**take(value, dict, "categories"), "id": take(value.get("id"), int, "categories: id")} for value in categories
+    ]
+
+
+def names_of(categories: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    """Names by numbers, of the categories that have one."""
+    return {one["id"]: str(one["name"]) for one in categories if "name" in one}
 
 
 def take_instance(value: Any, scene: str | None, where: str, own: Any) -> Entry:

@@ -9,7 +9,7 @@ from typing import Any
 
 from resam_runtime.common.checked import Malformed, is_number, take
 from resam_runtime.masks.instance import Category
-from resam_runtime.points.entry import LIST, Parsed, PointKind, take_instance
+from resam_runtime.points.entry import LIST, Parsed, PointKind, names_of, take_categories, take_instance
 from resam_runtime.points.values import no_misspelt_label, no_shared_file, own_name, scene_name, take_id
 
 
@@ -29,10 +29,8 @@ def _parse(data: dict[str, Any], boxes: bool) -> Parsed:
         if "width" in image and "height" in image:
             parsed.sizes_wh[name] = (take(image["width"], int, name), take(image["height"], int, name))
     no_shared_file(files.items())
-    for value in take(data.get("categories"), LIST, "categories"):
-        category = take(value, dict, "categories")
-        parsed.categories.append({**category, "id": take(category.get("id"), int, "categories: id")})
-    names = {one["id"]: str(one["name"]) for one in parsed.categories if "name" in one}
+    parsed.categories = take_categories(data)
+    names = names_of(parsed.categories)
     bare = 0
     for value in take(data.get("annotations"), LIST, "annotations"):
         annotation = take(value, dict, "annotations")

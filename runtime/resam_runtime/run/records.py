@@ -20,11 +20,12 @@ from resam_runtime.common.checked import Kind, Malformed, kind, parse_json, show
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import TEMPORARY, atomic_write, open_regular, read_regular
 from resam_runtime.scenes.scene_files import STATE_FOLDER
+from resam_runtime.writers import run_writers
 from resam_runtime.writers.record import FORMAT, Record, plain_name
 
 Mode = Literal["new", "resume", "overwrite"]
 _FORMAT = whole(FORMAT, FORMAT)
-_REQUEST = kind({"format": _FORMAT, "request": dict})
+_REQUEST = kind({"format": _FORMAT, "request": dict, "run": dict | None})
 _WRITING = kind({"format": _FORMAT, "outputs": [plain_name]})
 
 
@@ -39,14 +40,19 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, out: str | os.PathLike[str], request: Mapping[str, Any], mode: Mode, outputs: Iterable[str] = ()
+        cls,
+        out: str | os.PathLike[str],
+        request: Mapping[str, Any],
+        mode: Mode,
+        outputs: Iterable[str] = (),
+        run: Mapping[str, Any] | None = None,
     ) -> RunFolder:
         """Take an output folder for a run that is asked for `request` (plain JSON data).
 
         new: the folder must hold no earlier run, nor any of the `outputs` (paths inside it) to be written. resume: an
         earlier run, if there is one, must have had the same request; else as new. overwrite: what an earlier run wrote
-        is removed first. Raises ResamError, one line, when that is not so, when another run holds the folder, and when
-        it cannot be written.
+        is removed first. run: kept beside the request, for those who merge runs. Raises ResamError, one line, when
+        that is not so, when another run holds the folder, and when it cannot be written.
         """
         out = Path(out)
         state = out / STATE_FOLDER
@@ -60,7 +66,7 @@ class RunFolder:
                 f"{out}: cannot write there ({error.strerror or error}); choose a folder with -o"
             ) from None
         try:
-            folder._begin(dict(request), mode, outputs)
+            folder._begin(dict(request), mode, outputs, run)
         except OSError as error:
             folder.close()
             raise ResamError(
@@ -136,7 +142,9 @@ class RunFolder:
         # a name may hold slashes and be longer than a file name may be
         return self._state / "scenes" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
 
-    def _begin(self, request: dict[str, Any], mode: Mode, outputs: Iterable[str]) -> None:
+    def _begin(
+        self, request: dict[str, Any], mode: Mode, outputs: Iterable[str], run: Mapping[str, Any] | None
+    ) -> None:
         path = self._state / "run.json"
         earlier = _read(path, _REQUEST)
         if earlier is None and os.path.lexists(path) and mode != "overwrite":
@@ -166,10 +174,14 @@ class RunFolder:
             self._ours = None
             for record in list(self.records()):
                 self.remove_outputs(record)
-            for name in ("instances.json", "summary.json"):
+            formats = (earlier or {}).get("request", {}).get("--format")
+            written = run_writers(
+                [name for name in formats if isinstance(name, str)] if isinstance(formats, list) else []
+            )
+            for name in ("instances.json", "summary.json", *(writer.files for writer in written)):
                 (self.out / name).unlink(missing_ok=True)
         if not begun or mode == "overwrite":
-            write_json(path, {"format": FORMAT, "request": request})
+            write_json(path, {"format": FORMAT, "request": request, "run": run})
 
     def _read_record(self, path: Path) -> Record | None:
         with contextlib.suppress(OSError, Malformed):
@@ -190,6 +202,11 @@ class RunFolder:
             ]
             folders.add(Path(parent))
         return folders
+
+
+def read_request(out: Path) -> dict[str, Any] | None:
+    """What `RunFolder.open` was told by the run in an output folder, its `request` and `run`; None without one."""
+    return _read(out / STATE_FOLDER / "run.json", _REQUEST)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 
 from resam_runtime.common.errors import ResamError, words
@@ -22,11 +22,12 @@ from resam_runtime.run.pipeline import process_scenes
 from resam_runtime.run.records import Mode, RunFolder
 from resam_runtime.run.report import Observer, RunReport
 from resam_runtime.run.scene_prompts import PointsSource, searched
+from resam_runtime.run.shard import Shard
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.scenes.scene_files import SceneFile, check_apart, check_exist, find_scenes
 from resam_runtime.segment.segmenter import Segmenter
 from resam_runtime.writers import WRITERS, Record, RunInfo, run_writers
-from resam_runtime.writers.summary import Summary, write_summary
+from resam_runtime.writers.summary import Summary, resam_version, write_summary
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Run:
     points: PointsSource
     options: RunOptions
     notes: Sequence[str] = field(default_factory=tuple)
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         for name in self.options.formats:
@@ -55,8 +57,9 @@ class Run:
         out: str | Path,
         points: str | Path | None = None,
         options: RunOptions | None = None,
+        shard: Shard | None = None,
     ) -> Run:
-        """Find scenes and points and check them against each other.
+        """Find scenes and points and check them against each other. shard: do only those of the scenes that it holds.
 
         Raises ResamError, one line, when there are no scenes, none of them exists, no points for any of them where they
         are not searched (`searched`), a points file that cannot be read, outputs that would overwrite a scene or go
@@ -86,7 +89,9 @@ class Run:
                 "beside the scenes, or let --automatic find instances; an engine that was taught with "
                 "resam-train --prompter finds its classes by itself"
             )
-        return cls(engine, scenes, out, PointsSource(file, shared, options.boxes), options, notes)
+        if shard is not None:
+            scenes = [scene for scene in scenes if shard.holds(scene.name)]
+        return cls(engine, scenes, out, PointsSource(file, shared, options.boxes), options, notes, shard)
 
     @property
     def engine_digest(self) -> str:
@@ -110,8 +115,12 @@ class Run:
         file = self.points.file
         points = "beside the scenes" if file is None else file.digest
         request = {"engine": self.engine_digest, "points": points, **self.options.request()}
-        outputs = (name for scene in self.scenes for name in output_names(scene.stem, self.options.formats))
-        return RunFolder.open(self.out, request, mode, outputs)
+        request |= {} if self.shard is None else {"--shard": str(self.shard)}
+        run = {"info": self.info.info, "categories": self.info.categories, "engine": self.engine.path.name}
+        formats = self.options.formats
+        outputs = (name for scene in self.scenes for name in output_names(scene.stem, formats))
+        files = (writer.files for writer in run_writers(formats))
+        return RunFolder.open(self.out, request, mode, itertools.chain(files, outputs), run)
 
     def is_done(self, scene: SceneFile, folder: RunFolder) -> bool:
         """Whether an earlier run did this scene, neither it nor the points beside it have changed since, and its
@@ -173,13 +182,14 @@ class Run:
             totals = summary.totals
             complete = totals["scenes"] == len(names)
             nowhere = 0
-            if complete and self.points.file is not None and totals["failed"] < totals["scenes"]:
+            whole = complete and self.shard is None  # what lies in no scene of a shard may lie in one of another
+            if whole and self.points.file is not None and totals["failed"] < totals["scenes"]:
                 nowhere = len(self.points.file.placed_ids - summary.by_place)
             notes = [f"{nowhere} instances of the points file lie in no scene that is done"] if nowhere else []
             if left_out and left_out == totals["instances"]:
                 notes.append(f"--budget {options.budget}: none of {left_out} instances fits into instances.json")
             about = {
-                "resam_version": _version(),
+                "resam_version": resam_version(),
                 "engine": {"file": self.engine.path.name, "digest": self.engine_digest, "runs": segmenter.describe()},
                 "options": {**options.request(), "--budget": options.budget},
                 "complete": complete,
@@ -273,10 +283,3 @@ def _has_points(scene: SceneFile) -> bool:
         return find_points(scene.path) is not None
     except ResamError:
         return True  # two files compete: the scene itself will say so
-
-
-def _version() -> str:
-    try:
-        return metadata.version("resam")
-    except metadata.PackageNotFoundError:
-        return "unknown"

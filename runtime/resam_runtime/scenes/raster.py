@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from resam_runtime.common.errors import ResamError
+from resam_runtime.scenes.dates import date_of
 from resam_runtime.scenes.gdal import GdalFile, cause, open_dataset
 from resam_runtime.scenes.georeference import Georeference, georeference_of
 from resam_runtime.scenes.headers import file_header
@@ -170,9 +171,10 @@ def open_raster(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> 
             opaque = [index for index, kind in enumerate(kinds, 1) if kind == ColorInterp.alpha and index not in chosen]
             source = _RasterSource(path, file, chosen, colours, opaque[0] if alpha and opaque else None)
             georeference, notes = georeference_of(dataset)
+            date = date_of(dataset)
         source.note_measured_alpha()
         file.notes += notes
-        return OpenedFile(source, georeference, file.notes, file_header(path))
+        return OpenedFile(source, georeference, file.notes, file_header(path), date)
     except BaseException:
         file.close()
         raise

@@ -173,7 +173,8 @@ def open_scene(
     opened = _open_pixels(path, bands, alpha)
     source, place = opened.source, opened.georeference
     raster = place is not None or (path.suffix.lower() in RASTER_SUFFIXES and has_rasterio())
-    return Scene(source, SceneInfo(name or path.name, source.width, source.height, place, raster), path, opened.notes)
+    info = SceneInfo(name or path.name, source.width, source.height, place, raster, opened.date)
+    return Scene(source, info, path, opened.notes)
 
 
 def _open_pixels(path: Path, bands: Sequence[int] | None, alpha: bool) -> OpenedFile:

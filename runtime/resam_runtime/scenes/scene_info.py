@@ -12,7 +12,8 @@ class SceneInfo:
     """A scene as points files, records and writers know it.
 
     name: unique in its run, what points files and outputs call it. width, height: px. georeference: None where nothing
-    places it on the map. raster: whether it is a raster file, whose labels are a GeoTIFF.
+    places it on the map. raster: whether it is a raster file, whose labels are a GeoTIFF. date: when it was taken, as
+    far as it or its catalogue says so: ISO 8601, UTC (see `scenes.dates`).
     """
 
     name: str
@@ -20,6 +21,7 @@ class SceneInfo:
     height: int
     georeference: Georeference | None = None
     raster: bool = False
+    date: str | None = None
 
     @property
     def size_wh(self) -> tuple[int, int]:

@@ -37,13 +37,14 @@ class PixelSource(Protocol):
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """Pixels and what else the file, or one beside it, says: where it lies, notes (more may come as it is read), and
-    its header where it is of a kind that `headers` reads."""
+    """Pixels and what else the file, or one beside it, says: where it lies, notes (more may come as it is read), its
+    header where it is of a kind that `headers` reads, and when it was taken (see `SceneInfo`)."""
 
     source: PixelSource
     georeference: Georeference | None = None
     notes: list[str] = field(default_factory=list)
     header: ImageHeader | None = None
+    date: str | None = None
 
 
 def choose_bands(path: Path, count: int, bands: Sequence[int] | None, default: Sequence[int]) -> list[int]:

@@ -6,9 +6,11 @@ from collections.abc import Collection
 
 from resam_runtime.writers.coco import CocoWriter
 from resam_runtime.writers.geojson import GeojsonWriter
+from resam_runtime.writers.geoparquet import GeoparquetWriter
 from resam_runtime.writers.labels import LabelsWriter
 from resam_runtime.writers.overlay import OverlayWriter
 from resam_runtime.writers.record import Record
+from resam_runtime.writers.vector_files import FlatgeobufWriter, GeopackageWriter
 from resam_runtime.writers.writer import OutputOptions, RunInfo, RunWriter, SceneResult, SceneWriter, Writer
 from resam_runtime.writers.yolo import YoloWriter
 
@@ -26,7 +28,17 @@ __all__ = [
 ]
 
 WRITERS: dict[str, Writer] = {
-    writer.name: writer for writer in (CocoWriter(), GeojsonWriter(), OverlayWriter(), LabelsWriter(), YoloWriter())
+    writer.name: writer
+    for writer in (
+        CocoWriter(),
+        GeojsonWriter(),
+        OverlayWriter(),
+        LabelsWriter(),
+        YoloWriter(),
+        GeoparquetWriter(),
+        FlatgeobufWriter(),
+        GeopackageWriter(),
+    )
 }
 """Word in --format -> writer, in the order in which they are shown and written."""
 

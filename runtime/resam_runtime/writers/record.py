@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from resam_runtime.common.checked import Malformed, kind, list_of, shown, take, text, whole
-from resam_runtime.masks.instance import Instance
+from resam_runtime.masks.instance import FoundBy, Instance
 from resam_runtime.points.prompts import Skipped
+from resam_runtime.scenes.dates import utc
 from resam_runtime.scenes.georeference import Georeference
 from resam_runtime.scenes.scene_files import STATE_FOLDER
 from resam_runtime.scenes.scene_info import SceneInfo
@@ -58,6 +59,7 @@ class Record:
             if self.scene.georeference is not None:
                 data |= {"transform": list(self.scene.georeference.transform), "crs": self.scene.georeference.crs}
             data |= {"raster": True} if self.scene.raster else {}
+            data |= {"date": self.scene.date} if self.scene.date is not None else {}
             data |= {"points": self.points, "annotations": list(self.annotations), "by_place": list(self.by_place)}
             data |= {"skipped": [one._asdict() for one in self.skipped], "outputs": list(self.outputs)}
         data |= {"seconds": dict(self.seconds), "notes": list(self.notes), "without_points": self.without_points}
@@ -122,7 +124,8 @@ def _id(value: Any) -> str | int | None:
 
 
 _PAIR = list_of(kind(float), 2, 2)
-_ANNOTATION = {
+_BOX = list_of(kind(float), 4, 4)
+_ANNOTATION = kind({
     "category_id": int | None,
     "instance": _id,
     "index": whole(0),
@@ -133,8 +136,16 @@ _ANNOTATION = {
     "coarse_score": float,
     "points": [_PAIR],
     "labels": list[int],
+    "found_by": FoundBy,
     "segmentation": {"size": list_of(whole(1), 2, 2), "counts": str},
-}
+})  # fmt: skip
+
+
+def _annotation(value: Any) -> Annotation:
+    taken: Annotation = _ANNOTATION(value)
+    return taken if "box_prompt" not in taken else {**taken, "box_prompt": _BOX(taken["box_prompt"])}
+
+
 _ALWAYS = kind({
     "format": whole(FORMAT, FORMAT),
     "name": str,
@@ -152,17 +163,18 @@ _DONE = kind({
     "transform": tuple[float, ...] | None,
     "crs": str | None,
     "raster": bool | None,
+    "date": str | None,
     "points": whole(0),
-    "annotations": [_ANNOTATION],
+    "annotations": [_annotation],
     "by_place": [_id],
     "skipped": [{"instance": _id, "reason": str}],
     "outputs": [plain_name],
 })  # fmt: skip
 
 
-def _place(members: Mapping[str, Any]) -> tuple[int, int, Georeference | None, bool]:
+def _place(members: Mapping[str, Any]) -> tuple[int, int, Georeference | None, bool, str | None]:
     transform, crs = members["transform"], members["crs"]
     if (transform is None) != (crs is None) or len(transform or range(6)) != 6:
         raise Malformed("transform, crs: expected six numbers and a CRS")
     place = None if crs is None else Georeference(transform, crs)
-    return members["width"], members["height"], place, members["raster"] is True
+    return members["width"], members["height"], place, members["raster"] is True, utc(members["date"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ class Summary:
         seconds = {stage: round(value, 4) for stage, value in self._seconds.items()}
         totals = {**self.totals, "found_by": dict(self.found_by)}
         return {"format": 1, **about, "totals": totals, "seconds": seconds, "scenes": self._scenes}
+
+
+def resam_version() -> str:
+    """The version installed, or "unknown"."""
+    try:
+        return metadata.version("resam")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -1,9 +1,11 @@
 // The page: which scene is shown, what is selected, and what clicks and keys do.
 
+import { Classes } from "./classes.js";
 import { Client } from "./client.js";
 import { Masks } from "./masks.js";
 import { $, ImageList, InstanceList, applyTheme, colour, fillHelp, showMessage, toast } from "./panels.js";
 import { ScenePoints, message } from "./points.js";
+import { Proposals } from "./proposals.js";
 import { View } from "./view.js";
 
 const known = new Map(); // scene name -> ScenePoints, with its undo
@@ -11,10 +13,13 @@ let index = -1;
 let scene = null; // the server's answer: size, pieces, or a problem
 let points = null;
 let current = null; // handle of the instance that the next click adds to
-let selected = null; // a point of it, one of the arrays in instance.points
+let selected = null; // a point of it, one of the arrays in instance.points, or "box"
 let single = localStorage.getItem("single") === "true";
 let masksShown = true;
 let pointsShown = true;
+let proposing = true;
+let order = []; // indices of the scenes as the list shows them
+let ranking = false; // by uncertainty
 let opening = 0;
 
 const client = new Client({
@@ -26,7 +31,8 @@ const client = new Client({
     $("unsaved").hidden = !unsaved;
     $("unsaved").textContent = unsaved ? text : "";
   },
-  changes: (changed) => {
+  changes: (changed, named, version) => {
+    classes.take(named, version);
     for (const { index: at, version, ...summary } of changed) {
       Object.assign(client.folder.scenes[at], summary);
       images.update(at, client.folder.scenes[at]);
@@ -40,8 +46,7 @@ const client = new Client({
     known.forEach((old) => {
       old.version = -1;
     });
-    images.fill(folder.scenes);
-    images.progress(folder.scenes);
+    fill(folder);
     open(Math.max(0, folder.scenes.findIndex((entry) => entry.name === name)), { stay: true });
   },
   refused: (entry, problem) => {
@@ -68,8 +73,7 @@ const images = new ImageList((at) => open(at));
 const list = new InstanceList(
   (handle) => {
     select(handle);
-    const instance = points.find(handle);
-    if (instance.points.length) view.reveal(instance.points[0]);
+    reveal(points.find(handle));
   },
   (handle) => perform({ act: "delete", handle }),
 );
@@ -80,21 +84,54 @@ const masks = new Masks(client, {
     $("engine").textContent = text;
   },
 });
+const classes = new Classes(client, {
+  // The current instance and the next ones are of a class; asked for again, of none.
+  chosen: (id) => {
+    const instance = points.find(current);
+    const category = id === (instance ? instance.category : classes.current) ? null : id;
+    classes.set(category);
+    if (instance) perform({ act: "class", handle: current, category });
+    else refresh();
+  },
+  changed: () => points && refresh(),
+});
+const proposals = new Proposals(client, {
+  scene: () => {
+    if (!scene?.width || !proposing) return null;
+    const [x0, y0] = view.toScene([0, 0]);
+    const [x1, y1] = view.toScene(view.size);
+    const clamp = (value, side) => Math.min(side, Math.max(0, value));
+    const seen = [clamp(x0, scene.width), clamp(y0, scene.height), clamp(x1, scene.width), clamp(y1, scene.height)];
+    return { index, points, view: seen };
+  },
+  changed: () => refresh(),
+  status: (text) => {
+    $("engine").textContent = text;
+  },
+});
 const view = new View($("canvas"), {
   pieceAddress: (level, column, row) => client.address(`piece/${index}/${level}/${column}/${row}`),
   click: (at, event) => click(at, event),
-  grab: ({ instance, point }) => select(instance.handle, point),
+  grab: ({ instance, point }) => select(instance.handle, point ?? "box"),
   drop: ({ instance, point, label }, to) => perform({ act: "move", handle: instance.handle, point, label, to: inside(to) }),
+  box: (box, hit) => drawn(box, hit),
   hover: (at) => {
     const [x, y] = at ? at.map(Math.round) : [-1, -1];
     const within = scene?.width && x >= 0 && y >= 0 && x < scene.width && y < scene.height;
     $("cursor").textContent = within ? `${x}, ${y}` : "";
+    const under = at && proposing ? proposals.at(shown, at) : null;
+    if (under && under !== proposals.focus) {
+      proposals.point(under);
+      refresh();
+    }
   },
   moved: () => {
     $("zoom").textContent = `${Math.round(view.scale * 100)}%`;
     masks.ask();
+    proposals.ask();
   },
 });
+let shown = []; // proposals that nobody has decided on
 
 // --- scenes ------------------------------------------------------------------------------------------------------
 
@@ -138,6 +175,7 @@ async function open(at, { stay = false } = {}) {
       $("place").textContent = `${at + 1} of ${scenes.length} · ${scene.width} × ${scene.height}`;
       if (!again) view.show(scene);
       view.redraw();
+      proposals.ask();
       $("zoom").textContent = `${Math.round(view.scale * 100)}%`;
       prefetch(at + 1);
     }
@@ -169,13 +207,55 @@ function take(answer) {
   if (client.pending(points) || answer.version < points.version) return;
   const at = selected && points.find(current)?.points.indexOf(selected);
   points.replace(answer);
-  selected = selected ? (points.find(current)?.points[at] ?? null) : null;
+  if (selected && selected !== "box") selected = points.find(current)?.points[at] ?? null;
+}
+
+function fill(folder) {
+  classes.version = -1;
+  classes.take(folder.classes, folder.version);
+  order = folder.scenes.map((_, at) => at);
+  images.fill(folder.scenes);
+  images.progress(folder.scenes);
+}
+
+// The scene so many rows below this one.
+function away(by) {
+  return order[order.indexOf(index) + by] ?? (by < 0 ? -1 : order.length);
+}
+
+// Asks for one scene after the other, and shows those first of which the engine is least sure.
+async function rank() {
+  ranking = !ranking;
+  $("uncertain").setAttribute("aria-pressed", ranking);
+  const { scenes } = client.folder;
+  const arrange = () => {
+    const key = (at) => (scenes[at].done ? -2 : (scenes[at].uncertainty ?? -1));
+    order = scenes.map((_, at) => at);
+    if (ranking) order.sort((a, b) => key(b) - key(a));
+    images.order(order);
+  };
+  arrange();
+  const session = client.folder.session;
+  for (let at = 0; at < scenes.length; at += 1) {
+    if (!ranking || session !== client.folder.session) return;
+    if (scenes[at].done || scenes[at].problem || scenes[at].uncertainty !== undefined) continue;
+    try {
+      scenes[at].uncertainty = (await client.get(`uncertainty/${at}`)).uncertainty;
+    } catch (problem) {
+      if (problem.status === 0 || problem.status === 410) return;
+      scenes[at].uncertainty = 0; // it cannot be read: nothing is to be learnt from it
+    }
+    images.update(at, scenes[at]);
+    if (ranking) arrange();
+  }
+  if (ranking && scenes.length) toast("Least certain images first");
 }
 
 function nextOpen() {
   const { scenes } = client.folder;
+  const from = order.indexOf(index);
   for (let step = 1; step < scenes.length; step += 1) {
-    const at = (index + step) % scenes.length;
+    const at = order[(from + step) % scenes.length];
     if (!scenes[at].done && !scenes[at].problem) {
       open(at);
       return;
@@ -198,7 +278,7 @@ function perform(operation, onto = points.undo) {
     if (operation.handle === current) current = null;
     selected = null;
   }
-  if (operation.act === "restore" || operation.act === "add" || operation.act === "move") {
+  if (["restore", "add", "move", "box"].includes(operation.act) && edited.find(operation.handle)) {
     select(operation.handle, null);
     if (operation.act === "move") selected = edited.find(current).points.find((point) => point === operation.to);
   }
@@ -228,7 +308,57 @@ function click(at, event) {
   }
   const fresh = !negative && (single || event.shiftKey || !points.find(current));
   const handle = fresh ? { id: null } : current;
-  perform({ act: "add", handle, point: inside(at), label: negative ? 0 : 1 });
+  const category = fresh ? classes.current : undefined;
+  perform({ act: "add", handle, point: inside(at), label: negative ? 0 : 1, category });
+}
+
+// A box was dragged: a corner of one (hit), around the current instance, else of a new one.
+function drawn(box, hit) {
+  if (!scene?.width) return;
+  if (hit) {
+    perform({ act: "box", handle: hit.instance.handle, box });
+    return;
+  }
+  const chosen = points.find(current);
+  const holds = ([x, y], i) => !chosen.labels[i] || (x >= box[0] - 0.5 && y >= box[1] - 0.5 && x <= box[2] + 0.5 && y <= box[3] + 0.5);
+  const own = chosen && !chosen.box && chosen.points.every(holds);
+  perform({ act: "box", handle: own ? current : { id: null }, box, category: own ? undefined : classes.current });
+}
+
+// What the engine proposed is an instance, or nothing.
+async function decide(accepted) {
+  const one = proposals.focus;
+  if (!one || !proposing) {
+    toast(proposals.there ? "Nothing is proposed here" : "No engine proposes anything: start with --engine");
+    return;
+  }
+  let category = null;
+  if (accepted && one.class?.name) {
+    const decided = points;
+    category = classes.list.find((other) => other.name === one.class.name)?.id ?? null;
+    if (category === null) {
+      proposals.held.add(one); // the next key is for the next one
+      refresh();
+      try {
+        category = await classes.named(one.class.name);
+      } catch (problem) {
+        toast(`Not done: ${problem.message}`);
+        return;
+      } finally {
+        proposals.held.delete(one);
+        refresh();
+      }
+      if (decided !== points) return; // another scene is shown
+    }
+  }
+  if (accepted) perform({ act: "accept", handle: { id: null }, point: one.point, label: 1, box: one.box, category });
+  else perform({ act: "reject", box: one.box });
+  if (proposals.focus) view.reveal(proposals.focus.point);
+}
+
+function reveal(instance) {
+  const place = instance?.points[0] ?? instance?.box?.slice(0, 2);
+  if (place) view.reveal(place);
 }
 
 function inside([x, y]) {
@@ -248,14 +378,15 @@ function step(by) {
   const at = instances.findIndex((instance) => instance.handle === current);
   const next = instances[at < 0 ? (by > 0 ? 0 : instances.length - 1) : (at + by + instances.length) % instances.length];
   select(next.handle);
-  if (next.points.length) view.reveal(next.points[0]);
+  reveal(next);
 }
 
 function removeSelected() {
   const instance = points.find(current);
   if (!instance) return;
   const at = instance.points.indexOf(selected);
-  if (at >= 0) perform({ act: "remove", handle: current, point: selected, label: instance.labels[at] });
+  if (selected === "box" && instance.box) perform({ act: "box", handle: current, box: null });
+  else if (at >= 0) perform({ act: "remove", handle: current, point: selected, label: instance.labels[at] });
   else removeCurrent();
 }
 
@@ -274,12 +405,20 @@ function toggleDone() {
 function refresh() {
   const entries = points.instances.map((instance, place) => ({
     ...instance,
-    colour: colour(instance.handle, place),
+    colour: classes.colour(instance.category) ?? colour(instance.handle, place),
+    className: classes.name(instance.category),
     current: instance.handle === current,
     mask: masks.of(instance),
     title: `${instance.handle.id ?? "…"}`,
   }));
-  view.paint({ instances: entries, selected, masksShown, pointsShown });
+  shown = proposing && scene?.width ? proposals.open(index, points, classes) : [];
+  const dashed = shown.map((one) => {
+    const known = classes.list.find((other) => other.name === one.class?.name);
+    const focused = one === proposals.focus;
+    const title = `${one.class?.name ?? ""} ${Math.round(100 * one.score)}%`.trim();
+    return { ...one, focused, title, colour: (known && classes.colour(known.id)) ?? "hsl(48 96% 60%)" };
+  });
+  view.paint({ instances: entries, proposals: dashed, selected, masksShown, pointsShown });
   const ready = Boolean(scene?.width);
   list.fill(entries, ready);
   $("undo").disabled = !ready || !points.undo.length;
@@ -290,11 +429,17 @@ function refresh() {
   $("done").textContent = points.done ? "✓ Done" : "Done";
   $("single").setAttribute("aria-pressed", single);
   $("masks").setAttribute("aria-pressed", masksShown);
+  $("boxing").setAttribute("aria-pressed", view.boxing);
+  $("proposing").setAttribute("aria-pressed", proposing);
   const chosen = points.find(current);
   $("hint").textContent = !ready
     ? ""
+    : view.boxing
+      ? "Drag a box around an object · Space moves the image · B ends this"
     : single
       ? "Every click begins a new instance · right-click: not part of the last one · O ends this"
+      : shown.length && !chosen
+        ? `${shown.length} proposed, dashed · A accepts the highlighted one, R rejects it · Tab: the next`
       : chosen
         ? `Click adds to instance ${chosen.handle.id ?? ""} · right-click: not part of it · N for the next object`
         : "Click an object to begin a new instance · ? shows all keys";
@@ -309,6 +454,23 @@ function begin() {
 const ACTIONS = {
   n: begin,
   Enter: begin,
+  a: () => decide(true),
+  r: () => decide(false),
+  b: () => {
+    view.boxing = !view.boxing;
+    refresh();
+  },
+  p: () => {
+    proposing = !proposing;
+    refresh();
+    proposals.ask();
+  },
+  u: () => proposals.there && rank(),
+  Tab: () => {
+    const one = proposals.next(shown, 1);
+    if (one) view.reveal(one.point);
+    refresh();
+  },
   o: () => {
     single = !single;
     localStorage.setItem("single", single);
@@ -320,14 +482,14 @@ const ACTIONS = {
   x: removeCurrent,
   "[": () => step(-1),
   "]": () => step(1),
-  ArrowRight: () => open(index + 1),
-  j: () => open(index + 1),
-  ArrowLeft: () => open(index - 1),
-  k: () => open(index - 1),
+  ArrowRight: () => open(away(1)),
+  j: () => open(away(1)),
+  ArrowLeft: () => open(away(-1)),
+  k: () => open(away(-1)),
   d: toggleDone,
   f: () => view.fit(),
   0: () => view.fit(),
-  1: () => view.zoom(1 / view.scale),
+  z: () => view.zoom(1 / view.scale),
   "+": () => view.zoom(1.4),
   "=": () => view.zoom(1.4),
   "-": () => view.zoom(1 / 1.4),
@@ -343,8 +505,11 @@ const ACTIONS = {
   "?": () => $("help").showModal(),
 };
 
+for (let number = 1; number <= 9; number += 1) ACTIONS[number] = () => classes.choose(number - 1);
+
 const BUTTONS = {
-  previous: "k", next: "j", single: "o", masks: "m", done: "d", new: "n", theme: "t", keys: "?", fit: "f", zoom: "1",
+  previous: "k", next: "j", single: "o", boxing: "b", proposing: "p", uncertain: "u", masks: "m", done: "d", new: "n",
+  theme: "t", keys: "?", fit: "f", zoom: "z",
 };
 
 function wire() {
@@ -353,7 +518,7 @@ function wire() {
   $("redo").addEventListener("click", () => travel(points.redo, points.undo));
   document.addEventListener("click", (event) => {
     // after a click with the mouse, keys belong to the image again
-    if (event.detail && event.target.closest("button")) $("canvas").focus({ preventScroll: true });
+    if (event.detail && event.target.closest("button:not(#class-new)")) $("canvas").focus({ preventScroll: true });
   });
   addEventListener("keydown", (event) => {
     if ($("help").open) {
@@ -368,11 +533,12 @@ function wire() {
       return;
     }
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (key === "Tab" && (!shown.length || document.activeElement !== $("canvas"))) return; // walks the page as ever
     const button = event.target.closest?.("button");
     if (button && (key === " " || key === "Enter")) return;
     if (key === " ") view.panning = true;
     else if (!ACTIONS[key]) return;
-    else if (scene?.width || ["ArrowRight", "ArrowLeft", "j", "k", "t", "?"].includes(key)) ACTIONS[key]();
+    else if (scene?.width || ["ArrowRight", "ArrowLeft", "j", "k", "t", "u", "?"].includes(key)) ACTIONS[key]();
     view.cursor();
     event.preventDefault();
   });
@@ -397,8 +563,9 @@ async function start() {
   $("folder").title = `Points: ${folder.points}`;
   $("masks").hidden = !folder.engine;
   $("masks").title += folder.engine ? `\n${folder.engine}` : "";
-  images.fill(folder.scenes);
-  images.progress(folder.scenes);
+  $("proposing").hidden = !folder.proposes;
+  $("uncertain").hidden = !folder.proposes;
+  fill(folder);
   const asked = Number(location.hash.slice(1)) - 1;
   const firstOpen = folder.scenes.findIndex((entry) => !entry.done);
   open(asked >= 0 && asked < folder.scenes.length ? asked : Math.max(0, firstOpen));

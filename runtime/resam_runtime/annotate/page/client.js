@@ -11,7 +11,7 @@ export class Problem extends Error {
 }
 
 export class Client {
-  // on: {status(kind, text), changes(scenes), restarted(folder), refused(entry, problem), saved(entry, answer)}
+  // on: {status(kind, text), changes(scenes, classes, version), restarted(folder), refused(entry, problem), saved(entry, answer)}
   constructor(on) {
     this.on = on;
     this.folder = null;
@@ -124,7 +124,7 @@ export class Client {
         const answer = await this.get(`changes/${this.version}`);
         if (session !== this.folder.session) continue;
         this.version = answer.version;
-        this.on.changes(answer.scenes);
+        this.on.changes(answer.scenes, answer.classes, answer.version);
         if (!this.busy) this.on.status("saved", "Saved");
       } catch (problem) {
         if (problem.status === 410) await this.restart();

@@ -62,16 +62,16 @@ export class Masks {
     const urgent = stale.find((instance) => instance.handle === current);
     if (urgent && this.of(urgent) !== undefined) return [urgent]; // a click waits for one mask, not for eight
     const far = ([x, y]) => (x - centre[0]) ** 2 + (y - centre[1]) ** 2;
-    const key = (i) => (i === urgent ? -1 : i.points.length ? far(i.points[0]) : Infinity);
+    const key = (i) => (i === urgent ? -1 : i.points.length ? far(i.points[0]) : i.box ? far(i.box) : Infinity);
     return stale.sort((a, b) => key(a) - key(b)).slice(0, AT_ONCE);
   }
 }
 
-function signature({ points, labels }) {
-  return `${points.join(";")}|${labels.join()}`;
+function signature({ points, labels, box }) {
+  return `${points.join(";")}|${labels.join()}|${box ?? ""}`;
 }
 
-function outline(polygons) {
+export function outline(polygons) {
   const path = new Path2D();
   const box = [Infinity, Infinity, -Infinity, -Infinity];
   for (const ring of polygons.flat()) {

@@ -2,7 +2,7 @@
 
 export const $ = (id) => document.getElementById(id);
 
-function element(tag, className, ...children) {
+export function element(tag, className, ...children) {
   const made = document.createElement(tag);
   if (className) made.className = className;
   made.append(...children);
@@ -37,11 +37,18 @@ export class ImageList {
     scenes.forEach((scene, index) => this.update(index, scene));
   }
 
+  // Shows the rows in another order.
+  order(indices) {
+    $("image-list").replaceChildren(...indices.map((index) => this.rows[index]));
+  }
+
   update(index, scene) {
     const [tick, , count] = this.rows[index].children;
     tick.textContent = scene.problem ? "!" : scene.done ? "✓" : "";
     this.rows[index].classList.toggle("broken", Boolean(scene.problem));
     count.textContent = scene.instances || "";
+    const unsure = scene.uncertainty === undefined ? "" : `\nThe engine is unsure: ${Math.round(100 * scene.uncertainty)}%`;
+    this.rows[index].title = `${scene.name}${unsure}`;
   }
 
   current(index) {
@@ -80,13 +87,14 @@ export class InstanceList {
     current?.scrollIntoView({ block: "nearest" });
   }
 
-  row({ handle, labels, colour: hue, current, mask, title }, place) {
+  row({ handle, labels, box, colour: hue, className, current, mask, title }, place) {
     const positive = labels.filter((label) => label === 1).length;
     const swatch = element("span", "swatch");
     swatch.style.setProperty("--colour", hue);
-    const counts = `${positive}+${labels.length > positive ? ` ${labels.length - positive}−` : ""}`;
-    const select = element("button", "select", swatch, element("span", "title", title), element("span", "num", counts));
-    const problem = positive ? mask?.problem : "needs a positive point";
+    const counts = `${box ? "▭ " : ""}${positive}+${labels.length > positive ? ` ${labels.length - positive}−` : ""}`;
+    const named = element("span", "title", title, element("span", "class-name", className ? ` ${className}` : ""));
+    const select = element("button", "select", swatch, named, element("span", "num", counts));
+    const problem = positive || box ? mask?.problem : "needs a positive point";
     if (problem) {
       const sign = element("span", "warn", "!");
       sign.title = problem;
@@ -112,15 +120,27 @@ const HELP = [
     ["Click", "add a point to the current instance"],
     ["Right-click", "add a negative point: not part of it (also Alt-click)"],
     ["Shift-click", "begin a new instance here"],
+    ["Shift-drag", "a box: around the current instance, else of a new one"],
+    ["B", "every drag draws a box (Space moves the image)"],
     ["N  Enter", "the next click begins a new instance"],
     ["O", "every click begins a new instance"],
     ["Drag a point", "move it"],
-    ["Click a point", "select it and its instance"],
-    ["Del", "delete the selected point, else the instance"],
+    ["Click a point", "select it and its instance; a box by its corner"],
+    ["Del", "delete the selected point or box, else the instance"],
     ["X", "delete the current instance"],
     ["[  ]", "previous, next instance"],
     ["Ctrl-Z", "undo"],
     ["Ctrl-Shift-Z", "redo (also Ctrl-Y)"],
+  ]],
+  ["Classes", [
+    ["1 … 9", "the class of the next instances and of the current one; again: none"],
+  ]],
+  ["Proposals of the engine, dashed", [
+    ["A", "accept the highlighted one"],
+    ["R", "reject it"],
+    ["Tab", "the next one; the pointer chooses too"],
+    ["P", "show or hide proposals"],
+    ["U", "images of which the engine is least sure first"],
   ]],
   ["Images", [
     ["→  J", "next image"],
@@ -131,7 +151,7 @@ const HELP = [
     ["Wheel  +  −", "zoom"],
     ["Drag", "move the image (with Space also from a point)"],
     ["F  0", "fit the image"],
-    ["1", "image pixels as screen pixels"],
+    ["Z", "image pixels as screen pixels"],
     ["M", "show or hide masks"],
     ["H", "show or hide points"],
     ["T", "light, dark, as the system"],

@@ -1,6 +1,6 @@
 // The points of one scene as this window shows them, ahead of the server by what is not yet acknowledged.
 //
-// An instance is {handle, raw, points, labels}; its handle {id} outlives it, so that undo and queued operations find an
+// An instance is {handle, raw, points, labels, box, category}, null where it has no box or class; its handle {id} outlives it, so that undo and queued operations find an
 // instance whose id the server has yet to give, or that was removed and came back. Undo needs no record of
 // states: performing an operation yields the one that takes it back.
 
@@ -10,6 +10,7 @@ export class ScenePoints {
     this.handles = new Map();
     this.instances = [];
     this.done = false;
+    this.rejected = []; // boxes of what the engine proposed and somebody said is nothing
     this.version = -1;
     this.edits = 0;
     this.undo = [];
@@ -20,12 +21,8 @@ export class ScenePoints {
   replace(answer) {
     this.version = answer.version;
     this.done = answer.done;
-    this.instances = answer.instances.map((raw) => ({
-      handle: this.handle(raw.id),
-      raw,
-      points: raw.points.map((point) => [...point]),
-      labels: [...raw.labels],
-    }));
+    this.rejected = answer.rejected;
+    this.instances = answer.instances.map((raw) => fresh(this.handle(raw.id), raw));
   }
 
   handle(id) {
@@ -44,7 +41,7 @@ export class ScenePoints {
   }
 
   // Applies an operation here and returns the one that undoes it; null where it makes no sense any more.
-  // operation: {act, handle, point, label, at, to, value, place, done}
+  // operation: {act, handle, point, label, at, to, box, category, value, place, back, done}
   apply(operation) {
     const { handle, point, label } = operation;
     const instance = handle && this.find(handle);
@@ -55,22 +52,18 @@ export class ScenePoints {
     return inverse && { handle, ...inverse };
   }
 
-  change({ act, handle, point, label, at: wantedAt, to, value, place: wantedPlace, done }, instance, place, at) {
+  change(operation, instance, place, at) {
+    const { act, handle, point, label, at: wantedAt, to, box, category, value, place: wantedPlace, back, done } = operation;
+    if (["add", "box", "accept"].includes(act) && !instance) return this.begin(operation);
     switch (act) {
       case "add":
         if (at >= 0) return null;
-        if (!instance) {
-          if (handle.id !== null) return null;
-          this.instances.push({ handle, raw: {}, points: [point], labels: [label] });
-        } else {
-          const where = wantedAt ?? instance.points.length;
-          instance.points.splice(where, 0, point);
-          instance.labels.splice(where, 0, label);
-        }
+        instance.points.splice(wantedAt ?? instance.points.length, 0, point);
+        instance.labels.splice(wantedAt ?? instance.labels.length, 0, label);
         return { act: "remove", point, label };
       case "remove": {
         if (at < 0) return null;
-        if (instance.points.length === 1) return this.take(instance, place);
+        if (instance.points.length === 1 && !instance.box) return this.take(instance, place);
         instance.points.splice(at, 1);
         instance.labels.splice(at, 1);
         return { act: "add", point, label, at };
@@ -79,11 +72,30 @@ export class ScenePoints {
         if (at < 0) return null;
         instance.points[at] = to;
         return { act: "move", point: to, label, to: point };
+      case "box": {
+        if (!box && !instance.points.length) return this.take(instance, place);
+        const before = instance.box;
+        instance.box = box;
+        return { act: "box", box: before };
+      }
+      case "class": {
+        if (!instance) return null;
+        const before = instance.category;
+        instance.category = category;
+        return { act: "class", category: before };
+      }
+      case "reject": {
+        const found = this.rejected.findIndex((other) => other.join() === box.join());
+        if ((found >= 0) !== Boolean(back)) return null;
+        if (back) this.rejected.splice(found, 1);
+        else this.rejected.push(box);
+        return { act: "reject", box, back: !back };
+      }
       case "delete":
         return instance ? this.take(instance, place) : null;
       case "restore":
         if (instance) return null;
-        this.instances.splice(wantedPlace, 0, { handle, raw: value, points: [...value.points], labels: [...value.labels] });
+        this.instances.splice(wantedPlace, 0, fresh(handle, value));
         return { act: "delete" };
       case "done": {
         const before = this.done;
@@ -95,11 +107,27 @@ export class ScenePoints {
     }
   }
 
+  begin({ act, handle, point, label, box, category }) {
+    if (handle.id !== null) return null;
+    const marks = { points: act === "box" ? [] : [point], labels: act === "box" ? [] : [label], box, category };
+    this.instances.push(fresh(handle, marks));
+    return act === "add" ? { act: "remove", point, label } : { act: "delete" };
+  }
+
   take(instance, place) {
     this.instances.splice(place, 1);
     const value = { ...instance.raw, points: [...instance.points], labels: [...instance.labels] };
+    for (const name of ["box", "category"]) {
+      if (instance[name] === null) delete value[name];
+      else value[name] = instance[name];
+    }
     return { act: "restore", value, place };
   }
+}
+
+function fresh(handle, raw) {
+  const { points = [], labels = [], box = null, category = null } = raw;
+  return { handle, raw, points: points.map((point) => [...point]), labels: [...labels], box, category };
 }
 
 function indexOfPoint({ points, labels }, [x, y], label) {
@@ -107,14 +135,22 @@ function indexOfPoint({ points, labels }, [x, y], label) {
 }
 
 // The operation as the server takes it, with ids as they are known now.
-export function message({ act, handle, point, label, at, to, value, place, done }) {
+export function message({ act, handle, point, label, at, to, box, category, value, place, back, done }) {
   switch (act) {
     case "add":
-      return { do: "add", instance: handle.id, point, label, at };
+      return { do: "add", instance: handle.id, point, label, at, category };
     case "remove":
       return { do: "remove", instance: handle.id, point, label };
     case "move":
       return { do: "move", instance: handle.id, point, label, to };
+    case "box":
+      return { do: "box", instance: handle.id, box, category };
+    case "class":
+      return { do: "class", instance: handle.id, category };
+    case "accept":
+      return { do: "accept", instance: null, point, label, box, category };
+    case "reject":
+      return { do: "reject", box, back };
     case "delete":
       return { do: "delete", instance: handle.id };
     case "restore":

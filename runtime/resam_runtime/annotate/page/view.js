@@ -1,15 +1,17 @@
-// The canvas: pieces of the scene at the right zoom level, masks, points; zoom, pan and clicks.
+// The canvas: pieces of the scene at the right zoom level, masks, points, boxes; zoom, pan, clicks and drags.
 //
 // Scene coordinates have pixel centres at integers, so the scene reaches from -0.5 to width - 0.5.
 
 const AT_ONCE = 4;
 const KEPT_PIECES = 400;
 const HIT_PX = 9;
+const CLICK_PX = 4; // nearer than that a click is at a point; farther it adds one, so that small objects get three
 const DRAG_PX = 4;
 const MAX_SCALE = 40;
 
 export class View {
-  // on: {click([x, y], event), grab(hit), drop(hit, [x, y]), hover([x, y] or null), moved(), pieceAddress(level, c, r)}
+  // on: {click([x, y], event), grab(hit), drop(hit, [x, y]), box([x0, y0, x1, y1], hit or null), hover([x, y] or null),
+  // moved(), pieceAddress(level, c, r)}; a hit is {instance, point, label} or, of a box, {instance, corner}
   constructor(canvas, on) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
@@ -17,8 +19,9 @@ export class View {
     this.scene = null;
     this.pieces = new Map();
     this.loading = new Set();
-    this.drawing = { instances: [], masksShown: true, pointsShown: true };
+    this.drawing = { instances: [], proposals: [], masksShown: true, pointsShown: true };
     this.panning = false; // space is held
+    this.boxing = false; // every drag draws a box
     this.gesture = null;
     this.hit = null;
     new ResizeObserver(() => this.resize()).observe(canvas);
@@ -41,7 +44,8 @@ export class View {
     this.fit();
   }
 
-  // drawing: {instances: [{points, labels, colour, current, mask, title}], selected: [x, y] or null, masksShown, pointsShown}
+  // drawing: {instances: [{points, labels, box, colour, current, mask, title}], selected: [x, y], "box" or null,
+  // proposals: [{box, mask, colour, focused, title}], masksShown, pointsShown}
   paint(drawing) {
     this.drawing = drawing;
     this.redraw();
@@ -133,9 +137,9 @@ export class View {
     this.canvas.setPointerCapture(event.pointerId);
     const at = [event.offsetX, event.offsetY];
     const pan = event.button === 1 || (event.button === 0 && this.panning);
-    const hit = event.button === 0 && !pan ? this.hitTest(at) : null;
-    this.gesture = { button: event.button, from: at, last: at, hit, pan, dragged: false };
-    if (hit) this.on.grab(hit);
+    const box = event.button === 0 && !pan && (this.boxing || event.shiftKey);
+    const hit = event.button === 0 && !pan ? this.cornerTest(at) ?? (box ? null : this.hitTest(at)) : null;
+    this.gesture = { button: event.button, from: at, last: at, hit, pan, box: box && !hit, dragged: false };
     event.preventDefault();
   }
 
@@ -149,9 +153,13 @@ export class View {
       this.cursor();
       return;
     }
-    if (Math.hypot(at[0] - gesture.from[0], at[1] - gesture.from[1]) > DRAG_PX) gesture.dragged = true;
-    if (gesture.dragged && gesture.hit) {
-      gesture.hit.moved = this.toScene(at);
+    if (!gesture.dragged && Math.hypot(at[0] - gesture.from[0], at[1] - gesture.from[1]) > DRAG_PX) {
+      gesture.dragged = true;
+      if (gesture.hit) this.on.grab(gesture.hit);
+    }
+    if (gesture.dragged && (gesture.hit || gesture.box)) {
+      if (gesture.hit) gesture.hit.moved = this.toScene(at);
+      gesture.last = at;
       this.redraw();
     } else if (gesture.pan || (gesture.dragged && gesture.button === 0)) {
       this.pan(at[0] - gesture.last[0], at[1] - gesture.last[1]);
@@ -164,8 +172,13 @@ export class View {
     const gesture = this.gesture;
     if (!gesture || event.button !== gesture.button) return;
     this.gesture = null;
-    if (gesture.hit) {
-      if (gesture.dragged) this.on.drop(gesture.hit, this.toScene(gesture.last));
+    if (gesture.hit && gesture.dragged) {
+      if (gesture.hit.point) this.on.drop(gesture.hit, this.toScene(gesture.last));
+      else this.on.box(this.resized(gesture.hit), gesture.hit);
+    } else if (gesture.hit && (gesture.hit.distance ?? 0) <= CLICK_PX) {
+      this.on.grab(gesture.hit);
+    } else if (gesture.box && gesture.dragged) {
+      this.on.box(this.boxOf(this.toScene(gesture.from), this.toScene(gesture.last)), null);
     } else if (!gesture.dragged && !gesture.pan && gesture.button !== 1) {
       this.on.click(this.toScene([event.offsetX, event.offsetY]), event);
     }
@@ -179,7 +192,7 @@ export class View {
   }
 
   cursor() {
-    const dragging = this.gesture?.dragged && (this.gesture.hit || this.gesture.button !== 2);
+    const dragging = this.gesture?.dragged && !this.gesture.box && (this.gesture.hit || this.gesture.button !== 2);
     const kind = dragging || this.gesture?.pan ? "grabbing" : this.panning ? "grab" : this.hit ? "pointer" : "crosshair";
     this.canvas.style.cursor = kind;
   }
@@ -195,11 +208,42 @@ export class View {
         const distance = Math.hypot(px - x, py - y) - (instance.current ? 2 : 0);
         if (distance < nearest) {
           nearest = distance;
-          best = { instance, point, label: instance.labels[i] };
+          best = { instance, point, label: instance.labels[i], distance: Math.hypot(px - x, py - y) };
         }
       });
     }
     return best;
+  }
+
+  // The corner of the current instance's box under the pointer: {instance, corner} or null.
+  cornerTest([x, y]) {
+    if (!this.drawing.pointsShown) return null;
+    for (const instance of this.drawing.instances) {
+      if (!instance.current || !instance.box) continue;
+      const corner = corners(instance.box).findIndex((place) => {
+        const [px, py] = this.toScreen(place);
+        return Math.hypot(px - x, py - y) < HIT_PX;
+      });
+      if (corner >= 0) return { instance, corner };
+    }
+    return null;
+  }
+
+  // Two places on edges -> the box of whole or part pixels between them, outer pixels included, inside the scene.
+  boxOf([ax, ay], [bx, by]) {
+    const side = (a, b, size) => {
+      const low = Math.min(size - 1, Math.max(0, Math.min(a, b) + 0.5));
+      const high = Math.min(size - 1, Math.max(0, Math.max(a, b) - 0.5));
+      const round = (value) => Math.round(value * 100) / 100;
+      return low <= high ? [round(low), round(high)] : [Math.round((low + high) / 2), Math.round((low + high) / 2)];
+    };
+    const [x0, x1] = side(ax, bx, this.scene.width);
+    const [y0, y1] = side(ay, by, this.scene.height);
+    return [x0, y0, x1, y1];
+  }
+
+  resized({ instance, corner, moved }) {
+    return moved ? this.boxOf(moved, corners(instance.box)[(corner + 2) % 4]) : instance.box;
   }
 
   // --- drawing ---------------------------------------------------------------------------------------------------
@@ -219,6 +263,8 @@ export class View {
     if (!this.scene || !canvas.width || !canvas.height) return;
     this.drawPieces(ratio);
     if (this.drawing.masksShown) this.drawMasks(ratio);
+    this.drawProposals(ratio);
+    if (this.drawing.pointsShown) this.drawBoxes(ratio);
     if (this.drawing.pointsShown) this.drawPoints(ratio);
   }
 
@@ -291,6 +337,65 @@ export class View {
     context.globalAlpha = 1;
   }
 
+  drawProposals(ratio) {
+    const { context } = this;
+    const unit = this.scale * ratio;
+    for (const { box, mask, colour, focused, title } of this.drawing.proposals) {
+      context.setTransform(unit, 0, 0, unit, (this.left + 0.5 * this.scale) * ratio, (this.top + 0.5 * this.scale) * ratio);
+      const path = mask.empty ? new Path2D() : mask.path;
+      if (mask.empty) path.rect(box[0] - 0.5, box[1] - 0.5, box[2] - box[0] + 1, box[3] - box[1] + 1);
+      context.globalAlpha = focused ? 0.3 : 0.1;
+      context.fillStyle = colour;
+      context.fill(path, "evenodd");
+      context.globalAlpha = 1;
+      for (const [style, width] of [["rgb(0 0 0 / 55%)", focused ? 4.5 : 3], [colour, focused ? 2.6 : 1.5]]) {
+        context.setLineDash([6 / this.scale, 4 / this.scale]);
+        context.strokeStyle = style;
+        context.lineWidth = width / this.scale;
+        context.stroke(path);
+      }
+      context.setLineDash([]);
+      if (!focused) continue;
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      this.drawTitle(this.toScreen([box[2], box[1]]), { title, colour });
+    }
+  }
+
+  drawBoxes(ratio) {
+    const { context, gesture } = this;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    for (const instance of this.drawing.instances) {
+      if (!instance.box) continue;
+      const held = gesture?.dragged && gesture.hit?.corner !== undefined && gesture.hit.instance.handle === instance.handle;
+      const box = held ? this.resized(gesture.hit) : instance.box;
+      const selected = instance.current && this.drawing.selected === "box";
+      this.drawBox(box, instance.colour, instance.current ? 2.2 : 1.4, selected);
+      if (!instance.current) continue;
+      for (const place of corners(box)) {
+        const [x, y] = this.toScreen(place);
+        context.fillStyle = "#fff";
+        context.fillRect(x - 4, y - 4, 8, 8);
+        context.strokeStyle = instance.colour;
+        context.lineWidth = 1.5;
+        context.strokeRect(x - 4, y - 4, 8, 8);
+      }
+      if (!instance.points.length) this.drawTitle(this.toScreen([box[2], box[1]]), instance);
+    }
+    if (gesture?.box && gesture.dragged) {
+      this.drawBox(this.boxOf(this.toScene(gesture.from), this.toScene(gesture.last)), "#fff", 1.6, false);
+    }
+  }
+
+  drawBox(box, colour, width, selected) {
+    const { context } = this;
+    const [[left, top], , [right, bottom]] = corners(box).map((place) => this.toScreen(place));
+    for (const [style, line] of [[selected ? "#fff" : "rgb(0 0 0 / 55%)", width + 2], [colour, width]]) {
+      context.strokeStyle = style;
+      context.lineWidth = line;
+      context.strokeRect(left, top, right - left, bottom - top);
+    }
+  }
+
   drawPoints(ratio) {
     const { context } = this;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -357,4 +462,14 @@ export class View {
     context.fillStyle = colour;
     context.fillText(title, x + 16, y - 9.5);
   }
+}
+
+// Where the corners of a box are, on the edges of its outer pixels: opposite ones are two apart.
+function corners([x0, y0, x1, y1]) {
+  return [
+    [x0 - 0.5, y0 - 0.5],
+    [x1 + 0.5, y0 - 0.5],
+    [x1 + 0.5, y1 + 0.5],
+    [x0 - 0.5, y1 + 0.5],
+  ];
 }
