@@ -25,6 +25,7 @@ from resam_runtime.engine.backends.tensorrt import TensorRTBackend
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 from resam_runtime.engine.manifest import GraphSpec, TensorRTTarget, TensorSpec
 
+from .cuda_drivers import Gpu, left_over, over_cuda_python, over_pycuda
 from .engines import engine_graphs, engine_manifest, write_engine
 
 TARGET = TensorRTTarget("10.3.0", "8.7", "Orin")
@@ -321,8 +322,8 @@ class SimulatedPlan:
 class Simulation:
     """A TensorRT module and a device, to be injected into `TensorRTBackend.load`."""
 
-    def __init__(self, version: str = "10.3.0", records: bool = True) -> None:
-        self.device = SimulatedDevice(records)
+    def __init__(self, version: str = "10.3.0", records: bool = True, device: Any = None) -> None:
+        self.device = device or SimulatedDevice(records)
         self.plans: list[SimulatedPlan] = []
         self.refuses = False
         simulation = self
@@ -394,6 +395,29 @@ def test_results_equal_onnx_runtimes_for_changing_shapes_and_images(plan: Engine
             results.append(each.run(graph, {"embedding": embedding, **inputs}, ["masks", "scores"]))
         for got, wanted in zip(*results):
             np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("opens", [over_cuda_python, over_pycuda])
+def test_both_packages_devices_run_record_and_free_as_the_simulated_one(opens: Any, plan: EngineFile) -> None:
+    gpu = Gpu()
+    device = opens(gpu)
+    device.name, device.allocations, device.enqueue, device.diary = "Orin", gpu.allocations, gpu.enqueue, gpu.diary
+    simulations = [Simulation(device=device), Simulation()]
+    backends = [simulation.load(plan) for simulation in simulations]
+    for turn in range(12):
+        results = []
+        for backend in backends:
+            inputs = {"embedding": encoded(backend, turn), **prompts(turn, 1 + turn % 2)}
+            results.append(backend.run("loop", inputs, ["masks", "scores"]))
+            inputs.clear()
+        for got, wanted in zip(*results):
+            np.testing.assert_array_equal(got, wanted)
+    assert gpu.diary == simulations[1].device.diary
+    assert "launch" in gpu.diary
+    assert gpu.depth == 0
+    with device.active():
+        del backends, backend, results, got, simulations
+        assert left_over(gpu) == (0, 0, 0)
 
 
 def test_an_embedding_outlives_the_next_image(plan: EngineFile) -> None:
@@ -589,9 +613,9 @@ def test_missing_libraries_say_what_to_install(plan: EngineFile, monkeypatch: py
     with pytest.raises(ResamError, match=r"TensorRT cannot be imported .*python3-libnvinfer"):
         load_backend(plan)
     monkeypatch.setitem(sys.modules, "tensorrt", Simulation().tensorrt)
-    monkeypatch.setitem(sys.modules, "pycuda", None)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(ResamError, match="needs pycuda"):
+    for name in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ResamError, match="needs cuda-python or pycuda"):
         load_backend(plan)
 
 
@@ -600,7 +624,7 @@ def test_the_segmenter_runs_plans_as_it_runs_graphs(
 ) -> None:
     simulation = Simulation()
     monkeypatch.setitem(sys.modules, "tensorrt", simulation.tensorrt)
-    monkeypatch.setattr("resam_runtime.engine.backends.tensorrt.CudaDevice", lambda path, number: simulation.device)
+    monkeypatch.setattr("resam_runtime.engine.backends.tensorrt.open_device", lambda path, number: simulation.device)
     write_engine(tmp_path / "model.resam", by_value=True, radius=9.0)
     image = np.random.default_rng(0).integers(0, 256, (150, 100, 3), dtype=np.uint8)
     points = np.random.default_rng(1).uniform(0, 99, (40, 2))

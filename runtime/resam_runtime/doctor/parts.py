@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -57,6 +58,17 @@ def _version(name: str) -> str:
     return ""
 
 
+def _cuda_package() -> Found:
+    """The package that plans run through."""
+    from resam_runtime.engine.backends.cuda import DEVICE_TYPES
+
+    for device in DEVICE_TYPES:
+        with contextlib.suppress(ImportError):
+            device.driver()
+            return Found(True, f"{device.package} {importlib.metadata.version(device.package)}")
+    return Found(False, f"none of {', '.join(device.package for device in DEVICE_TYPES)} can be imported")
+
+
 def _provider(name: str) -> Callable[[], Found]:
     def find() -> Found:
         found = _package("onnxruntime")()
@@ -95,8 +107,14 @@ PARTS = (
     Part(
         "TensorRT",
         "builds and runs .plan files on the GPU",
-        "pip install 'resam[tensorrt]' (JetPack: apt install python3-libnvinfer, pip install pycuda)",
-        _package("tensorrt", "pycuda"),
+        "pip install 'resam[tensorrt]' (JetPack: apt install python3-libnvinfer)",
+        _package("tensorrt"),
+    ),
+    Part(
+        "CUDA for Python",
+        "runs .plan files, with TensorRT",
+        "pip install 'cuda-bindings<13' for CUDA 12, 'cuda-bindings<14' for CUDA 13; or pip install pycuda",
+        _cuda_package,
     ),
     Part("rasterio", "georeferenced scenes (GeoTIFF)", "pip install 'resam[geo]'", _package("rasterio")),
     Part(

@@ -1,4 +1,4 @@
-"""Points files: JSON, CSV, GeoJSON and COCO, beside a scene or one for all. docs/formats.md has an example of each."""
+"""Points files of several kinds, beside a scene or one for all; docs/formats.md shows them."""
 
 from __future__ import annotations
 

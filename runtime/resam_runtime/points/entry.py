@@ -58,15 +58,16 @@ class PointKind:
 
     name: in help and errors. suffix: of a file beside its scene, behind NAME; "" for a kind that has none of its own.
     members: those of its JSON object, for errors; "" for a kind that is no JSON, which its suffix tells.
-    holds: whether a JSON object is of this kind. parse: the JSON object, or the text, and whether the
-    `bbox` of annotations is a box prompt, to `Parsed`; raises Malformed.
+    holds: whether JSON, an object or a list as `root` says, is of this kind. parse: this JSON, or the text, and whether
+    the `bbox` of annotations is a box prompt, to `Parsed`; raises Malformed.
     """
 
     name: str
     suffix: str
     parse: Callable[[Any, bool], Parsed]
     members: str = ""
-    holds: Callable[[dict[str, Any]], bool] | None = None
+    holds: Callable[[Any], bool] | None = None
+    root: type[dict[str, Any]] | type[list[Any]] = dict
 
 
 class Groups:

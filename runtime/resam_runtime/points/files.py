@@ -16,6 +16,7 @@ from resam_runtime.common.checked import Malformed
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import has_rasterio
 from resam_runtime.points.entry import PIXELS, Entry, Parsed
+from resam_runtime.points.kind_labelme import is_labelme
 from resam_runtime.points.kinds import SUFFIXES, parse_points
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
 from resam_runtime.scenes.georeference import Coordinates, reproject_some
@@ -29,8 +30,8 @@ _MAPS = frozenset({".shp", ".gpkg", ".kml", ".gml", ".fgb", ".gdb", ".dbf", ".sh
 def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
     """The points file beside a scene, NAME and one of the `SUFFIXES`; NAME with or without the scene's own suffix.
 
-    The full name goes first (`a.png.points.json` before `a.points.json`). Raises ResamError when two kinds of file
-    compete, since one of them would be ignored in silence.
+    The full name goes first (`a.png.points.json` before `a.points.json`), labelme's NAME.json last. Raises ResamError
+    when two kinds of file compete, since one of them would be ignored in silence.
     """
     scene_path = Path(scene_path)
     for name in (scene_path.name, scene_path.stem):
@@ -40,7 +41,8 @@ def find_points(scene_path: str | os.PathLike[str]) -> Path | None:
             raise ResamError(f"{scene_path}: both {found[0].name} and {found[1].name} hold its points; keep one")
         if found:
             return found[0]
-    return None
+    labelme = scene_path.with_suffix(".json")
+    return labelme if os.path.isfile(labelme) and is_labelme(labelme) else None
 
 
 def read_points(path: str | os.PathLike[str], scene: SceneInfo | None = None) -> ScenePoints:

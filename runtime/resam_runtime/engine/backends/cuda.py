@@ -1,14 +1,13 @@
-"""The few things the TensorRT backend asks of CUDA, through pycuda; the seam at which tests put a device of their own.
+"""The few things the TensorRT backend asks of CUDA: the seam at which tests put a device of their own.
 
-pycuda has no CUDA graphs, so those five calls go to the driver's C interface. Not run on a device by
-this project's tests: see `backends.tensorrt`.
+Two packages give them, a class each: NVIDIA's cuda-python, which comes as a wheel, and pycuda, which is compiled where
+it is installed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam_runtime.common.errors import ResamError, one_line
-
-_CAPTURE_THREAD_LOCAL = 1
+from resam_runtime.engine.backends.cuda_pycuda import PycudaDevice
+from resam_runtime.engine.backends.cuda_python import CudaPythonDevice
 
 
 class Device(Protocol):
@@ -52,108 +51,23 @@ class Device(Protocol):
     def launch(self, recording: Any) -> None: ...
 
 
-class CudaDevice:
-    """`Device` over pycuda, on the primary context, which it shares with TensorRT and others in the process."""
+# cuda-python may be there for torch's sake: pycuda only where somebody chose it.
+DEVICE_TYPES: tuple[type[PycudaDevice] | type[CudaPythonDevice], ...] = (PycudaDevice, CudaPythonDevice)
+"""`Device` over each package; the first whose package can be imported is taken."""
 
-    def __init__(self, path: Path, number: int) -> None:
-        """Open GPU `number`; `ResamError` (naming the engine file) where pycuda or the GPU is missing."""
+
+def open_device(path: Path, number: int) -> Device:
+    """GPU `number`, through whichever package is installed. `ResamError`, naming the engine file, where none is or
+    there is no such GPU."""
+    reasons = []
+    for device in DEVICE_TYPES:
         try:
-            import pycuda.driver as driver
+            driver = device.driver()
         except ImportError as error:
-            raise ResamError(
-                f"{path}: a TensorRT plan needs pycuda, which cannot be imported ({one_line(error)}); "
-                "pip install 'resam[tensorrt]', or run the .resam file"
-            ) from None
-        try:
-            driver.init()
-            count = driver.Device.count()
-            if number >= count:
-                raise ResamError(f"{path}: no GPU {number} (found {count}); choose another device")
-            device = driver.Device(number)
-            self._context = device.retain_primary_context()
-            self.name = str(device.name())
-            self.compute_capability = ".".join(str(part) for part in device.compute_capability())
-            self._driver = driver
-            with self.active():
-                self._stream = driver.Stream()
-        except driver.Error as error:
-            raise ResamError(
-                f"{path}: a TensorRT plan needs an NVIDIA GPU, but CUDA does not start ({one_line(error)}); "
-                "check the driver with nvidia-smi, or run the .resam file on the CPU"
-            ) from None
-        self.stream = int(self._stream.handle)
-        self._graphs = _DriverGraphs()
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        self._context.push()
-        try:
-            yield
-        finally:
-            self._context.pop()
-
-    def allocate(self, nbytes: int) -> Any:
-        try:
-            return self._driver.mem_alloc(max(1, nbytes))
-        except self._driver.Error as error:
-            raise ResamError(f"GPU {self.name}: no memory for {nbytes} bytes ({one_line(error)}); free some") from None
-
-    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        return np.asarray(self._driver.pagelocked_empty(max(1, nbytes), np.uint8))
-
-    def upload(self, target: Any, source: NDArray[np.uint8]) -> None:
-        self._driver.memcpy_htod_async(target, source, self._stream)
-
-    def download(self, target: NDArray[np.uint8], source: Any) -> None:
-        self._driver.memcpy_dtoh_async(target, source, self._stream)
-
-    def copy(self, target: Any, source: Any, nbytes: int) -> None:
-        self._driver.memcpy_dtod_async(int(target), int(source), nbytes, self._stream)
-
-    def synchronize(self) -> None:
-        self._stream.synchronize()
-
-    def capture(self, enqueue: Callable[[], bool]) -> Any | None:
-        return self._graphs.capture(self.stream, enqueue)
-
-    def launch(self, recording: Any) -> None:
-        self._graphs.launch(recording, self.stream)
-
-
-class _Recording:
-    """An executable CUDA graph; destroyed with its last reference."""
-
-    def __init__(self, library: Any, handle: ctypes.c_void_p) -> None:
-        self.handle = handle
-        self._library = library
-
-    def __del__(self) -> None:
-        self._library.cuGraphExecDestroy(self.handle)
-
-
-class _DriverGraphs:
-    def __init__(self) -> None:
-        self._library = ctypes.CDLL("libcuda.so.1")
-
-    def capture(self, stream: int, enqueue: Callable[[], bool]) -> _Recording | None:
-        library, handle = self._library, ctypes.c_void_p(stream)
-        if library.cuStreamBeginCapture_v2(handle, _CAPTURE_THREAD_LOCAL):
-            return None
-        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        try:
-            recorded = enqueue()
-        finally:
-            ended = library.cuStreamEndCapture(handle, ctypes.byref(graph))
-        if ended or not graph.value:
-            return None
-        failed = library.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
-        library.cuGraphDestroy(graph)
-        if failed:
-            return None
-        recording = _Recording(library, executable)
-        return recording if recorded else None
-
-    def launch(self, recording: _Recording, stream: int) -> None:
-        status = self._library.cuGraphLaunch(recording.handle, ctypes.c_void_p(stream))
-        if status:
-            raise ResamError(f"GPU: a recorded run could not be launched (CUDA error {status})")
+            reasons.append(one_line(error))
+            continue
+        return device(driver, path, number)
+    raise ResamError(
+        f"{path}: a TensorRT plan needs cuda-python or pycuda, and none can be imported ({'; '.join(reasons)}); "
+        "pip install 'cuda-bindings<13' for CUDA 12, 'cuda-bindings<14' for CUDA 13, or run the .resam file"
+    )

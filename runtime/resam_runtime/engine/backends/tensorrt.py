@@ -1,4 +1,4 @@
-"""TensorRT plans, through TensorRT's own bindings (10.3 to 11) and pycuda.
+"""TensorRT plans, through TensorRT's own bindings (10.3 to 11) and cuda-python or pycuda.
 
 Device buffers are allocated once, at the plan's largest shapes, and everything runs on one stream. An embedding that is
 kept stays in device memory of its own. A shape that comes back gets an execution context of its own, and from its third
@@ -6,7 +6,8 @@ run on a CUDA graph: a graph is tied to its context's shapes, so contexts are no
 their scratch memory is (one run at a time uses it).
 
 Not run on a device so far: tests cover the loading errors, the version and device checks, the buffer plan against
-recorded tensors, and the order of copies, runs and recordings on a simulated device.
+recorded tensors, and the order of copies, runs and recordings on a simulated device, under
+both packages' classes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from resam_runtime.common.errors import ResamError, one_line
 from resam_runtime.engine.backends.base import parse_device
-from resam_runtime.engine.backends.cuda import CudaDevice, Device
+from resam_runtime.engine.backends.cuda import Device, open_device
 from resam_runtime.engine.backends.plan import Buffer, TensorRecord, check_target, input_sizes, plan_buffers
 from resam_runtime.engine.engine_file import EngineFile
 
@@ -67,15 +68,15 @@ class TensorRTBackend:
         """Load every plan onto a GPU.
 
         device: None or "cuda" for the first GPU, "cuda:1" for another. threads: not used, the CPU only waits.
-        `tensorrt` and `gpu` stand in for the library and the device in tests. Raises `ResamError` when TensorRT, pycuda
-        or the GPU is missing, or when the plan was built for another version or device.
+        `tensorrt` and `gpu` stand in for the library and the device in tests. Raises `ResamError` when TensorRT, the
+        package for CUDA or the GPU is missing, or when the plan was built for another version or device.
         """
         target = engine.manifest.tensorrt
         if target is None:
             raise ResamError(f"{engine.path}: names no TensorRT version; export the engine again")
         _, number = parse_device(engine.path, device or cls.devices[0], cls.devices)
         trt = tensorrt or _import_tensorrt(engine.path)
-        gpu = gpu or CudaDevice(engine.path, number)
+        gpu = gpu or open_device(engine.path, number)
         check_target(engine.path, target, engine.manifest.precision, trt.__version__, gpu.compute_capability, gpu.name)
         with gpu.active():
             logger = _logger(trt)
@@ -106,7 +107,7 @@ class TensorRTBackend:
     def run(self, graph: str, inputs: Mapping[str, Any], outputs: Sequence[str], keep: bool = False) -> list[Any]:
         """See `Backend.run`."""
         with self._lock, self._device.active():
-            # Here, since pycuda frees memory only where the device is current; a tensor may die in any thread.
+            # Here, since memory is freed only where the device is current; a tensor may die in any thread.
             del self._pool[: max(0, len(self._pool) - _POOLED)]
             engine = self._graphs[graph]
             sizes = engine.run(inputs)
