@@ -116,7 +116,6 @@ def export_graph(graph: Graph) -> ir.Model:
     )
     for clean in passes:
         clean(model)
-    drop_unused(model.graph)
     _name(model)
     common.ClearMetadataAndDocStringPass()(model)  # the exporter's metadata holds paths of this machine
     model.ir_version = IR_VERSION
@@ -147,7 +146,7 @@ def _fold_fills(graph: ir.Graph) -> None:
             fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.float32(0)
             filled = add_constant(graph, f"{node.outputs[0].name}", np.full(known.numpy(), fill))
             node.outputs[0].replace_all_uses_with(filled)
-            graph.remove(node)
+            graph.remove(node, safe=True)
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

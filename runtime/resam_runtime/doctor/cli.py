@@ -8,7 +8,7 @@ from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import command_errors
 
 
-@click.command("resam-doctor", context_settings=HELP)
+@click.command("resam-doctor", context_settings=HELP, epilog="Example: resam-doctor")
 @version
 @command_errors
 def doctor() -> None:
