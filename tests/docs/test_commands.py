@@ -338,7 +338,7 @@ OURS: Callable[[], set[str]] = lambda: {  # noqa: E731
     for parameter in one.params
     for option in [*parameter.opts, *parameter.secondary_opts]
 }
-THEIRS = {"--system-site-packages", "--no-deps", "--help", "--no-cache-dir", "--build-arg"}
+THEIRS = {"--system-site-packages", "--no-deps", "--help", "--no-cache-dir", "--build-arg", "--gpus"}
 
 
 def test_options_named_in_the_text_exist() -> None:
