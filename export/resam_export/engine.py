@@ -58,13 +58,14 @@ def export_engine(
     images: Images | None = None,
     keep_anyway: bool = False,
     scenes: int | None = None,
+    edges: bool = False,
 ) -> dict[str, Any]:
     """Write `path` (.resam, ONNX graphs) from a base whose adapter is merged already.
 
     advance: called with the name of each step. images: a folder, files or arrays, cut into tiles as the engine cuts
     scenes: to calibrate with instead of synthetic scenes, and to verify with beside them. scenes: how many synthetic
-    scenes to verify on, by default many for small tiles, two for 1024 px; 0 leaves random inputs and `images`. What was
-    done is in the result and in the manifest: it is what `resam_export.verify` reports.
+    scenes to verify on, by default many for small tiles, two for 1024 px; 0 leaves random inputs and `images`. edges:
+    see `build_graphs`. What was done is in the result and in the manifest: it is what `resam_export.verify` reports.
 
     Raises `LimitError` naming graph and tensor where a limit is missed, and nothing is written, unless `keep_anyway`:
     then the file is written and its manifest says what is missed.
@@ -79,7 +80,7 @@ def export_engine(
     own = [] if images is None else list(image_tiles(size, framing, images, max(2, count // 4), VERIFICATION_PHASE))
     calibrate = [] if chosen.exact else list(calibration(size, framing, images))
 
-    graphs = build_graphs(base.sam, options.tau, options.requery, options.rounds, fold=chosen.for_gpus)
+    graphs = build_graphs(base.sam, options.tau, options.requery, options.rounds, fold=chosen.for_gpus, edges=edges)
     models = export_graphs(graphs, lambda name: advance(f"export: {name}"))
     models, made = set_precision(models, chosen, calibrate, advance)
     for model in models.values():
@@ -216,6 +217,7 @@ def _manifest(
         refine_threshold=options.tau,
         requery=options.requery,
         rounds=options.rounds,
+        upscaling="edges" if graphs["loop"].edges else "whole",
         digest=digest,
         graphs={name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in graphs.items()},
         base=describe_base(base),

@@ -13,7 +13,7 @@ from torch import nn
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.prompter import prompter_of
-from resam.model.refine_requery import RefineRequery, Requery
+from resam.model.refine_requery import RefineRequery, Requery, refine_logit
 from resam_runtime.engine.manifest import TensorSpec
 
 DYNAMIC = {
@@ -25,13 +25,17 @@ DYNAMIC = {
 
 @dataclass(frozen=True)
 class Graph:
-    """A network of the engine file: what is traced, what it must equal, and its tensors."""
+    """A network of the engine file: what is traced, what it must equal, and its tensors.
+
+    edges: masks equal the reference's near their edges alone, so that they are compared as masks, not as numbers.
+    """
 
     name: str
     module: nn.Module
     reference: nn.Module
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    edges: bool = False
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """Inputs to trace with. Their values do not matter: the modules have no branches."""
@@ -50,16 +54,24 @@ class Graph:
 
 
 def build_graphs(
-    sam: Sam, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1, *, fold: bool = True
+    sam: Sam,
+    tau: float = 0.3,
+    requery: Requery = "box+points",
+    rounds: int = 1,
+    *,
+    fold: bool = True,
+    edges: bool = False,
 ) -> Mapping[str, Graph]:
     """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
-    contract has them. fold: see `EncoderFamily.graph`.
+    contract has them. fold: see `EncoderFamily.graph`. edges: masks in full near their edges alone, see `PromptDecoder`.
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """
     sam.eval()
     encoder, decoder = ImageEncoder(sam).eval(), PromptDecoder(sam).eval()
     loop = RefineRequery(decoder, tau, requery, rounds).eval()
+    traced = PromptDecoder(sam, edges_to=refine_logit(tau)).eval() if edges else decoder
+    traced_loop = RefineRequery(traced, tau, requery, rounds).eval()
     size = decoder.image_size
     channels, (grid, _) = sam.prompt_encoder.embed_dim, sam.prompt_encoder.image_embedding_size
     mask = 4 * grid
@@ -79,8 +91,8 @@ def build_graphs(
             (TensorSpec("image", "uint8", ("B", size, size, 3)),),
             (TensorSpec("embedding", "float32", ("B", channels, grid, grid)),),
         ),
-        Graph("decoder", decoder, decoder, prompts, masks),
-        Graph("loop", loop, loop, prompts, (*masks, TensorSpec("boxes", "float32", ("N", 4)), *coarse)),
+        Graph("decoder", traced, decoder, prompts, masks, edges),
+        Graph("loop", traced_loop, loop, prompts, (*masks, TensorSpec("boxes", "float32", ("N", 4)), *coarse), edges),
     ]
     head = prompter_of(sam)
     if head is not None:

@@ -6,7 +6,8 @@ executed twice: as stored, and rounded as a GPU rounds (`resam_export.rounding`)
 
 `relative_error` of a tensor: |x - y| / |y|, Euclidean norms over the whole tensor, y from torch in fp32; the largest
 over all inputs. Only tensors before Refine are held to it where numbers are rounded: Refine compares with a threshold,
-and a cell that flips moves a box; there the masks' IoU counts.
+and a cell that flips moves a box; there the masks' IoU counts. So it does for every mask of graphs that make masks in full
+near their edges alone; the reference makes them in full everywhere.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .rounding import rounded
 
 # Tiles on which each graph is also run by itself, and as stored; on the others the engine as a whole, rounded.
 ALONE = 4
+EDGES_IOU = 0.995  # mean IoU of masks made in full near their edges with those made in full everywhere, at least
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -50,7 +52,7 @@ def verify(
     advance: Callable[[str], None] = lambda step: None,
 ) -> Verification:
     """Compare every graph with its torch reference on random inputs and on tiles."""
-    found = _Findings(precision.tolerances)
+    found = _Findings(precision.tolerances, edges=graphs["loop"].edges)
     stored = {name: open_session(to_bytes(model)) for name, model in models.items()}
     advance("verify: random inputs")
     for name, graph in graphs.items():
@@ -87,8 +89,9 @@ def verify(
 class _Findings:
     """Collects errors, then judges them."""
 
-    def __init__(self, limits: Tolerances) -> None:
-        self.limits = limits
+    def __init__(self, limits: Tolerances, edges: bool = False) -> None:
+        self.limits, self.edges = limits, edges
+        self.iou = min(limits.iou, EDGES_IOU) if edges else limits.iou
         self.errors: dict[str, dict[str, float]] = {}  # "graph.tensor" -> kind of inputs or execution -> error
         self.rows: dict[str, list[NDArray[np.float64]]] = {}  # execution -> per tile (N, 6), see `engine`
         self.tiles = 0
@@ -120,7 +123,8 @@ class _Findings:
         tensors: dict[str, Any] = {}
         for name, errors in self.errors.items():
             graph, _, tensor = name.partition(".")
-            judged = exact or graph != "loop" or tensor.startswith("coarse")
+            judged = (exact and not self.edges) or graph != "loop" or tensor.startswith("coarse")
+            judged = judged and not (self.edges and tensor.endswith("masks"))
             limit = self.limits.encoder if graph == "encoder" else self.limits.prompted
             tensors[name] = {**errors, "limit": limit if judged else None}
             for kind, error in errors.items():
@@ -133,17 +137,17 @@ class _Findings:
             rows = np.concatenate(blocks)
             iou, coarse, box, score = (float(rows[:, column].mean()) for column in range(4))
             masks[kind] = {
-                "instances": len(rows), "iou": iou, "coarse_iou": coarse, "iou_limit": self.limits.iou,
+                "instances": len(rows), "iou": iou, "coarse_iou": coarse, "iou_limit": self.iou,
                 "box_error_px": box, "score_error": score,
             }  # fmt: skip
             if not np.isnan(rows[:, 4]).all():
                 after, before = (float(np.nanmean(rows[:, column])) for column in (4, 5))
                 masks[kind] |= {"miou": after, "miou_torch": before, "miou_drop_limit": self.limits.drop}
             for tensor, value, column in (("masks", iou, 0), ("coarse_masks", coarse, 1)):
-                if not value + uncertainty(rows[:, column]) >= self.limits.iou:
+                if not value + uncertainty(rows[:, column]) >= self.iou:
                     out.misses.append(
                         f"graph loop: {tensor} have a mean IoU of {value:.4f} with torch's ({kind}), "
-                        f"limit {self.limits.iou:g}"
+                        f"limit {self.iou:g}"
                     )
             if "miou" in masks[kind]:
                 after, before = masks[kind]["miou"], masks[kind]["miou_torch"]

@@ -27,10 +27,12 @@ def write_engine(
     keep_anyway: bool,
     console: Console,
     plan: Path | None = None,
+    edges: bool = False,
 ) -> None:
     """Write a .resam from an adapter, a bare base, or (neither given) the newest run; print what its check found.
 
-    plan: what was asked for, where it was not `output`: then no .resam of another engine is replaced.
+    plan: what was asked for, where it was not `output`: then no .resam of another engine is replaced. edges: see
+    `export_engine`.
     """
     if source is None and base is None:
         source = newest_run()
@@ -46,7 +48,7 @@ def write_engine(
     else:
         loaded = load_base(base or "tiny")
     if plan is not None:
-        _check_beside(plan, output, precision.name, loaded.sha256, None if adapter is None else adapter.sha256)
+        _check_beside(plan, output, precision.name, edges, loaded.sha256, None if adapter is None else adapter.sha256)
     if precision.quantised and images is None:
         note = "note    INT8 is calibrated on synthetic scenes; pass --images with a folder of your own"
         console.print(note, markup=False, highlight=False)
@@ -60,6 +62,7 @@ def write_engine(
                 precision=precision.name,
                 images=images,
                 keep_anyway=keep_anyway,
+                edges=edges,
             )
     except LimitError as error:  # what was measured, before the one line that says what is missed
         print_verification(error.report, console)
@@ -68,7 +71,7 @@ def write_engine(
     print_written(output, console)
 
 
-def _check_beside(plan: Path, path: Path, precision: str, base: str, adapter: str | None) -> None:
+def _check_beside(plan: Path, path: Path, precision: str, edges: bool, base: str, adapter: str | None) -> None:
     """`ResamError` where a plan's .resam would replace one that it is not. base, adapter: their SHA-256."""
     if not os.path.exists(path):
         return
@@ -81,6 +84,7 @@ def _check_beside(plan: Path, path: Path, precision: str, base: str, adapter: st
         "adapter": ((there.adapter or {}).get("sha256"), adapter),
         "base": (there.base.get("sha256"), base),
         "precision": (there.precision, precision),
+        "upscaling": (there.upscaling, "edges" if edges else "whole"),
     }
     other = next((name for name, (old, new) in parts.items() if old != new), None)
     if other is not None:

@@ -19,6 +19,7 @@ DIGEST_KEY = "resam.digest"
 GRAPHS = ("encoder", "decoder", "loop")
 OPTIONAL_GRAPHS = ("prompter",)
 REQUERIES = ("none", "box", "box+points")
+UPSCALINGS = ("whole", "edges")
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 
 # What every engine's graphs are called with; more tensors may exist, these must.
@@ -91,7 +92,8 @@ class Manifest:
     longer side is at most this becomes one tile; scale: tile pixels for each pixel of a larger scene;
     max_points: most instances in one call (None: no limit); max_points_per_instance: most points of one instance;
     max_batch: most tiles in one encoder call; refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds
-    of Refine and Requery. digest: what all graphs of one export carry, so that no graph of another stands in for one
+    of Refine and Requery. upscaling: what of a mask has its true value, all of it ("whole") or what lies near its edges
+    ("edges", other cells having that of a neighbour). digest: what all graphs of one export carry, so that no graph of another stands in for one
     (`DIGEST_KEY` in an ONNX graph's metadata; None: they carry none). prompter: what the graph of that name finds, None
     where there is none.
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
@@ -111,6 +113,7 @@ class Manifest:
     refine_threshold: Annotated[float, number(0, 1, ends=False)]
     requery: Annotated[str, choice(*REQUERIES)]
     rounds: Annotated[int, whole(1, 1000)]
+    upscaling: Annotated[str, choice(*UPSCALINGS)] = "whole"
     digest: Digest | None = None
     graphs: Mapping[str, GraphSpec]
     base: Mapping[str, Any]
