@@ -63,7 +63,8 @@ def build_graphs(
     edges: bool = False,
 ) -> Mapping[str, Graph]:
     """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
-    contract has them. fold: see `EncoderFamily.graph`. edges: masks in full near their edges alone, see `PromptDecoder`.
+    contract has them. fold: see `EncoderFamily.graph`. edges: masks in full near their edges alone
+    (`PromptDecoder`).
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """

@@ -6,8 +6,8 @@ executed twice: as stored, and rounded as a GPU rounds (`resam_export.rounding`)
 
 `relative_error` of a tensor: |x - y| / |y|, Euclidean norms over the whole tensor, y from torch in fp32; the largest
 over all inputs. Only tensors before Refine are held to it where numbers are rounded: Refine compares with a threshold,
-and a cell that flips moves a box; there the masks' IoU counts. So it does for every mask of graphs that make masks in full
-near their edges alone; the reference makes them in full everywhere.
+and a cell that flips moves a box; there the masks' IoU counts. So it does for every mask of graphs that
+make masks in full near their edges alone; the reference makes them in full everywhere.
 """
 
 from __future__ import annotations
@@ -146,8 +146,7 @@ class _Findings:
             for tensor, value, column in (("masks", iou, 0), ("coarse_masks", coarse, 1)):
                 if not value + uncertainty(rows[:, column]) >= self.iou:
                     out.misses.append(
-                        f"graph loop: {tensor} have a mean IoU of {value:.4f} with torch's ({kind}), "
-                        f"limit {self.iou:g}"
+                        f"graph loop: {tensor} have a mean IoU of {value:.4f} with torch's ({kind}), limit {self.iou:g}"
                     )
             if "miou" in masks[kind]:
                 after, before = masks[kind]["miou"], masks[kind]["miou_torch"]

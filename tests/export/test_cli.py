@@ -150,7 +150,7 @@ def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, m
     assert EngineFile.open(tmp_path / "sub" / "ships.resam").manifest.precision == "fp16"
     assert error.endswith("resam-export ships.resam --fp16 -o ships.plan")
     assert any("encoder.embedding" in line and "0.00025" in line for line in result.stdout.splitlines())
-    assert asked == [{"precision": "fp16", "images": None, "keep_anyway": False}]
+    assert asked == [{"precision": "fp16", "images": None, "keep_anyway": False, "edges": False}]
 
 
 @pytest.mark.usefixtures("no_tensorrt")
@@ -160,6 +160,7 @@ def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, m
         ({}, [], None),  # the same command again
         ({}, ["--fp32"], "ships.resam, which is of another precision"),
         ({"precision": "fp32"}, [], "ships.resam, which is of another precision"),
+        ({}, ["--edges"], "ships.resam, which is of another upscaling"),
         ({"adapter": {"sha256": "1" * 64}}, [], "ships.resam, which is of another adapter"),
         ({"base": {"name": "fake", "sha256": "0" * 64}}, [], "ships.resam, which is of another base"),
         (None, [], "would replace what lies beside it"),
@@ -251,6 +252,7 @@ def test_int8_without_images_says_what_stands_in_for_them(
         (["model.resam", "-o", "y.resam"], "resam-export ADAPTER -o y.resam"),
         (["model.resam", "--base", "tiny"], "--base goes with an adapter"),
         (["model.resam", "--images", "."], "--images goes with an adapter"),
+        (["model.resam", "--edges"], "--edges goes with an adapter"),
         (["--base", "tiny", "-o", "y.resam", "--max-points", "2"], "--max-points is for plans"),
         (["--inspect", "model.resam", "-o", "y.plan"], "only prints; leave out --output"),
         (["--inspect", "model.resam", "model.resam"], "only prints; leave out the other file"),

@@ -93,9 +93,9 @@ class Manifest:
     max_points: most instances in one call (None: no limit); max_points_per_instance: most points of one instance;
     max_batch: most tiles in one encoder call; refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds
     of Refine and Requery. upscaling: what of a mask has its true value, all of it ("whole") or what lies near its edges
-    ("edges", other cells having that of a neighbour). digest: what all graphs of one export carry, so that no graph of another stands in for one
-    (`DIGEST_KEY` in an ONNX graph's metadata; None: they carry none). prompter: what the graph of that name finds, None
-    where there is none.
+    ("edges", other cells having that of a neighbour). digest: what all graphs of one export carry, so that no graph of
+    another stands in for one (`DIGEST_KEY` in an ONNX graph's metadata; None: they carry none). prompter: what the graph
+    of that name finds, None where there is none.
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
     """
 
