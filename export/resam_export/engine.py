@@ -82,7 +82,7 @@ def export_engine(
     own = [] if images is None else list(image_tiles(size, framing, images, max(2, count // 4), VERIFICATION_PHASE))
     calibrate = [] if chosen.exact else list(calibration(size, framing, images))
 
-    sizes = sizes or _trained_sizes(adapter)
+    sizes = _known_sizes(base, adapter, sizes)
     graphs = build_graphs(
         base.sam, options.tau, options.requery, options.rounds, fold=chosen.for_gpus, sized=sizes is not None
     )
@@ -196,11 +196,16 @@ def _found_classes(adapter: Adapter | None) -> PrompterSpec:
         raise ResamError(f"the adapter says not what its prompter finds ({error}); train it again") from None
 
 
-def _trained_sizes(adapter: Adapter | None) -> ClassSizes | None:
-    """The sizes that an adapter was trained with; None where its classes had none. `ResamError` for damaged ones."""
-    given = None if adapter is None else adapter.provenance.get("sizes")
-    if not given or not given.get("areas"):
+def _known_sizes(base: Base, adapter: Adapter | None, said: ClassSizes | None) -> ClassSizes | None:
+    """The sizes that were said, else those that an adapter was trained with; None where its classes had none, or a
+    base has no masks to choose from. Raises `ResamError` for sizes said of such a base, and for damaged ones."""
+    if base.architecture.multimask_outputs == 0:
+        if said is not None:
+            raise ResamError(f"{base.name}: has one mask for each prompt, none to choose by size; leave out --size")
         return None
+    given = None if adapter is None else adapter.provenance.get("sizes")
+    if said is not None or not given or not given.get("areas"):
+        return said
     try:
         return take(given, ClassSizes, "sizes")
     except Malformed as error:
