@@ -60,19 +60,20 @@ def build_graphs(
     rounds: int = 1,
     *,
     fold: bool = True,
+    sized: bool = False,
     edges: bool = False,
 ) -> Mapping[str, Graph]:
     """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
-    contract has them. fold: see `EncoderFamily.graph`. edges: masks in full near their edges alone
-    (`PromptDecoder`).
+    contract has them. fold: see `EncoderFamily.graph`. sized: see `RefineRequery`. edges: masks in full near their
+    edges alone (`PromptDecoder`); those among which a size chooses are made in full.
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """
     sam.eval()
     encoder, decoder = ImageEncoder(sam).eval(), PromptDecoder(sam).eval()
-    loop = RefineRequery(decoder, tau, requery, rounds).eval()
+    loop = RefineRequery(decoder, tau, requery, rounds, sized).eval()
     traced = PromptDecoder(sam, edges_to=refine_logit(tau)).eval() if edges else decoder
-    traced_loop = RefineRequery(traced, tau, requery, rounds).eval()
+    traced_loop = RefineRequery(traced, tau, requery, rounds, sized).eval()
     size = decoder.image_size
     channels, (grid, _) = sam.prompt_encoder.embed_dim, sam.prompt_encoder.image_embedding_size
     mask = 4 * grid
