@@ -150,7 +150,7 @@ def test_an_adapters_resam_is_written_where_its_plan_cannot_be(tmp_path: Path, m
     assert EngineFile.open(tmp_path / "sub" / "ships.resam").manifest.precision == "fp16"
     assert error.endswith("resam-export ships.resam --fp16 -o ships.plan")
     assert any("encoder.embedding" in line and "0.00025" in line for line in result.stdout.splitlines())
-    assert asked == [{"precision": "fp16", "images": None, "keep_anyway": False, "edges": False}]
+    assert asked == [{"precision": "fp16", "images": None, "keep_anyway": False, "edges": False, "sizes": None}]
 
 
 @pytest.mark.usefixtures("no_tensorrt")
