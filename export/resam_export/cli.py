@@ -61,24 +61,26 @@ def _precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("resam-export", context_settings=HELP, epilog=_EXAMPLES)
 @click.argument("source", required=False, type=_PATH, metavar="[ADAPTER|MODEL.resam]")
-@click.option("-o", "--output", type=_PATH, help="What to write: a name ending in .resam (ONNX graphs, any machine) "
-              "or .plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
+@click.option("-o", "--output", type=_PATH, help="File to write, ending in .resam (ONNX graphs, any machine) or "
+              ".plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
 @_precision_options
-@click.option("--base", help="Export a bare base ('tiny' or a SAM checkpoint), or the one an adapter was trained on.")
-@click.option("--images", type=_PATH, help="Folder of your own images, to verify and to calibrate with.")
-@click.option("--keep-anyway", is_flag=True, help="Write the file even where it misses the limits of its verification.")
+@click.option("--base", help="Base to export as it is ('tiny' or a SAM checkpoint), or the one ADAPTER was trained on.")
+@click.option("--images", type=_PATH, help="Folder of your images, for verification and calibration.")
+@click.option("--keep-anyway", is_flag=True, help="Write the file even if it fails verification.")
 @click.option("--max-points", type=click.IntRange(1, 4096), default=64, show_default=True,
-              help=".plan: instances in one call at most.")  # fmt: skip
+              help=".plan: maximum instances per call.")  # fmt: skip
 @click.option("--points-per-instance", type=click.IntRange(1, 256), default=8, show_default=True,
-              help=".plan: points of one instance at most.")  # fmt: skip
+              help=".plan: maximum points per instance.")  # fmt: skip
+@click.option("--workspace", type=Bytes(), help=".plan: scratch memory limit, such as 512M or 2G  [default: no limit]")
 @click.option(
-    "--workspace", type=Bytes(), help=".plan: scratch memory at most, such as 512M or 2G  [default: no limit]"
+    "--timing-cache", type=_PATH, help=".plan: file of kernel timings, to speed up later builds on this device."
 )
-@click.option("--timing-cache", type=_PATH, help=".plan: file of kernel timings; makes the next build here faster.")
-@click.option("--version-compatible", is_flag=True, help=".plan: let later TensorRT of the same first number load it.")
-@click.option("--hardware-compatible", is_flag=True, help=".plan: let any GPU from compute capability 8.0 on run it.")
 @click.option(
-    "--inspect", "inspected", type=_PATH, metavar="FILE", help="Print what is inside an engine file, and stop."
+    "--version-compatible", is_flag=True, help=".plan: loadable by later TensorRT releases of the same major version."
+)
+@click.option("--hardware-compatible", is_flag=True, help=".plan: runs on any GPU of compute capability 8.0 or later.")
+@click.option(
+    "--inspect", "inspected", type=_PATH, metavar="FILE", help="Print the contents of an engine file and exit."
 )
 @click.pass_context
 @version
@@ -87,10 +89,9 @@ def export(ctx: click.Context, **given: Any) -> None:
     """Write an engine file from ADAPTER (an adapter file or a run's folder; by default the newest run under runs/),
     or compile MODEL.resam for TensorRT on this machine.
 
-    Every graph is compared with torch before a .resam is written. A .plan asked for from an adapter leaves its .resam
-    beside it, so that it can be compiled on another machine, and replaces none there of another adapter, base or
-    precision. A plan has the precision of the graphs it is compiled from: --fp16 and --int8 are decided, and checked,
-    when the .resam is written.
+    Every graph is compared with torch before a .resam is written. Exporting an adapter to a .plan also writes the
+    .resam beside it, so that it can be compiled on other machines; a .resam of another adapter, base or precision is
+    not replaced. A plan has the precision of its .resam: choose --fp16 or --int8 when the .resam is written.
     """
     console = Console(width=None if Console().is_terminal else 160)
     if given["inspected"] is not None:
@@ -107,11 +108,11 @@ def export(ctx: click.Context, **given: Any) -> None:
     output = given["output"] or usual
     _check_names(source, output, given)
     if given["workspace"] == 0:
-        raise ResamError("--workspace: 0 bytes are none to work with; give some, such as 512M, or leave it out")
+        raise ResamError("--workspace: expected more than 0 bytes, such as 512M; or leave it out")
     set_here = [name for name in _PLAN_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
     if output.suffix == RESAM and set_here:
         flag = set_here[0].replace("_", "-")
-        raise ResamError(f"--{flag} is for plans, {output} is none; choose a name ending in .plan, or leave it out")
+        raise ResamError(f"--{flag} applies only to plans; choose an --output ending in .plan, or leave it out")
     engine_path = output.with_suffix(RESAM)
     if source is not None and from_engine:
         engine_path = source
@@ -149,9 +150,7 @@ def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> No
         raise ResamError(f"{source}: holds compiled plans; give the .resam or the adapter that it was made from")
     if source.suffix == RESAM:
         if output.suffix == RESAM:
-            raise ResamError(
-                f"{source}: its graphs stay as they are; to get other ones run resam-export ADAPTER -o {output}"
-            )
+            raise ResamError(f"{source}: its graphs are final; for other ones run resam-export ADAPTER -o {output}")
         misplaced = [name for name in ("base", "images") if given[name] is not None]
         if misplaced:
             raise ResamError(f"--{misplaced[0]} goes with an adapter; {source} holds finished graphs: leave it out")

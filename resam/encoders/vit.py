@@ -81,7 +81,7 @@ class Vit(EncoderFamily):
         sides = [(len(table) + 1) // 2 for table in relative]
         windows = {side for side in sides if side != grid} or {grid}
         if len(windows) > 1:
-            raise ValueError(f"one window size for all blocks (came {sorted(windows)})")
+            raise ValueError(f"one window size for all blocks (got {sorted(windows)})")
         return VitArchitecture(
             image_size=grid * patch_size,
             patch_size=patch_size,

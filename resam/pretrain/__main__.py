@@ -33,14 +33,14 @@ from resam_runtime.common.errors import ResamError, command_errors
     "--photographs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A COCO data set (train.json, images/, perhaps val.json) or a folder of such; may be given several times.",
+    help="A COCO data set (train.json, images/, perhaps val.json) or a folder of them; may be repeated.",
 )
 @click.option(
     "--procedural",
     type=click.FloatRange(0, 1),
     default=0.4,
     show_default=True,
-    help="Share of procedural images beside photographs.",
+    help="Share of procedural images among photographs.",
 )
 @click.option("--steps", type=click.IntRange(1), default=3000, show_default=True, help="Steps of the whole run.")
 @click.option(
@@ -48,21 +48,21 @@ from resam_runtime.common.errors import ResamError, command_errors
     type=click.IntRange(0),
     default=1000,
     show_default=True,
-    help="Steps at its end during which the learning rate falls to zero.",
+    help="Final steps over which the learning rate falls to zero.",
 )
 @click.option(
     "--images",
     type=click.IntRange(1),
     default=8,
     show_default=True,
-    help="Images per step, of half the tile's side; of whole tiles, in other steps, a quarter as many.",
+    help="Half-size images per step; steps on whole tiles have a quarter as many.",
 )
 @click.option(
     "--instances",
     type=click.IntRange(1),
     default=4,
     show_default=True,
-    help="Instances of each image; of whole tiles, half as many again.",
+    help="Instances per image; whole tiles have half as many again.",
 )
 @click.option(
     "--tiles", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of steps on whole tiles."
@@ -71,9 +71,9 @@ from resam_runtime.common.errors import ResamError, command_errors
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
-    help="Go on from the weights of an earlier pretraining [default: random weights]; give another seed then.",
+    help="Start from the weights of an earlier pretraining, with another --seed.  [default: random weights]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run that wrote --output; --steps may say another end.")
+@click.option("--resume", is_flag=True, help="Resume the run that wrote --output; --steps may set a different end.")
 @click.option("--every", type=click.IntRange(1), default=500, show_default=True, help="Steps between validations.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
@@ -84,7 +84,7 @@ from resam_runtime.common.errors import ResamError, command_errors
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Processes beside this one that draw images.",
+    help="Additional processes that draw images.",
 )
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @version

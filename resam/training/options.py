@@ -123,7 +123,7 @@ class TrainOptions:
         if self.teacher == "average" and not self.average:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
         if self.requery == "none" and self.teach_requery:
-            raise ResamError("option requery: 'none' has nothing to teach; leave out teach_requery")
+            raise ResamError("option requery: 'none' does not go with teach_requery; leave one out")
         if self.says_sizes:
             parse_sizes(self.sizes)
         if self.needs_consensus and (self.resample_points or self.calibrate_negatives):
@@ -190,7 +190,7 @@ def _preset_values(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ResamError(f"{path}: not a TOML file that can be read ({error})") from None
+        raise ResamError(f"{path}: not a readable TOML file ({error})") from None
     values.pop("data", None)  # where the data of a written configuration lay; not an option
     below = values.pop("preset", None)
     if below is None:
@@ -205,7 +205,7 @@ def options_from(values: Mapping[str, Any], where: str) -> TrainOptions:
     fields = {field.name: field for field in dataclasses.fields(TrainOptions)}
     for name, value in values.items():
         if name not in fields:
-            raise ResamError(f"{where}: {name!r} is no option; options are {', '.join(fields)}")
+            raise ResamError(f"{where}: {name!r} is not an option; options are {', '.join(fields)}")
         kind = type(fields[name].default)
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int) and not isinstance(value, bool))
         if not fits or (kind is int and isinstance(value, bool)):
@@ -239,7 +239,7 @@ def write_options(path: Path, options: TrainOptions, data: Mapping[str, Any] | N
     try:
         content = ("\n".join(lines) + "\n").encode()
     except UnicodeEncodeError:
-        raise ResamError(f"{path}: a path with bytes that are no UTF-8 cannot be written down; rename it") from None
+        raise ResamError(f"{path}: the path is not valid UTF-8 and cannot be recorded; rename it") from None
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 

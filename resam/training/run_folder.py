@@ -20,9 +20,9 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ResamError(f"{folder}: is a file; choose another --output")
     if (folder / "config.toml").exists():
-        raise ResamError(f"{folder}: holds a run already; continue it (--resume) or choose another --output")
+        raise ResamError(f"{folder}: already holds a run; resume it with --resume, or choose another --output")
     if folder.is_dir() and (foreign := sorted({path.name for path in folder.iterdir()} - {SYNTHETIC})):
-        raise ResamError(f"{folder}: is no run and not empty (it holds {foreign[0]}); choose another --output")
+        raise ResamError(f"{folder}: not a run folder, and not empty (it holds {foreign[0]}); choose another --output")
 
 
 def start_folder(folder: Path, options: TrainOptions, data: Mapping[str, Any]) -> None:

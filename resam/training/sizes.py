@@ -73,7 +73,7 @@ def parse_sizes(text: str) -> dict[str, tuple[float, str]]:
         length, width, unit = match.groups()
         area = float(length) * float(width or length)
         if not area > 0:
-            raise ResamError(f"sizes: {part.strip()!r}: a size is larger than 0")
+            raise ResamError(f"sizes: {part.strip()!r}: a size must be larger than 0")
         found[name] = area, str(unit)
     return found
 

@@ -115,7 +115,7 @@ def test_without_a_gpu_a_plan_says_so(model: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(cli.Toolchain, "find", classmethod(lambda kind: kind(None, find_gpu())))
     monkeypatch.setattr(gpu.ctypes, "CDLL", absent)
-    assert "no NVIDIA GPU is here" in one_line(run(model, "-o", model.with_name("m.plan")))
+    assert "no NVIDIA GPU found" in one_line(run(model, "-o", model.with_name("m.plan")))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,20 @@ def test_every_command_has_a_short_help_and_a_version(command: click.Command) ->
     assert (version.exit_code, f"version {resam.__version__}" in version.output) == (0, True)
 
 
+def test_the_help_of_training_fits_a_screen_and_a_half() -> None:
+    shown = CliRunner().invoke(train, ["--help"], terminal_width=80).output
+    assert len(shown.splitlines()) <= 60
+
+
+def test_32_is_still_understood_as_a_precision_but_no_longer_shown() -> None:
+    for command in (train, bench.commands["ablation"]):
+        (option,) = (one for one in command.params if one.name == "precision")
+        assert option.type.convert("32", option, None) == "fp32"
+        assert "|32|" not in CliRunner().invoke(command, ["--help"]).output
+    assert CliRunner().invoke(train, ["--precision", "16"]).exit_code == 2
+    assert int(resam.__version__.split(".")[1]) < 3, "0.3 is here: remove 32 from TrainingPrecision"
+
+
 def test_the_help_does_not_forbid_more_points_than_training_takes() -> None:
     assert "1 or more" in " ".join(CliRunner().invoke(train, ["--help"]).output.split())
 

@@ -196,7 +196,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_adapter(base_file: Path, scene
     for _ in range(2):
         again = CliRunner().invoke(train, ["--resume", str(tmp_path / "run")])
         assert again.exit_code == 0, again.output
-        assert "nothing is left to do: the adapter stays as it is" in again.output
+        assert "nothing left to do: the adapter is unchanged" in again.output
         assert again.stdout.endswith(table)
         assert (Adapter.open(path).sha256, path.stat().st_mtime_ns) == (digest, written)
     path.unlink()  # a run that was stopped before it wrote one
@@ -404,7 +404,7 @@ def test_another_test_split_is_another_run(base_file: Path, scenes_folder: Path,
     reporter.note = notes.append  # type: ignore[method-assign]
     run(tmp_path / "run", options, RunData(train_split, tested=train_split), watched=0, reporter=reporter)
     assert any("what is tested is what is trained on" in note for note in notes)
-    with pytest.raises(ResamError, match="its val or test split is another than when it began"):
+    with pytest.raises(ResamError, match="its val or test split has changed since it began"):
         run(tmp_path / "run", options, RunData(train_split, tested=other), watched=0, resume=True)
 
 

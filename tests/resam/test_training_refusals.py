@@ -97,7 +97,7 @@ def _broken_set(folder: Path, **changes: Any) -> Path:
         ({"text": b"\xff\xfe\x00"}, "train.json: not JSON"),
         ({"text": b"[]"}, "train.json: expected a COCO object"),
         ({"images": []}, "train.json: lists no images"),
-        ({"annotations": []}, "train.json: not one instance with a point"),
+        ({"annotations": []}, "train.json: no instance with a point"),
         ({"annotation": {"id": [1]}}, "train.json: annotations: id: expected a whole number or a text"),
         ({"annotation": {"id": 1.5}}, "annotations: id: expected a whole number or a text as its id, got '1.5'"),
         ({"annotation": {"category_id": {}}}, "train.json: annotations: category_id: expected a whole number"),
@@ -110,7 +110,7 @@ def _broken_set(folder: Path, **changes: Any) -> Path:
             {"annotation": {"segmentation": {"size": [9, 9], "counts": [81]}}},
             "train.json: annotation 5: its RLE has size",
         ),
-        ({"annotation": {"segmentation": _ring(300, 300)}}, "train.json: not one instance with a point"),
+        ({"annotation": {"segmentation": _ring(300, 300)}}, "train.json: no instance with a point"),
         ({"images": [{"id": 1, "file_name": "b.png", "width": 100, "height": 80}]}, "b.png: no such image"),
         ({"file": b""}, "a.png: empty file"),
         ({"file": b"\x89PNG\r\n\x1a\n and nothing"}, "a.png: "),
@@ -219,7 +219,7 @@ def test_a_folder_of_something_else_is_left_alone(base_file: Path, tmp_path: Pat
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "holiday.jpg").touch()
     line = _refused(tmp_path, "--data", str(data), "--base", str(base_file))
-    assert f"{tmp_path / 'r'}: is no run and not empty (it holds holiday.jpg); choose another --output" in line
+    assert f"{tmp_path / 'r'}: not a run folder, and not empty (it holds holiday.jpg); choose another --output" in line
 
 
 @pytest.mark.parametrize("content", [None, "synthetic"])
@@ -250,9 +250,9 @@ def test_a_number_of_points_beside_a_points_file_is_said_to_be_idle(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--queue", "4", "--beta", "2"], "--queue, --beta: nothing to do without soft semantic alignment"),
-        (["--supervised", "--pseudo", "coarse"], "--pseudo: nothing to do where true masks are taught"),
-        (["--teacher", "average", "--average", "0.5"], "--teacher: nothing to do where the base's consensus is taught"),
+        (["--queue", "4", "--beta", "2"], "--queue, --beta: no effect without soft semantic alignment"),
+        (["--supervised", "--pseudo", "coarse"], "--pseudo: no effect where true masks are taught"),
+        (["--teacher", "average", "--average", "0.5"], "--teacher: no effect where the base's consensus is taught"),
         (["--rank", "1"], None),
     ],
 )

@@ -85,4 +85,4 @@ def check_changes(changes: Mapping[str, Any], rows: Iterable[Row]) -> None:
     for row in rows:
         for name, value in changes.items():
             if name in row.changes and row.changes[name] != value:
-                raise ResamError(f"--set {name}: the row {row.name!r} decides {name} itself; leave it out")
+                raise ResamError(f"--set {name}: the row {row.name!r} sets {name} itself; leave it out")

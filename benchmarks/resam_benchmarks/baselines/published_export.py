@@ -6,12 +6,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resam_benchmarks.baselines.onnx_per_prompt import DECODER, ENCODER
 from resam_benchmarks.baselines.weights import Weights
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from segment_anything.utils.onnx import SamOnnxModel
+
+
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
 class Exporter:

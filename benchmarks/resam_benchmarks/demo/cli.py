@@ -18,20 +18,20 @@ from resam_runtime.common.extras import needs_extra
     epilog="Example: resam-demo -o demo",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to make."
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Output folder."
 )
 @click.option("--scenes", type=click.IntRange(1), default=24, show_default=True, help="Scenes to train on.")
-@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Times each is seen.")
+@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Passes over them.")
 @click.option("--limit", type=click.IntRange(2), default=16, show_default=True, help="Test scenes to measure on.")
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Timings of every test scene.")
 @version
 @command_errors
 def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> None:
-    """Everything once, on synthetic scenes, with nothing downloaded: a page to look at comes out.
+    """Run everything once, on synthetic scenes and without downloads, and show the results on one page.
 
     Draws scenes, adapts the tiny base to them from one point per object, exports the engine in fp32, fp16 and INT8,
-    runs it on scenes it has not seen, measures all of it, and writes demo.html. About ten minutes on two CPU cores.
-    Stopped or run again, it goes on where it was.
+    runs it on unseen scenes, measures everything, and writes demo.html. About ten minutes on two CPU cores.
+    Run again after a stop, it resumes where it was.
     """
     with needs_extra("resam-demo", "train,export"):
         # what the later steps import: nobody waits for training to hear that the export cannot be done
@@ -42,6 +42,6 @@ def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> No
     try:
         page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), lambda line: click.echo(line, err=True))
     except KeyboardInterrupt:
-        click.echo(f"stopped; the same command goes on from here (resam-demo -o {output})", err=True)
+        click.echo(f"stopped; run the same command to resume (resam-demo -o {output})", err=True)
         sys.exit(130)
     click.echo(f"{page}\nopen it in a browser: {page.resolve().as_uri()}")

@@ -33,7 +33,7 @@ BASE, ADAPTED = "base", "adapted"  # names of the engine files
 _MASK_WORDS = {
     "coarse": ("Coarse", "what the points alone give"),
     "refined": ("Refined", "sure pixels, claimed by nobody else; their box"),
-    "final": ("Final", "asked again with the box"),
+    "final": ("Final", "decoded again with the box"),
 }
 _STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 
@@ -72,11 +72,11 @@ def _head(demo: DemoPage) -> str:
     else:
         noise = f"<b>The noise is unknown</b>: below {statistics.MIN_GROUPS} scenes there are no intervals."
     if demo.scale != 1:
-        noise += f" Training chose, without masks, to see scenes at scale {demo.scale:.2f}: a part of the difference."
+        noise += f" Training chose, without masks, scale {demo.scale:.2f}: a part of the difference."
     return (
         "<h1>One point per object, and nothing else</h1>"
         '<p class="lead">A small Segment Anything model met a kind of image it had never seen, with one point on each '
-        "object and not one mask. These are its results before and after, on scenes that training has not seen.</p>"
+        "object and not one mask. These are its results before and after, on scenes not seen in training.</p>"
         '<div class="tiles">'
         f"{_tile(with_noise(cases[BASE].quality['miou']), 'mIoU of the base')}"
         f"{_tile(with_noise(cases[ADAPTED].quality['miou']), 'mIoU adapted from points')}"
@@ -159,16 +159,16 @@ def _precisions(demo: DemoPage) -> str:
         name = PRECISIONS[rival["about"]["precision"]].title
         rows.append([name, *_precision_row(case, rival, against.get(case.rival))])
         lengths.append((name, case.median.value, number))
-    rows += [[PRECISIONS[precision].title, *["–"] * 4, "not made", "see below"] for precision in demo.missing]
+    rows += [[PRECISIONS[precision].title, *["–"] * 4, "not exported", "see below"] for precision in demo.missing]
     reasons = "".join(
-        f'<p class="small">{PRECISIONS[precision].title} was not made: {html.escape(reason)}.</p>'
+        f'<p class="small">{PRECISIONS[precision].title} was not exported: {html.escape(reason)}.</p>'
         for precision, reason in demo.missing.items()
     )
     head = ["", "file", "encoder p50", "whole p50", "p90", "latency against fp32", "mIoU against fp32"]
     where = demo.bench["machine"]
     device = ", ".join(where["devices"]) or f"{where['processor']}, {where['cores']} cores"
     note = (
-        "Measured in one run, engine by engine in turns on every scene, so that a busy machine hurts all alike. "
+        "Measured in one run, the engines taking turns on every scene, so that a busy machine slows all of them alike. "
         "fp16 is made for GPUs: a CPU without half-precision arithmetic converts it back and gains nothing. INT8 is "
         "the encoder's products with weights, and those that upscale masks; the rest is fp32, for CPUs."
     )
@@ -204,20 +204,23 @@ def _files(demo: DemoPage) -> str:
         ("engines/adapted.resam", "the engine file; unzip it, open its graphs in Netron"),
         ("out/", "what resam-run wrote: overlays, GeoJSON, instances.json, summary.json"),
         ("bench/bench.html", "every measurement behind this page"),
-        ("loop.jpg", "one of the scenes, from points to masks, to show around"),
+        ("loop.jpg", "one scene, from points to masks"),
     ]
     rows = "".join(
         f'<dt><a href="{name}"><code>{name}</code></a></dt><dd>{html.escape(what)}</dd>'
         for name, what in entries
         if (demo.folder / name).exists()
     )
-    return f'<h2>Where everything lies</h2><dl class="facts">{rows}</dl>'
+    return f'<h2>Where to find everything</h2><dl class="facts">{rows}</dl>'
 
 
 def _next() -> str:
     lines = [
         ("resam-annotate images/ -o points.json", "click one point per object, in the browser"),
-        ("resam-train --images images/ --points-file points.json -o runs/mine", "adapt: minutes to hours, by the base"),
+        (
+            "resam-train --images images/ --points-file points.json -o runs/mine",
+            "adapt: minutes to hours, depending on the base",
+        ),
         ("resam-export runs/mine/adapter.safetensors -o model.resam", "one engine file"),
         ("resam-run --engine model.resam images/ --points points.json -o out", "instances.json, GeoJSON, overlays"),
     ]

@@ -67,7 +67,7 @@ class DemoRecord:
             raise ResamError(f"{self.path}: damaged ({error}); remove {folder} and start again") from None
         if options != self.options:
             given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
-            raise ResamError(f"{folder}: holds a demo made with {given}; repeat those to go on, or choose another -o")
+            raise ResamError(f"{folder}: holds a demo made with {given}; repeat those to resume, or choose another -o")
 
     def write(self) -> None:
         """Save it."""

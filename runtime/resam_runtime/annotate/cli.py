@@ -40,7 +40,7 @@ EPILOG = """Example: resam-annotate scenes/ --engine model.resam -o points.json"
     help="Port to listen on, 0 for any free one.  [default: one that a points file keeps, so that a page left open "
     "finds it again]",
 )
-@click.option("--device", help="Where the engine runs, such as cpu or cuda.  [default: the best there is]")
+@click.option("--device", help="Device for the engine, such as cpu or cuda.  [default: the best there is]")
 @click.option("--no-browser", is_flag=True, help="Print the address only.")
 @version
 @command_errors
@@ -53,7 +53,7 @@ def annotate(
     device: str | None,
     no_browser: bool,
 ) -> None:
-    """Draw points on the images of a folder in a page of your browser.
+    """Click points on a folder's images in the browser.
 
     Every click is saved at once. Several windows may work on one folder. End with Ctrl-C.
     """

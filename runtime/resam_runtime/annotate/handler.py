@@ -246,7 +246,7 @@ class Handler(BaseHTTPRequestHandler):
         if length is None or not length.isdigit():
             raise _Answer(HTTPStatus.LENGTH_REQUIRED, "expected a Content-Length")
         if not length.isascii():  # "²" is a digit to Python
-            raise _Answer(HTTPStatus.BAD_REQUEST, "the Content-Length is no number")
+            raise _Answer(HTTPStatus.BAD_REQUEST, "the Content-Length is not a number")
         if len(length) > 15 or int(length) > BODY_LIMIT:
             raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {BODY_LIMIT} bytes")
         raw = self.rfile.read(int(length))

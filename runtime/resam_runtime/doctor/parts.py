@@ -86,7 +86,7 @@ def _gpu() -> Found:
     try:
         gpu = find_gpu()
     except NotHereError as error:
-        return Found(False, str(error).removeprefix("no NVIDIA GPU is here ").strip("()"))
+        return Found(False, str(error).removeprefix("no NVIDIA GPU found ").strip("()"))
     return Found(True, f"{gpu.name}, compute capability {gpu.compute_capability}")
 
 

@@ -31,11 +31,10 @@ Exit codes:
 @version
 @command_errors
 def merge(parts: tuple[Path, ...], out: Path, overwrite: bool) -> None:
-    """Make one instances.json, summary.json and what other files of a whole run there are from PARTS, the output
-    folders of resam-run --shard.
+    """Merge PARTS, the output folders of resam-run --shard, into the files of one run: instances.json, summary.json, ...
 
-    The files are those of one run over all scenes, byte for byte but for times. Files of single scenes stay where they
-    are.
+    The result equals that of one run over all scenes, byte for byte except for timings. Files of single scenes stay
+    where they are.
     """
     from resam_runtime.merge.merge import merge as merged
 

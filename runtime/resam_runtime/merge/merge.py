@@ -56,11 +56,11 @@ class _Part:
         """Raises ResamError for a folder without a run that was finished."""
         begun = read_request(folder)
         if begun is None:
-            raise ResamError(f"{folder}: no output folder of resam-run")
+            raise ResamError(f"{folder}: not an output folder of resam-run")
         try:
             run = take(begun.get("run"), _RUN)
         except Malformed:
-            raise ResamError(f"{folder}: made by a version of resam-run that knew no shards; run it again") from None
+            raise ResamError(f"{folder}: made by a version of resam-run without shards; run it again") from None
         if not (folder / "summary.json").is_file():
             raise ResamError(f"{folder}: {_RESUME}")
         summary = read_json(folder / "summary.json", _RESUME, _SUMMARY, _MOST)
@@ -155,7 +155,7 @@ def _check_alike(part: _Part, first: _Part) -> None:
     if differ or part.run != first.run:
         what = words((name if name.startswith("--") else f"another {name}" for name in differ or ["engine"]), "and")
         raise ResamError(
-            f"{part.folder}: its run differs from that of {first.folder} in {what}; merge what was asked alike"
+            f"{part.folder}: its run differs from that of {first.folder} in {what}; merge runs with the same settings"
         )
 
 

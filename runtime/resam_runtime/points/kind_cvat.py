@@ -70,7 +70,7 @@ def _points(shape: ElementTree.Element, where: str) -> list[Point]:
 def _number(element: ElementTree.Element, name: str, where: str) -> float:
     value: Any = cell_number(element.get(name) or "")
     if isinstance(value, str) or not math.isfinite(value):
-        raise Malformed(f"{where}: {name} {value[:40] if isinstance(value, str) else value!r} is no number")
+        raise Malformed(f"{where}: {name} {value[:40] if isinstance(value, str) else value!r} is not a number")
     return float(value)
 
 

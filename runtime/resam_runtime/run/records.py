@@ -159,7 +159,7 @@ class RunFolder:
         if begun and mode == "resume":
             difference = _difference((earlier or {}).get("request", {}), request)
             if difference:
-                raise ResamError(f"{self.out}: cannot resume, {difference}; ask for the same, or use --overwrite")
+                raise ResamError(f"{self.out}: cannot resume: {difference}; use the same, or --overwrite")
         for folder in {self.out, self._state, self._state / "scenes", *self._output_folders()}:
             for leftover in folder.iterdir():
                 if TEMPORARY.fullmatch(leftover.name):

@@ -132,7 +132,7 @@ def open_dataset(path: Path) -> GdalFile:
         import rasterio
 
         if isinstance(error, UnicodeEncodeError):
-            raise ResamError(f"{path}: GDAL reads no file whose name is not UTF-8; rename it") from None
+            raise ResamError(f"{path}: GDAL cannot read a file whose name is not UTF-8; rename it") from None
         if isinstance(error, rasterio.errors.RasterioError | OSError):
             raise ResamError(f"{path}: cannot be read ({cause(error)})") from None
         raise
@@ -194,7 +194,7 @@ class _View:
         place.parent.mkdir()
         if driver == "VRT":
             if depth == _DEEPEST:
-                raise ResamError(f"{path}: VRT files that name each other without end")
+                raise ResamError(f"{path}: VRT files that refer to each other in a circle")
             place.write_text(rewritten_vrt(path, lambda source: self.add(source, depth + 1)), encoding="utf-8")
         else:
             place.symlink_to(path)
@@ -265,7 +265,7 @@ def _driver(path: Path) -> str:
             )
     if any(True for _ in _headers(path)):
         return "ENVI"
-    raise ResamError(f"{path}: not a raster of a kind that is read, or damaged; gdal_translate makes a GeoTIFF of it")
+    raise ResamError(f"{path}: not a supported raster, or damaged; convert it to GeoTIFF with gdal_translate")
 
 
 @functools.cache

@@ -161,7 +161,7 @@ def open_raster(path: Path | RemoteFile, bands: Sequence[int] | None, alpha: boo
         with file.calls(file.notes):
             dataset = file.dataset
             if dataset.count == 0:
-                raise ResamError(f"{path}: holds no bands, only sub-datasets; export the one you mean")
+                raise ResamError(f"{path}: has no bands, only subdatasets; export the one you want")
             kinds = list(dataset.colorinterp)
             named = [_bands_called(kinds, names) for names in (_RGB, _CMYK)]
             plain = [index for index, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha or not alpha] or [1]

@@ -168,7 +168,7 @@ def open_scene(
         raise ResamError(f"bands {','.join(map(str, bands))}: give one or three band numbers, counted from 1")
     if isinstance(path, RemoteFile):
         if not has_rasterio():
-            raise ResamError(f"{path}: read by rasterio, which is not installed; pip install 'resam[geo]'")
+            raise ResamError(f"{path}: needs rasterio, which is not installed; pip install 'resam[geo]'")
         return _scene(open_raster(path, bands, alpha), path, name or Path(path.place).name, True)
     try:
         size = path.stat().st_size

@@ -24,7 +24,7 @@ from resam_runtime.tiles.averaged_views import VIEWS
 from resam_runtime.tiles.letterbox import scale_to_tile
 from resam_runtime.tiles.placement import compact, owners
 from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch, prompt_batch
-from resam_runtime.tiles.tiling import DEFAULT_OVERLAP, Tile, plan_tiles
+from resam_runtime.tiles.tiling import Tile, plan_tiles
 
 DEFAULT_MAX_POINTS = 32
 """Instances in one call of a graph. Memory grows with it (ViT-B: about 60 MB each), time per instance does not fall
@@ -54,7 +54,6 @@ class Segmenter:
         device: str | None = None,
         threads: int | None = None,
         *,
-        overlap: float = DEFAULT_OVERLAP,
         max_points: int = DEFAULT_MAX_POINTS,
         automatic: AutomaticOptions | None = None,
         min_score: float | None = None,
@@ -63,7 +62,7 @@ class Segmenter:
         """Load an engine file (a path or an open `EngineFile`).
 
         device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
-        "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
+        "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores).
         max_points: instances decoded together at most; the engine's own limit counts too. automatic: how instances
         are proposed where no points are given: by a grid, also where the engine has a prompter; None: by the prompter,
         else by a grid. min_score: least score of what the prompter finds, 0 to 1; None: the engine's own, class by
@@ -73,8 +72,6 @@ class Segmenter:
         """
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
         max_points, views = _whole("max_points", max_points), _whole("views", views, len(VIEWS))
-        if not isinstance(overlap, int | float | np.number) or not 0 <= overlap <= 0.9:
-            raise ResamError(f"overlap: expected 0 to 0.9, got {overlap!r}")
         if device is not None and not isinstance(device, str):
             raise ResamError(f'device: expected a text such as "cpu" or "cuda:1", got {device!r}')
         if automatic is not None and not isinstance(automatic, AutomaticOptions):
@@ -90,7 +87,6 @@ class Segmenter:
         )
         self._views = VIEWS[:views]
         self._path = engine.path
-        self._overlap = overlap
         self._max_points = min(max_points, engine.manifest.max_points or max_points)
         self.backend: Backend = load_backend(engine, device, None if threads is None else _whole("threads", threads))
 
@@ -144,7 +140,7 @@ class Segmenter:
 
     def tiles(self, width: int, height: int) -> list[Tile]:
         """The tiles of a scene of width x height pixels."""
-        return plan_tiles(width, height, self.manifest.image_size, self.manifest.framing, self._overlap)
+        return plan_tiles(width, height, self.manifest.image_size, self.manifest.framing)
 
     def plan(self, prompts: PromptBatch, width: int, height: int) -> list[tuple[Tile, NDArray[np.intp]]]:
         """The tiles that own prompts, each with the indices of its own; together every index once."""

@@ -20,6 +20,7 @@ from resam_runtime.engine.backends.base import parse_device
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import DIGEST_KEY, GraphSpec
 from resam_runtime.engine.precisions import precision_named
+from resam_runtime.engine.shipped import SHIPPED
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -96,8 +97,9 @@ class OnnxBackend:
             sessions = _load_sessions(ort, engine, kind, number, threads)
         used = threads or physical_cores()
         where = f"CPU, {used} thread{'s' * (used != 1)}" if kind == "cpu" else f"{kind} device {number}"
-        doubt = precision_named(engine.manifest.precision).doubt(find_cpu()) if kind == "cpu" else ""
-        note += f"; {doubt}" if doubt else ""
+        if kind == "cpu" and engine.path not in SHIPPED.values():  # nobody exported the shipped one for this machine
+            doubt = precision_named(engine.manifest.precision).doubt(find_cpu())
+            note += f"; {doubt}" if doubt else ""
         line = f"ONNX Runtime {ort.__version__}, {where}, {engine.manifest.precision}{note}"
         return cls(sessions, engine.manifest.graphs, (kind, number), line, ort)
 
