@@ -118,8 +118,8 @@ def write_report(
     """
     curves = {
         "loss": {"total": [row["total"] for row in history]},
-        "losses of masks, weighed": _loss_curves("mask", options, history),
-        "losses of tiles": _loss_curves("tile", options, history),
+        "mask losses, weighted": _loss_curves("mask", options, history),
+        "tile losses": _loss_curves("tile", options, history),
         "pseudo-labels": {"instances with one": [row["labelled"] for row in history]},
     }
     if all("agreement" in row for row in history):

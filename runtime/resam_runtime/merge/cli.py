@@ -31,7 +31,7 @@ Exit codes:
 @version
 @command_errors
 def merge(parts: tuple[Path, ...], out: Path, overwrite: bool) -> None:
-    """Merge PARTS, the output folders of resam-run --shard, into the files of one run: instances.json, summary.json, ...
+    """Merge PARTS, the output folders of resam-run --shard, into one run: instances.json, summary.json, ...
 
     The result equals that of one run over all scenes, byte for byte except for timings. Files of single scenes stay
     where they are.
