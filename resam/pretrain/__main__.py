@@ -21,7 +21,7 @@ from resam.model.bases import load_base
 from resam.model.sam import build_sam
 from resam.pretrain.batches import Batches, Mixture, Shape
 from resam.pretrain.photographs import open_sources
-from resam.pretrain.run import Plan, Run
+from resam.pretrain.run import Plan, Pretraining
 from resam.pretrain.validation import validation_tiles
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import ResamError, command_errors
@@ -119,7 +119,7 @@ def pretrain(
     if init is not None:
         earlier = load_pretrained(sam, init)
     _check_output(output, output.with_suffix(".jsonl"))
-    run = Run(sam, Plan(steps, falling, learning_rate, every, bf16, workers), target)
+    run = Pretraining(sam, Plan(steps, falling, learning_rate, every, bf16, workers), target)
     if resume:
         run.resume(output.with_suffix(".pt"))
     half = Shape(full.image_size // 2, images, instances)

@@ -50,7 +50,7 @@ class Plan:
     workers: int
 
 
-class Run:
+class Pretraining:
     """The state of a run: weights, their moving average, optimizers, the number of steps done, the best so far."""
 
     def __init__(self, sam: Sam, plan: Plan, device: torch.device) -> None:

@@ -33,7 +33,7 @@ from resam_runtime.common.files import atomic_write
 STRIPS = 4  # tiles shown
 SHOWN_EPOCHS = 12  # strips of each tile: every epoch of a run of up to eleven, else evenly spread
 SIDE = 256  # px of one picture
-STAGES = ("points", "coarse", "refined", "box", "final")
+PANELS = ("points", "coarse", "refined", "box", "final")
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def loop_strip(
     refined = refine(coarse, threshold)
     stages = (None, (coarse, 0.0), (refined, threshold), None, (output.masks, 0.0))
     panels = []
-    for name, masks in zip(STAGES, stages):
+    for name, masks in zip(PANELS, stages):
         panel = np.ascontiguousarray(small.copy())
         if masks is not None:
             panel = draw_logits(panel, masks[0].float().cpu().numpy(), masks[1], colours)
@@ -137,7 +137,7 @@ def write_report(
         *(_curve(title, lines) for title, lines in curves.items()),
         "</div>",
         "<h2>What the loop does</h2>",
-        f"<p>{' &middot; '.join(STAGES)}, with the weights after each epoch shown (0: the base).</p>",
+        f"<p>{' &middot; '.join(PANELS)}, with the weights after each epoch shown (0: the base).</p>",
         *_strips(folder / "strips"),
         "<h2>Options</h2><table>",
         *(

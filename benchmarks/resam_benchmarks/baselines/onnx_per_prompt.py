@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resam_benchmarks.baselines.baseline import Baseline, Prepared
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
-from resam_benchmarks.baselines.published_export import DECODER, ENCODER, Exporter, export_graphs
+from resam_benchmarks.baselines.published_export import DECODER, ENCODER, PublishedExporter, export_graphs
 from resam_benchmarks.baselines.weights import PACKAGES, Weights
 from resam_benchmarks.measure.contender import Image
 from resam_benchmarks.measure.worker import Worker
@@ -100,7 +100,7 @@ class OnnxPerPrompt(PromptByPrompt):
 
 
 def _published(weights: Weights, folder: Path) -> Prepared:
-    with Worker(f"{Exporter.__module__}:{Exporter.__name__}") as worker:
+    with Worker(f"{PublishedExporter.__module__}:{PublishedExporter.__name__}") as worker:
         size = worker.call(export_graphs, weights, str(folder))
     return Prepared({"folder": str(folder), "size": size}, sum(file.stat().st_size for file in folder.iterdir()))
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
-class Exporter:
+class PublishedExporter:
     """Held by the worker that exports; the process, and the torch in it, is gone before anything is measured."""
 
 
-def export_graphs(held: Exporter, weights: Weights, folder: str) -> int:
+def export_graphs(held: PublishedExporter, weights: Weights, folder: str) -> int:
     """Write both graphs to `folder`; returns the side of the tile in px. Called in a worker."""
     import torch
 

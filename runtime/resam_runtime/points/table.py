@@ -17,7 +17,7 @@ NO_POINT, NO_BOX = (math.nan, math.nan), (math.nan, math.nan, math.nan, math.nan
 _NUMBER, _TEXT, _LINE = 0, 1, 2  # what an instance is called: a whole number, a text, or the line that it stands in
 
 
-class Table(Sequence[Entry]):
+class PointsTable(Sequence[Entry]):
     """The instances of a file, in the order of their first rows; each is put together when it is asked for."""
 
     def __init__(self, boxed: bool) -> None:
@@ -77,7 +77,7 @@ class Table(Sequence[Entry]):
         order = np.argsort(own, kind="stable")
         ends = np.cumsum(np.bincount(own, minlength=len(self._scenes)))
         return {
-            scene: _Part(self, order[(ends[number - 1] if number else 0) : ends[number]])
+            scene: _Rows(self, order[(ends[number - 1] if number else 0) : ends[number]])
             for scene, number in self._scenes.items()
         }
 
@@ -116,10 +116,10 @@ class Table(Sequence[Entry]):
         return entry
 
 
-class _Part(Sequence[Entry]):
+class _Rows(Sequence[Entry]):
     """Some of a table's instances."""
 
-    def __init__(self, table: Table, numbers: npt.NDArray[np.intp]) -> None:
+    def __init__(self, table: PointsTable, numbers: npt.NDArray[np.intp]) -> None:
         self._table, self._numbers = table, numbers
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class _Part(Sequence[Entry]):
 class ParsedTable(Parsed):
     """A whole file in columns."""
 
-    table: Table | None = None
+    table: PointsTable | None = None
 
     def by_scene(self) -> Mapping[str | None, Sequence[Entry]]:
         """Scene -> its instances."""
