@@ -47,7 +47,7 @@ def _refused(folder: Path, *arguments: str) -> str:
         (["--annotations", "none.json"], "none.json: No such file"),
         (["--annotations", "."], "Is a directory"),
         (["--preset", "nothing"], "nothing: no such preset"),
-        (["--resume", "nothing"], "nothing: holds no run"),
+        (["--resume", "nothing"], "nothing: not a run folder"),
         (["--resume", "nothing", "--epochs", "3"], "leave out --epochs"),
         (["--resume", "nothing", "--images", "x"], "leave out --images"),
         (["--resume", "nothing", "--scenes", "48"], "leave out --scenes"),
@@ -61,9 +61,9 @@ def _refused(folder: Path, *arguments: str) -> str:
         (["--fit-within", "512", "--choose-scale"], "--fit-within and --choose-scale exclude each other"),
         (["--keypoints", "--points-file", "p.json", "--images", "."], "--keypoints and --points-file each say"),
         (["--scale", "0"], "option scale: 0.0 is out of range"),
-        (["--images", "."], "--images goes with data of your own"),
-        (["--test", "x.json"], "--test goes with data of your own"),
-        (["--keypoints"], "--keypoints goes with data of your own"),
+        (["--images", "."], "--images needs --data or --annotations"),
+        (["--test", "x.json"], "--test needs --data or --annotations"),
+        (["--keypoints"], "--keypoints needs --data or --annotations"),
         (["--annotations", "x.json", "--scenes", "3"], "leave it out"),
     ],
 )
@@ -135,7 +135,7 @@ def test_a_folder_with_a_run_is_left_alone(base_file: Path, tmp_path: Path) -> N
     data = _broken_set(tmp_path / "set")
     (tmp_path / "r").mkdir()
     write_options(tmp_path / "r" / "config.toml", TrainOptions())
-    assert "holds a run already" in _refused(tmp_path, "--data", str(data), "--base", str(base_file))
+    assert "already holds a run" in _refused(tmp_path, "--data", str(data), "--base", str(base_file))
 
 
 def test_errors_leave_a_process_with_exit_code_2(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_number_of_points_beside_a_points_file_is_said_to_be_idle(
     arguments = ["--images", str(images), "--points-file", str(points), "--base", str(base_file), "--pseudo", "final"]
     result = CliRunner().invoke(train, [*arguments, *flags, "--epochs", "0", "--rank", "2", "-o", str(tmp_path / "r")])
     assert result.exit_code == 0, result.output
-    assert f"{said}training takes the points of {points} as they are" in " ".join(result.output.split())
+    assert f"{said}training uses the points in {points} as they are" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_options_that_do_nothing_are_said_to(
     result = CliRunner().invoke(train, [*command, *flags, "-o", str(tmp_path / "r")])
     assert result.exit_code == 0, result.output
     shown = " ".join(result.output.split())
-    assert said in shown if said else "nothing to do" not in shown
+    assert said in shown if said else "no effect" not in shown
 
 
 def test_a_path_that_cannot_be_written_down_is_refused_and_one_with_odd_letters_is_not(
