@@ -180,7 +180,7 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
     found = sorted(folder.glob("epoch-*.pt"))
     if not found:
         return None
-    damaged = f"{found[-1]}: damaged checkpoint; remove it to go on from an earlier one"
+    damaged = f"{found[-1]}: damaged checkpoint; remove it to resume from an earlier one"
     try:
         state: Any = torch.load(found[-1], map_location="cpu", weights_only=True)
     except OSError as error:

@@ -136,7 +136,7 @@ def write_report(
         '<div class="curves">',
         *(_curve(title, lines) for title, lines in curves.items()),
         "</div>",
-        "<h2>What the loop does</h2>",
+        "<h2>Stages of the loop</h2>",
         f"<p>{' &middot; '.join(PANELS)}, with the weights after each epoch shown (0: the base).</p>",
         *_strips(folder / "strips"),
         "<h2>Options</h2><table>",

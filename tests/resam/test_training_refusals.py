@@ -294,4 +294,4 @@ def test_a_checkpoint_damaged_anywhere_is_one_line_that_names_it(tmp_path: Path)
             latest_checkpoint(tmp_path)  # a byte of the queue may be any
         except ResamError as error:
             said.add(str(error))
-    assert said == {f"{path}: damaged checkpoint; remove it to go on from an earlier one"}
+    assert said == {f"{path}: damaged checkpoint; remove it to resume from an earlier one"}

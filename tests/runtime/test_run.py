@@ -695,7 +695,7 @@ def test_map_points_that_lie_in_no_scene_are_told(engine: Path, tmp_path: Path) 
     for flags in ([], ["--resume"]):  # what is done already counts too
         some = resam_run(*arguments, "-o", tmp_path / "some", *flags)
         assert some.code == 0
-        assert "2 instances in 2 scenes, 2 instances of the points file lie in no scene that is done" in some.stdout
+        assert "2 instances in 2 scenes, 2 instances of the points file lie in no processed scene" in some.stdout
     assert "2 instances of the points file lie in no scene" in summary_of(tmp_path / "some")["notes"][0]
 
 
@@ -731,7 +731,7 @@ def test_a_picture_among_georeferenced_scenes_has_no_map_points(engine: Path, tm
     assert (result.code, result.stderr) == (0, "")
     assert "1 instance in 2 scenes, 1 scene without points" in result.stdout
     assert summary_of(tmp_path / "out")["scenes"][1]["notes"] == [
-        "no points for it in p.geojson: it has no place on the map"
+        "no points for it in p.geojson: it is not georeferenced"
     ]
     assert resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic").code == 0
     assert [scene["instances"] > 0 for scene in summary_of(tmp_path / "automatic")["scenes"]] == [True, True]

@@ -31,8 +31,8 @@ from resam_runtime.engine.precisions import PRECISIONS
 
 BASE, ADAPTED = "base", "adapted"  # names of the engine files
 _MASK_WORDS = {
-    "coarse": ("Coarse", "what the points alone give"),
-    "refined": ("Refined", "sure pixels, claimed by nobody else; their box"),
+    "coarse": ("Coarse", "from the points alone"),
+    "refined": ("Refined", "confident pixels not claimed by another object, and their box"),
     "final": ("Final", "decoded again with the box"),
 }
 _STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
@@ -113,9 +113,9 @@ def _scenes(demo: DemoPage) -> str:
     }
     for scene in demo.scenes:
         kind = scene.name.rsplit(".", 1)[0].split("_", 2)[-1].replace("_", " ")
-        figures = [_figure(scene.points, f"<b>Points</b>, {scene.instances}: all that is given", scene.name)]
+        figures = [_figure(scene.points, f"<b>Points</b>, {scene.instances}: the only input", scene.name)]
         figures += _row(scene, ADAPTED, grades[ADAPTED])
-        figures.append(_figure(scene.truth, "<b>Truth</b>, never shown to training", scene.name))
+        figures.append(_figure(scene.truth, "<b>Truth</b>, not used in training", scene.name))
         figures += _row(scene, BASE, grades[BASE])
         parts.append(
             f'<section class="scene"><h3>{html.escape(kind.capitalize())} <span>{html.escape(scene.name)}</span></h3>'

@@ -93,7 +93,7 @@ def run_demo(folder: Path, options: DemoOptions, say: Say = lambda line: None) -
             "exporting engines: the base, and the adapted model in three precisions",
             lambda: _export(folder, record, say),
         ),
-        ("run", "segmenting test scenes that training has not seen", lambda: _run(folder)),
+        ("run", "segmenting test scenes not seen in training", lambda: _run(folder)),
         ("measure", "measuring quality and speed of every engine, in turns", lambda: _measure(folder, options)),
     ]
     for number, (name, what, step) in enumerate(steps, 1):
@@ -105,7 +105,7 @@ def run_demo(folder: Path, options: DemoOptions, say: Say = lambda line: None) -
             say(f"      {time.perf_counter() - start:.0f} s")
         else:
             say("      there already")
-    say(f"[{len(steps) + 1}/{len(steps) + 1}] drawing the page")
+    say(f"[{len(steps) + 1}/{len(steps) + 1}] writing the page")
     bench = read_bench(folder / "bench" / "bench.json")
     engines = {"base": folder / "engines" / "base.resam", "adapted": _engine(folder, FP32)}
     scenes = draw_scenes(engines, folder / "run" / "synthetic" / "test.json", bench, SHOWN)

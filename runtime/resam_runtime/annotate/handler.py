@@ -194,14 +194,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _finder(self) -> MaskPreview:
         if self.server.preview is None or not self.server.preview.proposes:
-            raise _Answer(HTTPStatus.NOT_FOUND, "no engine that finds instances")
+            raise _Answer(HTTPStatus.NOT_FOUND, "the engine has no prompter")
         return self.server.preview
 
     def _session(self, path: list[str]) -> list[str]:
         if path[0] != "api" or len(path) < 3:
             raise _Answer(HTTPStatus.NOT_FOUND, "no such address")
         if path[1] != self.server.session:
-            raise _Answer(HTTPStatus.GONE, "the server was started anew")
+            raise _Answer(HTTPStatus.GONE, "the server was restarted")
         return path[2:]
 
     def _index(self, text: str) -> int:

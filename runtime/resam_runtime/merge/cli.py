@@ -19,7 +19,7 @@ Examples:
 \b
 Exit codes:
   0  merged
-  1  merged; some scenes failed, or are in shards that were not given (see summary.json)
+  1  merged; some scenes failed, or shards are missing (see summary.json)
   2  nothing was merged: parts of different engines or options, or an unfinished one
 """
 

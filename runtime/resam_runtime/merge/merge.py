@@ -21,7 +21,7 @@ from resam_runtime.writers import WRITERS, OutputOptions, Record, RunInfo, run_w
 from resam_runtime.writers.summary import Summary, resam_version, write_summary
 
 _SHARD = "--shard"
-_RESUME = "the run in it was cut short, or is damaged: resume it first"
+_RESUME = "its run is unfinished or damaged; resume it first"
 _RUN = kind({"info": dict, "categories": list[dict], "engine": str})
 _WRITING = kind({"--format": list_of(choice(*WRITERS)), "--crs": Literal["wgs84", "source"], "--simplify": float})
 _SUMMARY = kind({"complete": bool, "scenes": [{"name": str}]})
@@ -115,7 +115,7 @@ def merge(
     for part in parts[1:]:
         _check_alike(part, first)
     if (out / STATE_FOLDER).exists():
-        raise ResamError(f"{out}: holds a run of its own; choose another folder with -o")
+        raise ResamError(f"{out}: holds another run; choose another folder with -o")
     lacking = _lacking(parts)
     scenes = _Scenes(parts)
     options = take_from(first.folder, first.request, _WRITING, "run it again with --overwrite")
@@ -172,5 +172,5 @@ def _lacking(parts: Sequence[_Part]) -> list[int]:
     if not shards:
         return []
     if len(shards) < len(parts) or len({count for _, count in shards}) > 1:
-        raise ResamError("the parts are shards of different numbers, or some are no shards: merge those of one archive")
+        raise ResamError("the parts are not shards of one run (different counts, or no shards); give those of one run")
     return sorted(set(range(shards[0][1])) - {number for number, _ in shards})

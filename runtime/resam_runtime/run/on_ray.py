@@ -102,7 +102,7 @@ class RayCluster:
             if not left:
                 return
         for scene in left.values():
-            why = f"{scene.path}: its worker was lost each time, for want of memory perhaps"
+            why = f"{scene.path}: its worker was lost every time, perhaps for lack of memory"
             record = _save(Record(scene.name, scene.stem, points.signature(scene), reason=why), [], folder)
             on_scene(record)
 

@@ -164,7 +164,7 @@ class Run:
                 on_scene=observer.scene,
             )
             kept = self._kept(folder)
-            line = f"kept what an earlier run made of {len(kept)} scenes that are not among the images now"
+            line = f"kept the earlier run's results of {len(kept)} scenes that are no longer among the images"
             names = sorted([*kept, *(scene.name for scene in self.scenes)])
             whole = replace(self, notes=[*self.notes, line]) if kept else self
             report = whole.finish(folder, names, segmenter, time.monotonic() - begin)
@@ -193,7 +193,7 @@ class Run:
             whole = complete and self.shard is None  # what lies in no scene of a shard may lie in one of another
             if whole and self.points.file is not None and totals["failed"] < totals["scenes"]:
                 nowhere = len(self.points.file.placed_ids - summary.by_place)
-            notes = [f"{nowhere} instances of the points file lie in no scene that is done"] if nowhere else []
+            notes = [f"{nowhere} instances of the points file lie in no processed scene"] if nowhere else []
             if left_out and left_out == totals["instances"]:
                 notes.append(f"--budget {options.budget}: none of {left_out} instances fits into instances.json")
             about = {

@@ -122,7 +122,7 @@ def open_dataset(path: Path) -> GdalFile:
         opened = GdalFile(_open(place, driver, notes, alone=view is None), notes, view)
         if _leads_elsewhere(opened.dataset) and view is not None and driver != "VRT":
             opened.close()
-            notes.append("the files beside it name other files: they are not read")
+            notes.append("files beside it refer to other files, which are not read")
             opened = GdalFile(_open(os.fspath(path), driver, notes, alone=True), notes)
         _check(opened, path)
         return opened

@@ -104,8 +104,8 @@ class _RasterSource:
         seen = seen[seen != 0]
         if len(seen) and np.unique(seen, return_counts=True)[1].max() < len(seen) / 2:
             self._file.notes.append(
-                f"band {self._alpha} is called alpha but varies as measured ones do: where it is 0 there is no data; "
-                "if it is none, see --no-alpha"
+                f"band {self._alpha} is called alpha but varies like data; pixels where it is 0 count as no data "
+                "(--no-alpha turns this off)"
             )
 
     def _alpha_at(self, place: tuple[int, int, int, int]) -> Array:

@@ -144,8 +144,8 @@ def _unsaid_no_data(values: npt.NDArray[np.float64]) -> str:
     if least not in _NO_DATA or share < 0.001 or (values[values > least] < least / 2).any():
         return ""
     return (
-        f"{least:.10g} in {share:.0%} of its pixels counts as data, since the file does not say otherwise: "
-        f"gdal_edit.py -a_nodata {least:.10g} does"
+        f"{least:.10g} in {share:.0%} of its pixels counts as data, since the file does not mark it as no data; "
+        f"gdal_edit.py -a_nodata {least:.10g} marks it"
     )
 
 
@@ -195,7 +195,7 @@ def _open_pixels(path: Path, bands: Sequence[int] | None, alpha: bool) -> Opened
     if header is None:
         return opened
     if header.pages > 1:
-        opened.notes.append(f"holds {header.pages} pages; only the first is read")
+        opened.notes.append(f"has {header.pages} pages; only the first is read")
     # a map's pixels are placed, and drawn, as they are stored
     if header.orientation != 1 and not (header.georeferenced or georeferenced_beside(path)):
         opened = replace(opened, source=UprightSource(opened.source, header.orientation))
