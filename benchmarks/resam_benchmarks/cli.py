@@ -63,8 +63,8 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @bench.command(epilog="Example: resam-bench run base.resam adapted.resam --data nwpu --points 1,2,3 -o bench")
 @click.argument("engines", nargs=-1, type=_PATH, metavar="ENGINE...")
 @click.option("--data", type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an annotation file. "
-              "Without it: latency alone, on a synthetic scene of 1024 px.")  # fmt: skip
-@click.option("--split", default="test", show_default=True, help="Annotation file of the folder to use.")
+              "Without it: latency only, on a synthetic scene of 1024 px.")  # fmt: skip
+@click.option("--split", default="test", show_default=True, help="Annotation file in the folder (SPLIT.json).")
 @click.option("--points", default="1", show_default=True, callback=numbers, help="Points per instance, such as 1,2,3.")
 @click.option("--negatives", is_flag=True, help="Add as many negative points, drawn outside the true mask (the "
               "paper's protocol).")  # fmt: skip
@@ -94,7 +94,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @version
 @command_errors
 def run(out: Path, quiet: bool, **chosen: Any) -> None:
-    """Latency, memory, energy and mask quality of ENGINE files and baselines.
+    """Measure latency, memory, energy and mask quality of ENGINE files and baselines.
 
     Writes bench.json (machine, versions, seeds, raw samples) and bench.html (tables and plots, one file).
     """
@@ -114,7 +114,7 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
 @click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
 @click.option("--data", required=True, type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an "
               "annotation file.")  # fmt: skip
-@click.option("--split", default="test", show_default=True, help="Annotation file of the folder to use.")
+@click.option("--split", default="test", show_default=True, help="Annotation file in the folder (SPLIT.json).")
 @click.option("--limit", type=click.IntRange(1), help="Maximum number of scenes, evenly chosen.")
 @click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Of these, scenes for the grid "
               "of --automatic, which is slow.")  # fmt: skip
@@ -125,7 +125,7 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
 def find(engines: tuple[Path, ...], data: Path, split: str, out: Path, quiet: bool, **chosen: Any) -> None:
     """Measure what ENGINE files find without points: with their prompters, and with the grid of --automatic.
 
-    COCO's own evaluation. Writes finding.json.
+    Uses COCO's own evaluation. Writes finding.json.
     """
     from resam_benchmarks.finding.find_bench import measure, table_of
     from resam_benchmarks.measure.dataset import annotation_file
@@ -175,7 +175,7 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
 @bench.command(epilog="Example: resam-bench robustness base.resam adapted.resam --data nwpu --limit 20")
 @click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
 @click.option("--data", type=_PATH, required=True, help="COCO data set, as for run.")
-@click.option("--split", default="test", show_default=True, help="Annotation file of the folder to use.")
+@click.option("--split", default="test", show_default=True, help="Annotation file in the folder (SPLIT.json).")
 @click.option("--points", default=1, show_default=True, type=click.IntRange(1), help="Points per instance.")
 @click.option("--limit", type=click.IntRange(1), help="Maximum number of scenes, evenly chosen.")
 @output_folder("robustness", "Output folder.")
@@ -185,7 +185,7 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
 def robustness(
     engines: tuple[Path, ...], data: Path, split: str, points: int, limit: int | None, out: Path, **rest: Any
 ) -> None:
-    """mIoU under corruptions (noise, blur, haze, ...) at five severities: a curve per corruption and engine.
+    """Measure mIoU under corruptions (noise, blur, haze, ...) at five severities: a curve per corruption and engine.
 
     Writes robustness.json and robustness.html.
     """
@@ -218,7 +218,7 @@ def robustness(
 @version
 @command_errors
 def train(random: str, instances: tuple[int, ...], steps: int, precision: str, out: Path, **rest: Any) -> None:
-    """One training step of ours against a plain re-implementation of the reference's, on the same weights and images.
+    """Measure our training step against a plain re-implementation of the reference's, on the same weights and images.
 
     Seconds per image and peak memory, each step in a process of its own, taking turns. Writes train.json and
     train.html.
