@@ -215,6 +215,12 @@ def _whole() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_an_ablation_of_version_0_1_can_be_resumed_with_todays_name_of_its_precision(tmp_path: Path) -> None:
+    path = tmp_path / "ablation.json"
+    path.write_text(json.dumps(_whole()))
+    assert [row["precision"] for row in read(path)["rows"]] == ["fp32"]
+
+
 @pytest.mark.parametrize(
     ("part", "value", "cause"),
     [
