@@ -696,7 +696,7 @@ def test_map_points_that_lie_in_no_scene_are_told(engine: Path, tmp_path: Path) 
         some = resam_run(*arguments, "-o", tmp_path / "some", *flags)
         assert some.code == 0
         assert "2 instances in 2 scenes, 2 instances of the points file lie in no processed scene" in some.stdout
-    assert "2 instances of the points file lie in no scene" in summary_of(tmp_path / "some")["notes"][0]
+    assert "2 instances of the points file lie in no processed scene" in summary_of(tmp_path / "some")["notes"][0]
 
 
 def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tmp_path: Path) -> None:
@@ -710,7 +710,7 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
         "and that the scenes are georeferenced\n"
     )
     automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
-    assert (automatic.code, "1 instance of the points file lies in no scene" in automatic.stdout) == (0, True)
+    assert (automatic.code, "1 instance of the points file lies in no processed scene" in automatic.stdout) == (0, True)
 
 
 def test_points_outside_their_tile_are_told(engine: Path, tmp_path: Path) -> None:
