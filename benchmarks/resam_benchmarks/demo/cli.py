@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from resam_runtime.common.browser import open_browser
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import command_errors
 from resam_runtime.common.extras import needs_extra
@@ -29,9 +30,9 @@ from resam_runtime.common.extras import needs_extra
 def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> None:
     """Run everything once, on synthetic scenes and without downloads, and show the results on one page.
 
-    Draws scenes, adapts the tiny base to them from one point per object, exports the engine in fp32, fp16 and INT8,
-    runs it on unseen scenes, measures everything, and writes demo.html. About ten minutes on two CPU cores.
-    Run again after a stop, it resumes where it was.
+    Draws scenes, adapts the tiny base to them from clicks, exports the engine in fp32, fp16 and INT8, runs it on unseen
+    scenes, with and without clicks, and measures everything. The page demo.html opens after the first minute and fills
+    up as the work proceeds: about ten minutes on two CPU cores. Run the same command again to resume.
     """
     with needs_extra("resam-demo", "train,export"):
         # what the later steps import: nobody waits for training to hear that the export cannot be done
@@ -40,8 +41,19 @@ def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> No
         from resam_benchmarks.demo.steps import DemoOptions, run_demo
 
     try:
-        page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), lambda line: click.echo(line, err=True))
+        page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), _say, _show)
     except KeyboardInterrupt:
         click.echo(f"stopped; run the same command to resume (resam-demo -o {output})", err=True)
         sys.exit(130)
-    click.echo(f"{page}\nopen it in a browser: {page.resolve().as_uri()}")
+    click.echo(page)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _show(page: Path) -> None:
+    """Open the page for a person; a script gets its address alone."""
+    _say(f"      the page, which fills up as the work proceeds: {page.resolve().as_uri()}")
+    if sys.stderr.isatty():
+        open_browser(page.resolve().as_uri())
