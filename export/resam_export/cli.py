@@ -28,10 +28,11 @@ from resam_runtime.engine.precisions import FP16, FP32, PRECISIONS, Precision
 
 from .inspect import print_engine
 from .progress import print_written, step_progress
+from .targets import TARGETS
 from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
 from .tensorrt.precision import check_precision
 from .tensorrt.profiles import Limits
-from .write_engine import write_engine
+from .write_engine import newest_run, write_engine
 
 RESAM, PLAN = OnnxBackend.suffix, TensorRTBackend.suffix
 _PATH = click.Path(path_type=Path)
@@ -46,6 +47,7 @@ Examples:
   resam-export runs/ships --fp16 -o ships.resam   float16, checked against torch
   resam-export ships.resam -o ships.plan          on the device: TensorRT alone, no torch
   resam-export runs/ships --int8-fp32 --images tiles/ -o ships.resam   for CPUs
+  resam-export ships.resam --for x-anylabeling -o labelling/   for another tool
   resam-export --inspect ships.plan               what is inside
 """
 
@@ -63,6 +65,8 @@ def _precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("source", required=False, type=_PATH, metavar="[ADAPTER|MODEL.resam]")
 @click.option("-o", "--output", type=_PATH, help="File to write, ending in .resam (ONNX graphs, any machine) or "
               ".plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
+@click.option("--for", "target", type=click.Choice(list(TARGETS)), help="Write for another tool, into the folder "
+              "-o: what a click gives there is the coarse mask.")  # fmt: skip
 @_precision_options
 @click.option("--base", help="Base to export as it is ('tiny' or a SAM checkpoint), or the one ADAPTER was trained on.")
 @click.option("--images", type=_PATH, help="Folder of your images, for verification and calibration.")
@@ -105,6 +109,9 @@ def export(ctx: click.Context, **given: Any) -> None:
     if len(chosen) > 1:
         raise ResamError(f"{chosen[0].option} and {chosen[1].option}: an engine has one precision; give one of them")
     given["precision"] = chosen[0] if chosen else None
+    if given["target"] is not None:
+        _write_for(ctx, given, console)
+        return
     source: Path | None = given["source"]
     from_engine = source is not None and source.suffix == RESAM
     usual = source.with_suffix(PLAN) if source and from_engine else Path("model").with_suffix(RESAM)
@@ -126,6 +133,36 @@ def export(ctx: click.Context, **given: Any) -> None:
         write_engine(source, base, engine_path, precision, images, keep_anyway, console, plan, given["size"])
     if output.suffix == PLAN:
         write_plan(engine_path, output, given, set_here, console)
+
+
+def _write_for(ctx: click.Context, given: dict[str, Any], console: Console) -> None:
+    """Files for another tool, from an engine file, or from an adapter or a base, whose engine is left beside them."""
+    source, folder, option = given["source"], given["output"], f"--for {given['target']}"
+    if folder is None:
+        raise ResamError(f"{option}: needs -o DIR, the folder to write into")
+    if folder.suffix in (RESAM, PLAN) or (os.path.lexists(folder) and not folder.is_dir()):
+        raise ResamError(f"{folder}: {option} writes several files; give a folder")
+    for name in _PLAN_OPTIONS:
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise ResamError(f"--{name.replace('_', '-')} is for plans, and {option} writes none; leave it out")
+    engine_file = source
+    if source is not None and source.suffix == RESAM:
+        misplaced = [flag for flag in ("base", "images", "precision") if given[flag] is not None]
+        if misplaced:
+            flag = given["precision"].option if misplaced[0] == "precision" else f"--{misplaced[0]}"
+            raise ResamError(f"{flag} goes with an adapter; {source} holds finished graphs: leave it out")
+    else:
+        if source is None and given["base"] is None:
+            source = newest_run().parent
+            console.print(f"adapter {source}", markup=False, highlight=False)
+        made_from = Path(given["base"]) if source is None else source.parent if source.is_file() else source
+        engine_file = folder / f"{made_from.resolve().stem}{RESAM}"
+        _check_names(source, engine_file, given)
+        precision = given["precision"] or FP32
+        write_engine(source, given["base"], engine_file, precision, given["images"], given["keep_anyway"], console)
+    for path in TARGETS[given["target"]](EngineFile.open(engine_file), folder):
+        size = path.stat().st_size / 1e6
+        console.print(f"wrote   {path} ({size:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_alone(ctx: click.Context) -> None:
