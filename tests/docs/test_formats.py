@@ -131,9 +131,7 @@ def test_the_summary_example_has_the_writers_members(tmp_path: Path) -> None:
     for record in records:
         summary.add(record)
     about = {key: shown[key] for key in ("resam_version", "engine", "complete", "left_out_by_budget", "notes")}
-    write_summary(
-        tmp_path / "summary.json", summary.to_json({**about, "wall_seconds": shown["wall_seconds"]}), records
-    )
+    write_summary(tmp_path / "summary.json", summary.to_json({**about, "wall_seconds": shown["wall_seconds"]}), records)
     made = json.loads((tmp_path / "summary.json").read_text())
     assert made["totals"] == shown["totals"]
     assert made["scenes"] == shown["scenes"]

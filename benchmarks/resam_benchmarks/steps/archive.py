@@ -124,7 +124,9 @@ def main(scenes: int, engine: Path, formats: tuple[str, ...], folder: Path | Non
         ratios.append((tenths[-1].wall - tenths[-2].wall) / (tenths[1].wall - tenths[0].wall))
         click.echo(f"the last tenth to the first: CPU {ratios[0]:.3f}, wall {ratios[1]:.3f}")
         before, after = tenths[0].wall, whole - tenths[-1].wall
-        click.echo(f"{report.scenes} scenes in {whole:.1f} s, {after - before:.1f} s of them before and after the scenes")
+        click.echo(
+            f"{report.scenes} scenes in {whole:.1f} s, {after - before:.1f} s of them before and after the scenes"
+        )
         click.echo(f"peak {process_memory()['peak'] / 2**20:.0f} MiB")
         begin, cpu = time.perf_counter(), time.process_time()
         report = prepare().execute(segmenter, "resume")

@@ -12,12 +12,12 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resam_runtime.common.errors import ResamError, words
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.points import SUFFIXES, PointsFile, find_points, path_ends, shared_names
-from resam_runtime.run.on_ray import RayCluster
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.outputs import check_outputs, output_errors, output_names
 from resam_runtime.run.pipeline import process_scenes
@@ -31,6 +31,9 @@ from resam_runtime.scenes.scene_files import SceneFile, check_apart, check_exist
 from resam_runtime.segment.segmenter import Segmenter
 from resam_runtime.writers import WRITERS, RunInfo, run_writers
 from resam_runtime.writers.summary import Summary, resam_version, write_summary
+
+if TYPE_CHECKING:
+    from resam_runtime.run.on_ray import RayCluster
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class RecordSpool:
 
     def __init__(self, records: Iterable[Record], folder: str | os.PathLike[str]) -> None:
         """folder: where there is room for as much as the records take. Raises OSError."""
-        self._file = tempfile.TemporaryFile(prefix=".resam.", dir=folder)
+        self._file = tempfile.TemporaryFile(prefix=".resam.", dir=folder)  # noqa: SIM115 - closed by `__exit__`
         try:
             for record in records:
                 pickle.dump(record, self._file, pickle.HIGHEST_PROTOCOL)
