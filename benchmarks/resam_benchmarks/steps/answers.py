@@ -33,6 +33,15 @@ class Answers:
         self._fresh = False
         return [masks, scores, scores][: len(outputs)]
 
+    @property
+    def on_gpu(self) -> bool:
+        """See `Backend.on_gpu`."""
+        return False
+
+    def split(self, kept: Any) -> list[Any]:
+        """See `Backend.split`."""
+        return [kept]
+
     def describe(self) -> str:
         """See `Backend.describe`."""
         return "answers at once"
