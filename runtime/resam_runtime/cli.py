@@ -23,6 +23,7 @@ from resam_runtime.run.stop import StopRequest
 from resam_runtime.writers import WRITERS
 
 if TYPE_CHECKING:
+    from resam_runtime.run.on_ray import RayCluster
     from resam_runtime.run.report import RunReport
 
 _NOTES = 10  # more go to summary.json alone
@@ -139,6 +140,11 @@ Exit codes:
     help="Spread the scenes over a Ray cluster: the one at host:port, else this machine's own.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1 or tensorrt-ep.  [default: the best available]")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 256),
+    help="Tiles that share a call of the encoder.  [default: as many as a GPU gains from, measured; 1 on a CPU]",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
 @click.option(
     "--watch",
@@ -178,6 +184,7 @@ def run(
     shard: tuple[int, int] | None,
     ray: str | None,
     device: str | None,
+    batch: int | None,
     threads: int | None,
     watch: Path | None,
     poll: float,
@@ -215,7 +222,6 @@ def run(
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # Heavy imports wait until the arguments are known to be good.
     from resam_runtime.engine.engine_file import EngineFile
-    from resam_runtime.run.on_ray import RayCluster
     from resam_runtime.run.outputs import OutputError
     from resam_runtime.run.progress import TerminalProgress
     from resam_runtime.run.records import Mode
@@ -254,10 +260,14 @@ def run(
             with contextlib.ExitStack() as cluster:
                 segmenter: Segmenter | RayCluster
                 if ray is None:
-                    segmenter = Segmenter(opened, device, threads, automatic=grid, min_score=min_score, views=views)
+                    segmenter = Segmenter(
+                        opened, device, threads, automatic=grid, min_score=min_score, views=views, batch=batch
+                    )
                 else:
                     address = None if ray == "auto" else ray
-                    segmenter = RayCluster(opened, address, device, threads, grid, min_score, views)
+                    from resam_runtime.run.on_ray import RayCluster
+
+                    segmenter = RayCluster(opened, address, device, threads, grid, min_score, views, batch)
                     cluster.enter_context(segmenter)
                 click.echo(printable(segmenter.describe()))
                 sys.stdout.flush()

@@ -6,6 +6,7 @@ what order they are given, makes no difference to a byte. Files of single scenes
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from resam_runtime.common.checked import Malformed, choice, kind, list_of, read_
 from resam_runtime.common.errors import ResamError, words
 from resam_runtime.run.outputs import output_errors
 from resam_runtime.run.records import RunFolder, read_request
+from resam_runtime.run.spool import DoneRecords, RecordSpool
 from resam_runtime.scenes.scene_files import STATE_FOLDER
 from resam_runtime.writers import WRITERS, OutputOptions, Record, RunInfo, run_writers
 from resam_runtime.writers.summary import Summary, resam_version, write_summary
@@ -81,7 +83,7 @@ class _Part:
 
 
 class _Scenes:
-    """Records of all parts by the names of their scenes, read anew each time, one by one."""
+    """Records of all parts by the names of their scenes, one by one."""
 
     def __init__(self, parts: Sequence[_Part]) -> None:
         self._parts = parts
@@ -94,12 +96,9 @@ class _Scenes:
                         raise ResamError(f"{part.folder} and {other} both hold {name}; give each part once")
         self._names = sorted(self._place)
 
-    def all(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Record]:
         for name in self._names:
             yield self._parts[self._place[name]].record(name)
-
-    def __iter__(self) -> Iterator[Record]:
-        return (record for record in self.all() if not record.failed)
 
 
 def merge(
@@ -129,11 +128,14 @@ def merge(
         if not overwrite and os.path.lexists(out / writer.files):
             raise ResamError(f"{out / writer.files}: exists; choose another folder with -o, or --overwrite")
     summary = Summary()
-    with output_errors(out):
-        for writer in writers:
-            writer.write(out / writer.files, scenes, run, writing)
-        for record in scenes.all():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(output_errors(out))
+        out.mkdir(parents=True, exist_ok=True)
+        records = stack.enter_context(RecordSpool(scenes, out))
+        for record in records:
             summary.add(record)
+        for writer in writers:
+            writer.write(out / writer.files, DoneRecords(records), run, writing)
         asked = {name: value for name, value in first.asked.items() if name.startswith("--")}
         about = {
             "resam_version": resam_version(),
@@ -143,7 +145,7 @@ def merge(
             "left_out_by_budget": 0,
             "notes": [f"without shards {', '.join(map(str, lacking))}"] if lacking else [],
         }
-        write_summary(out / "summary.json", summary.to_json(about))
+        write_summary(out / "summary.json", summary.to_json(about), records)
     totals = summary.totals
     return MergeReport(out, totals["scenes"], totals["failed"], totals["instances"], lacking)
 

@@ -30,7 +30,6 @@ from resam_runtime.scenes.georeference import world_files
 from resam_runtime.scenes.headers import file_header
 from resam_runtime.scenes.quiet_gdal import quiet_gdal
 from resam_runtime.scenes.remote import RemoteFile
-from resam_runtime.scenes.vrt import rewritten_vrt
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _IMAGINE = b"EHFA_HEADER_TAG"
@@ -195,6 +194,8 @@ class _View:
         if driver == "VRT":
             if depth == _DEEPEST:
                 raise ResamError(f"{path}: VRT files that refer to each other in a circle")
+            from resam_runtime.scenes.vrt import rewritten_vrt  # brings XML, which few runs need
+
             place.write_text(rewritten_vrt(path, lambda source: self.add(source, depth + 1)), encoding="utf-8")
         else:
             place.symlink_to(path)
