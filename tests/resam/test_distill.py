@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from torch import nn
 from torch.nn import functional as F
 
+from resam.data.coco import CocoData
 from resam.encoders import ARCHITECTURES, ENCODERS
 from resam.encoders.convolutions import take_statistics
 from resam.model.bases import Base, load_base
@@ -41,7 +42,7 @@ from .conftest import TOY
 from .families import TOYS, shaken, write_checkpoint
 
 OPTIONS = DistillOptions(
-    epochs=2, batch=2, tiles=4, learning_rate=3e-3, warmup=1, prompts=2, average=0.0, set_aside=0.1
+    epochs=2, batch=2, tiles=3, learning_rate=3e-3, warmup=1, prompts=2, average=0.0, set_aside=0.1
 )
 HALF = replace(TOY, encoder_dim=16, encoder_depth=1, encoder_heads=1, global_blocks=(0,), window_size=8)
 
@@ -107,13 +108,18 @@ def test_the_result_is_a_base_with_the_teachers_decoder(
     assert again.base.sha256 == made.sha256
 
 
-def test_the_result_is_adapted_and_exported_as_any_base(
-    base_file: Path, images: Path, half: str, scenes: Any, tmp_path: Path
+def test_the_result_is_adapted_as_any_base(
+    base_file: Path, images: Path, half: str, scenes: CocoData, tmp_path: Path
 ) -> None:
-    base = a_run(tmp_path / "run", base_file, half, images, replace(OPTIONS, epochs=1)).train().base
+    base = a_run(tmp_path / "run", base_file, half, images, replace(OPTIONS, epochs=1, tiles=2)).train().base
     options = TrainOptions(epochs=1, base=str(base), rank=2, supervised=True, ssa="off")
     adapter = run(tmp_path / "adapted", options, RunData(scenes)).adapter
     assert Teacher.open(str(adapter), str(base)).adapter is not None  # and what was adapted may teach
+
+
+@pytest.mark.slow
+def test_the_result_is_exported_as_any_base(base_file: Path, images: Path, half: str, tmp_path: Path) -> None:
+    base = a_run(tmp_path / "run", base_file, half, images, replace(OPTIONS, epochs=1, tiles=2)).train().base
     export_engine(load_base(base), None, tmp_path / "small.resam", scenes=1, keep_anyway=True)
     found = Segmenter(tmp_path / "small.resam")(np.zeros((64, 64, 3), np.uint8), [[32, 32]])
     assert len(found) == 1
