@@ -67,7 +67,8 @@ def measure(
     procedural: int,
     intervals: bool,
 ) -> None:
-    """Mean IoU over instances of BASES (tiny, files, or runs' folders) from one random point, after Requery, and from the true box."""
+    """Mean IoU over instances of BASES (tiny, files, or runs' folders) from one random point, after Requery, and from
+    the true box."""
     loaded = [Teacher.open(name).base for name in bases]
     table = Table("data", "instances", *(f"{Path(base).stem}: {column}" for base in bases for column in COLUMNS))
     if procedural:
