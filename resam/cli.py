@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,11 +176,11 @@ def train(
         from resam.training.sources import Sources
 
     if resume is not None:
-        _check_resume(resume)
+        check_resume(resume, _FREE_ON_RESUME)
         config = resume / "config.toml"
         options, sources, folder = read_options(config), Sources.read(config), resume
     else:
-        options = read_options(preset, **_all_changes(changes, sizes, parse_changes(more)))
+        options = read_options(preset, **all_changes(changes | {"sizes": ",".join(sizes) or None}, parse_changes(more)))
         sources = Sources.choose(data, annotations, images, test_file, points_file, keypoints, scenes)
         folder = output or _free_folder(sources.name)
         check_free(folder)
@@ -189,7 +189,7 @@ def train(
     fabric = make_fabric(devices, accelerator, precision, base.architecture.width)
     launch(fabric)
     folder = Path(fabric.broadcast(str(folder)))
-    with _said_once(fabric), Live() if fabric.is_global_zero else _quiet() as reporter:
+    with said_once(fabric), Live() if fabric.is_global_zero else quiet() as reporter:
         for idle in _idle(changes, options, points_file, keypoints) if resume is None else ():
             reporter.note(idle)
         if precision == "auto" and fabric.device.type == "cpu" and fabric.strategy.precision.precision != "32-true":
@@ -213,25 +213,25 @@ def train(
         click.echo(f"adapter  {result.adapter}\nreport   {folder / 'report.html'}")
 
 
-def _all_changes(changes: dict[str, Any], sizes: tuple[str, ...], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The options' values by name, those of --size and --set among them. `ResamError` where one is said twice."""
-    said = changes | {"sizes": ",".join(sizes) or None}
+def all_changes(said: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The options' values by name, those of --set among them. `ResamError` where one is said twice."""
     for name in more:
         if said.get(name) is not None:
             raise ResamError(f"--set {name}: the option is given twice; leave one out")
-    return said | dict(more)
+    return {**said, **more}
 
 
 # What may differ when a run goes on: where and how it is computed and shown, not what.
 _FREE_ON_RESUME = ("resume", "base", "devices", "accelerator", "precision", "tensorboard", "watch")
 
 
-def _check_resume(folder: Path) -> None:
-    """`ResamError` where there is no run, or options were given that it has already."""
+def check_resume(folder: Path, free: Collection[str]) -> None:
+    """`ResamError` where there is no run, or options were given that it has already. free: names of those that it has
+    not."""
     context = click.get_current_context()
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
-        if parameter.name not in _FREE_ON_RESUME and source is click.core.ParameterSource.COMMANDLINE:
+        if parameter.name not in free and source is click.core.ParameterSource.COMMANDLINE:
             raise ResamError(f"--resume uses the run's own options; leave out {parameter.opts[-1]}")
     if not (folder / "config.toml").is_file():
         raise ResamError(f"{folder}: not a run folder (no config.toml)")
@@ -269,7 +269,7 @@ def _free_folder(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _said_once(fabric: Any) -> Iterator[None]:
+def said_once(fabric: Any) -> Iterator[None]:
     """Of several processes that end with the same error the first alone says it."""
     try:
         yield
@@ -279,7 +279,7 @@ def _said_once(fabric: Any) -> Iterator[None]:
         sys.exit(2)
 
 
-def _quiet() -> Any:
+def quiet() -> Any:
     from resam.training.progress import Silent
 
     return contextlib.nullcontext(Silent())

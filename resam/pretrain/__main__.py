@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError, safe_open
 from segment_anything.modeling import Sam
 
-from resam.encoders import ARCHITECTURES
+from resam.encoders import ARCHITECTURES, Architecture
 from resam.encoders.family import describe_architecture
+from resam.encoders.vit import VitArchitecture
 from resam.model.bases import load_base
 from resam.model.sam import build_sam
 from resam.pretrain.batches import Batches, Mixture, Shape
@@ -41,6 +42,12 @@ from resam_runtime.common.errors import ResamError, command_errors
     default=0.4,
     show_default=True,
     help="Share of procedural images among photographs.",
+)
+@click.option(
+    "--architecture",
+    type=click.Choice([name for name, known in ARCHITECTURES.items() if isinstance(known, VitArchitecture)]),
+    default="tiny",
+    show_default=True,
 )
 @click.option("--steps", type=click.IntRange(1), default=3000, show_default=True, help="Steps of the whole run.")
 @click.option(
@@ -93,6 +100,7 @@ def pretrain(
     output: Path,
     photographs: tuple[Path, ...],
     procedural: float,
+    architecture: str,
     steps: int,
     falling: int,
     images: int,
@@ -112,12 +120,12 @@ def pretrain(
     The output holds the moving average of the weights that was best in validation.
     """
     torch.manual_seed(seed)
-    full = ARCHITECTURES["tiny"]
+    full = ARCHITECTURES[architecture]
     target = _device(device)
     sources = open_sources(photographs)
     sam, earlier = build_sam(full), None
     if init is not None:
-        earlier = load_pretrained(sam, init)
+        earlier = load_pretrained(sam, init, full)
     _check_output(output, output.with_suffix(".jsonl"))
     run = Pretraining(sam, Plan(steps, falling, learning_rate, every, bf16, workers), target)
     if resume:
@@ -131,6 +139,7 @@ def pretrain(
         f"--instances {instances} --tiles {tiles} --learning-rate {learning_rate} --seed {seed}"
         + " --photographs FOLDER" * len(photographs)
         + f" --procedural {procedural}" * bool(sources)
+        + f" --architecture {architecture}" * (architecture != "tiny")
         + " --bf16" * bf16
         + " --init EARLIER" * (init is not None),
         "sources": {source.name: len(source.photographs) for source in sources},
@@ -148,23 +157,23 @@ def pretrain(
         run.train(Batches(mixture, shares, seed), held_out, seed, output, record, progress)
 
 
-def load_pretrained(sam: Sam, path: Path) -> dict[str, Any]:
+def load_pretrained(sam: Sam, path: Path, wanted: Architecture = ARCHITECTURES["tiny"]) -> dict[str, Any]:
     """Put the weights that an earlier pretraining wrote into `sam`; returns the record of how they were made.
 
-    Raises `ResamError` for a file that is none of its own or of another architecture. Weights with a single mask are
-    taken too: the masks for ambiguous prompts begin as its copies, a little apart.
+    Raises `ResamError` for a file that is none of its own or of another architecture than `wanted`. Weights with a
+    single mask are taken too: the masks for ambiguous prompts begin as its copies, a little apart.
     """
-    base, tiny = load_base(path), ARCHITECTURES["tiny"]
-    if base.architecture not in (tiny, replace(tiny, multimask_outputs=0)):
-        raise ResamError(f"{path}: holds {base.name}, not the architecture that python -m resam.pretrain trains")
+    base = load_base(path)
+    if base.architecture not in (wanted, replace(wanted, multimask_outputs=0)):
+        raise ResamError(f"{path}: holds {base.name}, not the --architecture that python -m resam.pretrain is to train")
     try:
         with safe_open(path, "pt") as opened:
             record: dict[str, Any] = json.loads((opened.metadata() or {})["resam"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise ResamError(f"{path}: has no record of how python -m resam.pretrain made it ({error})") from None
-    state, wanted = base.sam.state_dict(), sam.state_dict()
-    if base.architecture != tiny:
-        state = {name: _widened(name, state, value) for name, value in wanted.items()}
+    state, own = base.sam.state_dict(), sam.state_dict()
+    if base.architecture != wanted:
+        state = {name: _widened(name, state, value) for name, value in own.items()}
     sam.load_state_dict(state)
     return record
 

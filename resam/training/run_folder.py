@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resam.training.options import TrainOptions, write_options
+from resam.training.options import write_options
 from resam.training.outputs import writing
 from resam.training.sources import SYNTHETIC
 from resam_runtime.common.errors import ResamError
@@ -25,8 +25,9 @@ def check_free(folder: Path) -> None:
         raise ResamError(f"{folder}: not a run folder, and not empty (it holds {foreign[0]}); choose another --output")
 
 
-def start_folder(folder: Path, options: TrainOptions, data: Mapping[str, Any]) -> None:
-    """Make a run's folder and write its `config.toml`. data: the paths that `resume` needs, by name."""
+def start_folder(folder: Path, options: Any, data: Mapping[str, Any]) -> None:
+    """Make a run's folder and write its `config.toml`. options: a dataclass; data: the paths that `resume`
+    needs, by name."""
     check_free(folder)
     try:
         write_options(folder / "config.toml", options, data)

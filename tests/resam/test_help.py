@@ -13,6 +13,7 @@ from resam.cli import train
 from resam.pretrain.__main__ import pretrain
 from resam.pretrain.measure import measure
 from resam.synthetic.__main__ import main as synthetic
+from resam.training.distill.cli import distill
 from resam_benchmarks.cli import bench
 from resam_benchmarks.demo.cli import demo
 from resam_export.cli import export
@@ -20,7 +21,7 @@ from resam_runtime.cli import run
 
 
 @pytest.mark.parametrize(
-    "command", [train, export, demo, pretrain, measure, synthetic], ids=lambda command: command.name
+    "command", [train, distill, export, demo, pretrain, measure, synthetic], ids=lambda command: command.name
 )
 def test_every_command_has_a_short_help_and_a_version(command: click.Command) -> None:
     short, long, version = (CliRunner().invoke(command, [flag]) for flag in ("-h", "--help", "--version"))

@@ -119,7 +119,7 @@ COMPONENTS = (
     Component("rasterio", "georeferenced scenes (GeoTIFF)", "pip install 'resam[geo]'", _package("rasterio")),
     Component(
         "torch",
-        "resam-train, and resam-export from an adapter",
+        "resam-train, resam-distill, and resam-export from an adapter",
         "pip install 'resam[train,export]'",
         _package("torch", "segment_anything", "safetensors", "lightning_fabric", load=False),
     ),

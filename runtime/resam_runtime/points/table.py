@@ -79,7 +79,7 @@ class PointsTable(Sequence[Entry]):
     def by_scene(self) -> dict[str | None, Sequence[Entry]]:
         """Scene -> its instances."""
         if len(self._scenes) == 1:
-            return {scene: _Part(self, np.arange(len(self), dtype=self._starts.dtype)) for scene in self._scenes}
+            return {scene: _Rows(self, np.arange(len(self), dtype=self._starts.dtype)) for scene in self._scenes}
         own = np.frombuffer(self._scene, "i")[self._order[self._starts[:-1]]] if len(self) else np.empty(0, int)
         order = np.argsort(own, kind="stable")
         ends = np.cumsum(np.bincount(own, minlength=len(self._scenes)))
