@@ -20,6 +20,7 @@ from resam_export.models import to_bytes
 from resam_export.onnx_export import export_graph, export_graphs
 from resam_export.precision import to_fp16
 from resam_export.prompted_tiles import synthetic_tiles
+from resam_runtime.engine.class_sizes import ClassSizes
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 from resam_runtime.engine.manifest import GraphSpec
 from resam_runtime.engine.precisions import FP16, FP32, INT8, INT8_FP32, Precision
@@ -100,12 +101,13 @@ def test_the_graphs_of_other_families_compile_in_every_precision(name: str, tmp_
 @pytest.mark.slow
 def test_from_a_base_to_a_plan_in_one_command(tmp_path: Path) -> None:
     plan = tmp_path / "tiny.plan"
-    command = ("--base", "tiny", "--fp16", "-o", plan, *LIMITS)
+    command = ("--base", "tiny", "--fp16", "--size", "ship=20px", "-o", plan, *LIMITS)
     outcome = resam_export(tmp_path / "scratch", *command, environment={"RESAM_TEST_SCENES": "4"})
     assert outcome.code == 0, outcome.err
     engine, built = EngineFile.open(tmp_path / "tiny.resam"), EngineFile.open(plan)
     assert (engine.manifest.precision, built.manifest.precision) == ("fp16", "fp16")
     assert (engine.manifest.backend, built.manifest.backend) == ("onnx", "tensorrt")
+    assert engine.manifest.sizes == built.manifest.sizes == ClassSizes("px2", {"ship": 400.0})
     # What the export was checked for goes along.
     assert "relative_error" in engine.manifest.verification
     assert engine.manifest.verification.items() <= built.manifest.verification.items()
