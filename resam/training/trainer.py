@@ -7,6 +7,7 @@ summed, as are the embeddings for the queue, in the order of the batch: the resu
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import resource
 import sys
@@ -28,6 +29,7 @@ from resam.model.refine_requery import RefineRequery
 from resam.training.losses import LOSSES, loss_weights
 from resam.training.losses.alignment import push, queue_width
 from resam.training.options import TrainOptions
+from resam.training.prompter.joint import JointTiles
 from resam.training.step import ChunkedDecoder, StepLosses, agreement, pseudo_masks, reinforce
 from resam.training.tile import Pseudo, to_device
 from resam_runtime.common.errors import ResamError
@@ -47,8 +49,11 @@ class Trainer:
         self.base, self.samples, self.options, self.fabric = base, samples, options, fabric
         check_base(base, options)
         base.sam.requires_grad_(False)
+        self.joint = JointTiles(samples) if options.joint else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
+            if self.joint is not None:
+                base.sam.add_module("prompter", self.joint.head().to(fabric.device))
             trained = add_parts(base.sam, options)
         self.encoder = ImageEncoder(base.sam).to(fabric.device)
         self.decoder = PromptDecoder(base.sam).to(fabric.device)
@@ -117,6 +122,8 @@ class Trainer:
     ) -> tuple[StepLosses, Pseudo]:
         options = self.options
         tile = to_device(view, self.fabric.device, self.base.architecture.mask_size, options.own_boxes)
+        if self.joint is not None:
+            tile = dataclasses.replace(tile, wanted=self.joint.wanted(number, view.mirror, self.fabric.device))
         look = tile.given is None or options.ssa != "off"
         # Two contexts: autocast remembers weights cast without gradient until its context ends.
         with self._teacher(), self.fabric.autocast():
