@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from resam_benchmarks.report.page_style import save_page
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.precisions import FP32
+from resam_runtime.tiles.prompt_batch import PromptBatch
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,22 @@ def _cases(options: BenchOptions, contenders: Sequence[Rival], work: Path) -> tu
         return cases, {"name": name}
     data = dataset.load(options.data, options.split, options.points, options.limit, options.negatives)
     cases = [
-        Case(rival, _counted(count, "point"), data.scenes, data.points[count], repeats, graded=True)
+        Case(rival, _counted(count, "point"), data.scenes, _known_sizes(rival, data, count), repeats, graded=True)
         for count in options.points
         for rival in contenders
     ]
     return cases, data.about
+
+
+def _known_sizes(rival: Rival, data: dataset.BenchData, count: int) -> Sequence[PromptBatch]:
+    """The prompts of every scene; for an engine that knows the sizes of classes with those of their instances."""
+    sizes = EngineFile.open(rival.options["path"]).manifest.sizes if rival.about.get("kind") == "engine" else None
+    if sizes is None:
+        return data.points[count]
+    return [
+        dataclasses.replace(batch, sides=sizes.sides(scene.categories, scene.metres_per_pixel))
+        for scene, batch in zip(data.scenes, data.points[count])
+    ]
 
 
 def _counted(count: int, what: str) -> str:

@@ -66,6 +66,9 @@ def _precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_precision_options
 @click.option("--base", help="Export a bare base ('tiny' or a SAM checkpoint), or the one an adapter was trained on.")
 @click.option("--images", type=_PATH, help="Folder of your own images, to verify and to calibrate with.")
+@click.option("--size", multiple=True, metavar="NAME=SIZE", help="How large the objects of a class are: "
+              "ship=30x6m, or tank=12px; may be repeated. For a point of that class the engine takes the mask nearest "
+              "to that size  [default: the sizes that the adapter was trained with].")  # fmt: skip
 @click.option("--keep-anyway", is_flag=True, help="Write the file even where it misses the limits of its verification.")
 @click.option("--max-points", type=click.IntRange(1, 4096), default=64, show_default=True,
               help=".plan: instances in one call at most.")  # fmt: skip
@@ -119,7 +122,7 @@ def export(ctx: click.Context, **given: Any) -> None:
         precision: Precision = given["precision"] or (FP16 if output.suffix == PLAN else FP32)
         plan = output if output.suffix == PLAN else None
         base, images, keep_anyway = given["base"], given["images"], given["keep_anyway"]
-        write_engine(source, base, engine_path, precision, images, keep_anyway, console, plan)
+        write_engine(source, base, engine_path, precision, images, keep_anyway, console, plan, given["size"])
     if output.suffix == PLAN:
         write_plan(engine_path, output, given, set_here, console)
 
@@ -152,7 +155,7 @@ def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> No
             raise ResamError(
                 f"{source}: its graphs stay as they are; to get other ones run resam-export ADAPTER -o {output}"
             )
-        misplaced = [name for name in ("base", "images") if given[name] is not None]
+        misplaced = [name for name in ("base", "images", "size") if given[name]]
         if misplaced:
             raise ResamError(f"--{misplaced[0]} goes with an adapter; {source} holds finished graphs: leave it out")
 

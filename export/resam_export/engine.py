@@ -19,6 +19,7 @@ from resam.training.options import TrainOptions, options_from
 from resam_runtime.common.checked import Malformed, take
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.backends.onnx import OnnxBackend
+from resam_runtime.engine.class_sizes import ClassSizes
 from resam_runtime.engine.engine_file import write_engine_file
 from resam_runtime.engine.manifest import DIGEST_KEY, GraphSpec, Manifest
 from resam_runtime.engine.precisions import FP32, PRECISIONS, Precision, precision_named
@@ -58,13 +59,15 @@ def export_engine(
     images: Images | None = None,
     keep_anyway: bool = False,
     scenes: int | None = None,
+    sizes: ClassSizes | None = None,
 ) -> dict[str, Any]:
     """Write `path` (.resam, ONNX graphs) from a base whose adapter is merged already.
 
     advance: called with the name of each step. images: a folder, files or arrays, cut into tiles as the engine cuts
     scenes: to calibrate with instead of synthetic scenes, and to verify with beside them. scenes: how many synthetic
-    scenes to verify on, by default many for small tiles, two for 1024 px; 0 leaves random inputs and `images`. What was
-    done is in the result and in the manifest: it is what `resam_export.verify` reports.
+    scenes to verify on, by default many for small tiles, two for 1024 px; 0 leaves random inputs and `images`. sizes:
+    of the objects of classes, by which the loop then chooses among masks; None: those that the adapter was trained
+    with, if any. What was done is in the result and in the manifest: it is what `resam_export.verify` reports.
 
     Raises `LimitError` naming graph and tensor where a limit is missed, and nothing is written, unless `keep_anyway`:
     then the file is written and its manifest says what is missed.
@@ -79,13 +82,16 @@ def export_engine(
     own = [] if images is None else list(image_tiles(size, framing, images, max(2, count // 4), VERIFICATION_PHASE))
     calibrate = [] if chosen.exact else list(calibration(size, framing, images))
 
-    graphs = build_graphs(base.sam, options.tau, options.requery, options.rounds, fold=chosen.for_gpus)
+    sizes = _known_sizes(base, adapter, sizes)
+    graphs = build_graphs(
+        base.sam, options.tau, options.requery, options.rounds, fold=chosen.for_gpus, sized=sizes is not None
+    )
     models = export_graphs(graphs, lambda name: advance(f"export: {name}"))
     models, made = set_precision(models, chosen, calibrate, advance)
     for model in models.values():
         onnx.checker.check_model(ir.to_proto(model))
     tiles = itertools.chain(own, synthetic_tiles(size, count))
-    verification = verify(graphs, models, chosen, tiles, advance)
+    verification = verify(graphs, models, chosen, tiles, advance, sizes is not None)
     report: dict[str, Any] = plain({"precision": made, **verification.report})
     if verification.misses and not keep_anyway:
         more = f" (and {len(verification.misses) - 1} more)" if len(verification.misses) > 1 else ""
@@ -95,7 +101,7 @@ def export_engine(
     contents = {name: to_bytes(models[name]) for name in graphs}
     digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents.values())).hexdigest()
     stamp = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key=DIGEST_KEY, value=digest)])
-    manifest = _manifest(base, adapter, graphs, chosen, options, framing, report, digest)
+    manifest = _manifest(base, adapter, graphs, chosen, options, framing, report, digest, sizes)
     try:
         # protobufs that are joined are merged
         stamped = {name: content + stamp.SerializeToString() for name, content in contents.items()}
@@ -190,6 +196,22 @@ def _found_classes(adapter: Adapter | None) -> PrompterSpec:
         raise ResamError(f"the adapter says not what its prompter finds ({error}); train it again") from None
 
 
+def _known_sizes(base: Base, adapter: Adapter | None, said: ClassSizes | None) -> ClassSizes | None:
+    """The sizes that were said, else those that an adapter was trained with; None where its classes had none, or a
+    base has no masks to choose from. Raises `ResamError` for sizes said of such a base, and for damaged ones."""
+    if base.architecture.multimask_outputs == 0:
+        if said is not None:
+            raise ResamError(f"{base.name}: has one mask for each prompt, none to choose by size; leave out --size")
+        return None
+    given = None if adapter is None else adapter.provenance.get("sizes")
+    if said is not None or not given or not given.get("areas"):
+        return said
+    try:
+        return take(given, ClassSizes, "sizes")
+    except Malformed as error:
+        raise ResamError(f"the adapter's sizes are damaged ({error}); train it again") from None
+
+
 def _manifest(
     base: Base,
     adapter: Adapter | None,
@@ -199,6 +221,7 @@ def _manifest(
     framing: Framing,
     report: dict[str, Any],
     digest: str,
+    sizes: ClassSizes | None,
 ) -> Manifest:
     a = base.architecture
     return Manifest(
@@ -223,6 +246,7 @@ def _manifest(
         training=None if adapter is None else plain(adapter.provenance),  # a metric of no scenes is NaN
         verification=report,
         prompter=None if "prompter" not in graphs else _found_classes(adapter),
+        sizes=sizes,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         resam_version=__version__,
     )

@@ -50,16 +50,22 @@ class Graph:
 
 
 def build_graphs(
-    sam: Sam, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1, *, fold: bool = True
+    sam: Sam,
+    tau: float = 0.3,
+    requery: Requery = "box+points",
+    rounds: int = 1,
+    *,
+    fold: bool = True,
+    sized: bool = False,
 ) -> Mapping[str, Graph]:
     """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
-    contract has them. fold: see `EncoderFamily.graph`.
+    contract has them. fold: see `EncoderFamily.graph`. sized: see `RefineRequery`.
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """
     sam.eval()
     encoder, decoder = ImageEncoder(sam).eval(), PromptDecoder(sam).eval()
-    loop = RefineRequery(decoder, tau, requery, rounds).eval()
+    loop = RefineRequery(decoder, tau, requery, rounds, sized).eval()
     size = decoder.image_size
     channels, (grid, _) = sam.prompt_encoder.embed_dim, sam.prompt_encoder.image_embedding_size
     mask = 4 * grid

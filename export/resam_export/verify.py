@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from resam_runtime.engine.precisions import Precision, Tolerances
+from resam_runtime.tiles.prompt_batch import with_sides
 
 from .graphs import Graph
 from .models import Feeds, open_session, run_session, to_bytes
@@ -48,8 +49,10 @@ def verify(
     precision: Precision,
     tiles: Iterable[PromptedTile],
     advance: Callable[[str], None] = lambda step: None,
+    sized: bool = False,
 ) -> Verification:
-    """Compare every graph with its torch reference on random inputs and on tiles."""
+    """Compare every graph with its torch reference on random inputs and on tiles. sized: whether the loop takes sizes;
+    every other prompt then has one."""
     found = _Findings(precision.tolerances)
     stored = {name: open_session(to_bytes(model)) for name, model in models.items()}
     advance("verify: random inputs")
@@ -66,10 +69,15 @@ def verify(
         prompts = {"point_coords": tile.coords, "point_labels": tile.labels}
         embedding = _torch(graphs["encoder"], {"image": tile.image})
         feeds = {"image": tile.image, **embedding, **prompts}
-        wanted = _torch(graphs["loop"], feeds)
+        loop_prompts: Feeds = _sized(tile) if sized else prompts
+        loop_feeds = {**feeds, **loop_prompts}
+        wanted = _torch(graphs["loop"], loop_feeds)
         found.reference(tile, wanted)
-        coarse = {"masks": wanted["coarse_masks"], "scores": wanted["coarse_scores"]}
-        references = {"loop": wanted, "decoder": coarse}  # the loop's first pass is the decoder: not run again
+        references = {"loop": wanted}
+        if sized:
+            references["decoder"] = _torch(graphs["decoder"], feeds)
+        else:  # the loop's first pass is the decoder: not run again
+            references["decoder"] = {"masks": wanted["coarse_masks"], "scores": wanted["coarse_scores"]}
         for name in [name for name in graphs if name not in ("encoder", *references)] if number <= ALONE else ():
             references[name] = _torch(graphs[name], feeds)
         for kind, sessions in executions.items():
@@ -78,9 +86,10 @@ def verify(
             mine = run_session(sessions["encoder"], {"image": tile.image})
             found.tensors("encoder", mine, embedding, kind)
             for name, reference in references.items() if number <= ALONE else ():
-                alone = {spec.name: feeds[spec.name] for spec in graphs[name].inputs}
+                given = loop_feeds if name == "loop" else feeds
+                alone = {spec.name: given[spec.name] for spec in graphs[name].inputs}
                 found.tensors(name, run_session(sessions[name], alone), reference, kind)
-            found.engine(kind, tile, run_session(sessions["loop"], {**mine, **prompts}), wanted)
+            found.engine(kind, tile, run_session(sessions["loop"], {**mine, **loop_prompts}), wanted)
     return found.result(precision.exact, with_truth)
 
 
@@ -210,6 +219,15 @@ def random_inputs(graph: Graph, seed: int = 0) -> dict[str, NDArray[Any]]:
         else:
             inputs[spec.name] = rng.standard_normal(shape).astype(np.float32)
     return inputs
+
+
+def _sized(tile: PromptedTile) -> Feeds:
+    """The tile's prompts, every other with its true size, or an eighth of the tile where nobody knows it."""
+    count, size = len(tile.coords), tile.image.shape[1]
+    sides = np.full(count, size / 8) if tile.truths is None else np.sqrt(tile.truths.sum((1, 2)))
+    sides[::2] = 0
+    coords, labels = with_sides(tile.coords, tile.labels, sides.astype(np.float32))
+    return {"point_coords": coords, "point_labels": labels}
 
 
 def _torch(graph: Graph, feeds: Feeds) -> Arrays:

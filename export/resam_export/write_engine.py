@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import needs_extra
+from resam_runtime.engine.class_sizes import ClassSizes
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.precisions import Precision
 
@@ -27,10 +29,12 @@ def write_engine(
     keep_anyway: bool,
     console: Console,
     plan: Path | None = None,
+    sizes: Sequence[str] = (),
 ) -> None:
     """Write a .resam from an adapter, a bare base, or (neither given) the newest run; print what its check found.
 
-    plan: what was asked for, where it was not `output`: then no .resam of another engine is replaced.
+    plan: what was asked for, where it was not `output`: then no .resam of another engine is replaced. sizes: of the
+    objects of classes, as `resam-train --size` takes them.
     """
     if source is None and base is None:
         source = newest_run()
@@ -38,8 +42,14 @@ def write_engine(
     with needs_extra(str(output), "train,export", ", or give a .resam file"):
         from resam.model.bases import load_base
         from resam.training.checkpoints import load_adapted
+        from resam.training.sizes import parse_sizes
 
         from .engine import LimitError, export_engine
+    said = parse_sizes(",".join(sizes)) if sizes else {}
+    units = {unit for _, unit in said.values()}
+    if len(units) > 1:
+        raise ResamError(f"--size: {', '.join(sizes)}: give all in m or all in px")
+    known = ClassSizes(f"{units.pop()}2", {name: area for name, (area, _) in said.items()}) if said else None
     adapter = None
     if source is not None:
         loaded, adapter = load_adapted(source, base)
@@ -60,6 +70,7 @@ def write_engine(
                 precision=precision.name,
                 images=images,
                 keep_anyway=keep_anyway,
+                sizes=known,
             )
     except LimitError as error:  # what was measured, before the one line that says what is missed
         print_verification(error.report, console)

@@ -90,8 +90,7 @@ class CocoScene:
     def metres_per_pixel(self) -> float | None:
         """Side of a pixel on the ground; None where the image does not say. Raises `ResamError` as `read`."""
         with self._open() as scene:
-            place = scene.info.georeference
-            return None if place is None else place.metres_per_pixel(scene.info.size_wh)
+            return scene.info.metres_per_pixel
 
     def check(self) -> None:
         """`ResamError`, as from `read`, for a file that cannot be read or has another size; quicker for large rasters,

@@ -10,6 +10,10 @@ one object would leave each other crumbs of its rim, whose boxes mean nothing.
 Requery. The tight box of each refined mask becomes a prompt on the same embedding. An instance whose refined mask
 is empty keeps its place: its box tokens turn into padding, so that it is decoded from its points again. With "none"
 nothing is asked again, and the coarse mask is the final one.
+
+Sizes. One click does not say how large an object is: SAM answers it with several masks, of which the loop takes the
+first. Where the object's area is known, a `sized` loop takes the one whose area is nearest, as a ratio, and asks again
+with the box of its cells above 0, since it no longer guards against a mask that is too large.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import torch
 from torch import nn
 
 from resam.model.decoder import PromptDecoder
+from resam_runtime.tiles.prompt_batch import PADDING, SIDE
 
 Requery = Literal["none", "box", "box+points"]
 HIDDEN = -1e4  # stands for the logit of a cell that Refine took away
@@ -107,11 +112,36 @@ def _overhang(profile: torch.Tensor, edge: torch.Tensor, step: int, threshold: f
     return torch.where(hard, torch.full_like(reach, 0.5), reach.clamp(0.0, 1.0)).squeeze(1)
 
 
+def nearest_in_size(
+    masks: torch.Tensor, scores: torch.Tensor, sides: torch.Tensor, cell: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of K masks of each prompt the one whose area is nearest to what is known, as a ratio; the first where nothing is.
+
+    masks: (N, K, M, M) logits; scores: (N, K); sides: (N,) tile pixels, of a square of the object's area, 0 where it is
+    not known; cell: side of a cell in tile pixels. Returns logits (N, M, M) and scores (N,).
+    """
+    size = masks.shape[-1]
+    # in rows of M cells, means along x first: fp16 could not count the cells of a whole mask
+    rows = (masks > 0).to(masks.dtype).mean(dim=3).sum(dim=2)  # (N, K)
+    wanted = (sides / cell).square() / size  # (N,)
+    least = 0.5 / size  # half a cell, for masks of none
+    distance = (rows.clamp(min=least).log() - wanted.clamp(min=least).log().unsqueeze(1)).abs()
+    distance = distance * (sides > 0).to(distance.dtype).unsqueeze(1)
+    chosen = nn.functional.one_hot(distance.argmin(dim=1), masks.shape[1]).to(masks.dtype)  # (N, K)
+    return (masks * chosen[:, :, None, None]).sum(dim=1), (scores * chosen).sum(dim=1)
+
+
 class RefineRequery(nn.Module):
-    """Points in; coarse masks, box prompts and final masks out."""
+    """Points in; coarse masks, box prompts and final masks out. sized: an object's size may be given among its points:
+    a place labelled `SIDE`, whose x is the side of a square of its area."""
 
     def __init__(
-        self, decoder: PromptDecoder, tau: float = 0.3, requery: Requery = "box+points", rounds: int = 1
+        self,
+        decoder: PromptDecoder,
+        tau: float = 0.3,
+        requery: Requery = "box+points",
+        rounds: int = 1,
+        sized: bool = False,
     ) -> None:
         super().__init__()
         if requery not in get_args(Requery):
@@ -119,7 +149,7 @@ class RefineRequery(nn.Module):
         if rounds < 1:
             raise ValueError(f"rounds must be at least 1, not {rounds}")
         self.decoder = decoder
-        self.tau, self.requery, self.rounds = tau, requery, rounds
+        self.tau, self.requery, self.rounds, self.sized = tau, requery, rounds, sized
         self.threshold = refine_logit(tau)
 
     def forward(self, embedding: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor) -> LoopOutput:
@@ -127,8 +157,16 @@ class RefineRequery(nn.Module):
 
         embedding: (1, C, G, G); point_coords: (N, P, 2) in tile pixels; point_labels: (N, P), see `PromptDecoder`.
         """
-        masks, scores = self.decoder(embedding, point_coords, point_labels)
-        return self.requery_from(masks, scores, embedding, point_coords, point_labels)
+        if not self.sized:
+            masks, scores = self.decoder(embedding, point_coords, point_labels)
+            return self.requery_from(masks, scores, embedding, point_coords, point_labels)
+        says_size = point_labels == SIDE  # (N, P)
+        sides = (point_coords[..., 0] * says_size.to(point_coords.dtype)).sum(dim=1)  # (N,)
+        point_labels = torch.where(says_size, torch.full_like(point_labels, PADDING), point_labels)
+        every, every_score = self.decoder.every_mask(embedding, point_coords, point_labels)
+        cell = self.decoder.image_size / every.shape[-1]
+        masks, scores = nearest_in_size(every, every_score, sides, cell)
+        return self.requery_from(masks, scores, embedding, point_coords, point_labels, sides)
 
     def requery_from(
         self,
@@ -137,13 +175,18 @@ class RefineRequery(nn.Module):
         embedding: torch.Tensor,
         point_coords: torch.Tensor,
         point_labels: torch.Tensor,
+        sides: torch.Tensor | None = None,
     ) -> LoopOutput:
-        """The loop from coarse masks (N, M, M) and scores (N,) on; the other arguments as in `forward`."""
+        """The loop from coarse masks (N, M, M) and scores (N,) on; the other arguments as in `forward`, sides as in
+        `nearest_in_size`."""
         masks, scores = coarse_masks, coarse_scores
+        raised: torch.Tensor | float = 0.0  # lifts the cells above 0 of masks of known size over Refine's threshold
+        if sides is not None:
+            raised = self.threshold * (sides > 0).to(masks.dtype)[:, None, None]
         boxes = masks.new_zeros(masks.shape[0], 4)
         cell = self.decoder.image_size / masks.shape[-1]
         for _ in range(self.rounds):
-            boxes, found = tight_boxes(refine(masks, self.threshold), self.threshold, cell)
+            boxes, found = tight_boxes(refine(masks + raised, self.threshold), self.threshold, cell)
             if self.requery == "none":
                 break
             coords, labels = self.prompts(boxes, found, point_coords, point_labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -35,14 +36,18 @@ def bench(**changes: Any) -> dict[str, Any]:
     return data
 
 
-def scene(place: int = 2, instances: int = 3, value: int = 10) -> ShownScene:
+def scene(instances: int = 3, value: int = 10, engines: tuple[str, ...] = ("base", "adapted")) -> ShownScene:
     picture = np.full((40, 60, 3), value, np.uint8)
-    stages = {name: dict.fromkeys(LOOP_MASKS, picture) for name in ("base", "adapted")}
-    return ShownScene("test_00002_dry_<dock>.png", place, instances, picture, picture, stages)
+    stages = {name: dict.fromkeys(LOOP_MASKS, picture) for name in engines}
+    return ShownScene("test_00002_dry_<dock>.png", instances, picture, picture, stages)
+
+
+STEPS = ("drawing", "adapting", "measuring")
 
 
 def page(data: dict[str, Any], missing: dict[str, str], folder: Path, scale: float = 1.0) -> str:
-    return demo_page(DemoPage(folder, data, [scene()], {"train": 61.0, "export": 5.0}, missing, scale))
+    data["data"]["scenes"][2]["name"] = scene().name
+    return demo_page(DemoPage(folder, [scene()], {"train": 61.0, "export": 5.0}, missing, scale, STEPS, 3, data))
 
 
 def text_of(html: str) -> str:
@@ -97,6 +102,28 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     assert shown.count("data:image/jpeg") == 2 + 2 * len(LOOP_MASKS)
 
 
+def test_an_unfinished_page_shows_the_base_says_what_is_left_and_is_read_again(tmp_path: Path) -> None:
+    shown = demo_page(DemoPage(tmp_path, [scene(engines=("base",))], {"scenes": 9.0}, {}, 1.0, STEPS, 1))
+    assert '<meta http-equiv="refresh"' in shown
+    assert shown.count("data:image/jpeg") == 1 + len(LOOP_MASKS)
+    assert "2 of 3 steps are left" in text_of(shown)
+    assert re.findall(r"(drawing|adapting|measuring) (done|now|to come)", text_of(shown)) == [
+        ("drawing", "done"), ("adapting", "now"), ("measuring", "to come")
+    ]  # fmt: skip
+    assert "http-equiv" not in page(bench(), {}, tmp_path), "a finished page stays as it is"
+
+
+def test_what_is_found_without_points_is_shown_with_its_figures(tmp_path: Path) -> None:
+    found = dataclasses.replace(scene(), found=scene().points, found_count=17)
+    row = {"scenes": 8, "instances": 50, "recall": 0.42, "precision": None, "ap50_free": 0.314, "seconds": 0.5,
+           "encoder_seconds": 0.25}  # fmt: skip
+    shown = text_of(demo_page(DemoPage(tmp_path, [found], {}, {}, 1.0, STEPS, 2, None, {"rows": [row]})))
+    assert "17 found; 3 are there" in shown
+    assert "Of 50 objects in 8 test scenes it finds 42 %; none of what it finds is right" in shown
+    assert "0.314" in shown
+    assert "With no click" not in text_of(page(bench(), {}, tmp_path))
+
+
 def test_shown_scenes_are_the_first_of_each_kind() -> None:
     names = ["test_00000_sea.png", "test_00001_sea.png", "test_00002_dry_dock.png", "test_00003_town.png"]
     assert _first_of_each_kind(names, 2) == [0, 2]
@@ -107,7 +134,7 @@ def test_shown_scenes_are_the_first_of_each_kind() -> None:
 def test_the_picture_shows_the_busiest_scenes(tmp_path: Path) -> None:
     import cv2
 
-    write_picture(tmp_path / "loop.jpg", [scene(0, 3, 10), scene(1, 9, 200), scene(2, 5, 100)], "adapted", rows=2)
+    write_picture(tmp_path / "loop.jpg", [scene(3, 10), scene(9, 200), scene(5, 100)], "adapted", rows=2)
     picture = cv2.imread(str(tmp_path / "loop.jpg"))
     assert picture.shape == (2 * 40 + GAP, 4 * 60 + 3 * GAP, 3)
     assert abs(int(picture[10, 10, 0]) - 200) < 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from resam.encoders.vit import VitArchitecture
 from resam.model.bases import load_base, random_base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
@@ -20,6 +22,7 @@ from resam_export.cli import export
 from resam_export.models import open_session, run_session
 from resam_runtime import Segmenter
 from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.tiles.prompt_batch import with_sides
 from resam_runtime.tiles.tiling import Framing
 
 from ..resam.conftest import TOY
@@ -31,12 +34,18 @@ FIELDS = ("masks", "scores", "boxes", "coarse_masks", "coarse_scores")
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A folder with a base of toy size, `toy.pth`, and an adapter for it whose weights are not zero."""
-    sam = random_base(TOY).sam
+    return make_run(tmp_path, TOY)
+
+
+def make_run(tmp_path: Path, architecture: VitArchitecture) -> Path:
+    sam = random_base(architecture).sam
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for parameter in sam.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
         sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)  # logits beyond the threshold
+        for network in sam.mask_decoder.output_hypernetworks_mlps[1:]:  # masks that differ in size
+            network.layers[-1].bias.add_(20 * torch.randn_like(network.layers[-1].bias))
         torch.save(sam.state_dict(), tmp_path / "toy.pth")
         base = load_base(tmp_path / "toy.pth")
         add_lora(base.sam.image_encoder, rank=2)
@@ -100,3 +109,44 @@ def test_an_engine_is_what_its_run_trained(run: Path, monkeypatch: pytest.Monkey
     for other in ((0.3, "box", 2), (0.4, "box+points", 2), (0.4, "box", 1)):
         masks = torch_loop(run, *other, *tensors)["masks"]
         assert np.linalg.norm(found["masks"] - masks) > 1e-2 * np.linalg.norm(masks), other
+
+
+def test_an_engine_takes_masks_by_size_as_torch_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path, dataclasses.replace(TOY, multimask_outputs=3))
+    monkeypatch.setattr("resam_export.engine.default_count", lambda *about: 1)
+    path = run / "sized.resam"
+    command = [str(run), "-o", str(path), "--size", "ship=30x6px", "--size", "tank=5px"]
+    result = CliRunner().invoke(export, command)
+    assert result.exit_code == 0, result.output
+    engine = EngineFile.open(path)
+    assert engine.manifest.sizes is not None
+    assert dataclasses.asdict(engine.manifest.sizes) == {"unit": "px2", "areas": {"ship": 180.0, "tank": 25.0}}
+    base = apply_adapter(load_base(run / "toy.pth"), Adapter.open(run))
+    loop = RefineRequery(PromptDecoder(base.sam), 0.4, "box", 2, sized=True).eval()
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    embedding = run_session(open_session(bytes(engine.graph("encoder"))), {"image": image})["embedding"]
+    session, masks = open_session(bytes(engine.graph("loop"))), []
+    for side in (0, 4, 40):
+        coords, labels = with_sides(np.float32([[[12, 9]]]), np.ones((1, 1), np.int32), np.float32([side]))
+        found = run_session(session, {"embedding": embedding, "point_coords": coords, "point_labels": labels})
+        with torch.no_grad():
+            wanted = loop(torch.from_numpy(embedding), torch.from_numpy(coords), torch.from_numpy(labels))
+        for name in FIELDS:
+            expected = getattr(wanted, name).numpy()
+            assert np.linalg.norm(found[name] - expected) <= 1e-4 * np.linalg.norm(expected) + 1e-6, (name, side)
+        masks.append(found["coarse_masks"])
+    assert not all(np.allclose(masks[0], other) for other in masks[1:]), "a size must choose another mask"
+
+
+def test_sizes_in_two_units_are_refused(run: Path) -> None:
+    result = CliRunner().invoke(export, [str(run), "-o", str(run / "a.resam"), "--size", "a=3m", "--size", "b=4px"])
+    assert result.exit_code == 2
+    assert "all in m or all in px" in result.stderr
+
+
+def test_a_base_of_one_mask_takes_no_sizes(tmp_path: Path) -> None:
+    torch.save(random_base(TOY).sam.state_dict(), tmp_path / "toy.pth")
+    command = ["--base", str(tmp_path / "toy.pth"), "-o", str(tmp_path / "a.resam"), "--size", "ship=30x6m"]
+    result = CliRunner().invoke(export, command)
+    assert result.exit_code == 2
+    assert "one mask for each prompt" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch.nn import functional as F
 from resam.encoders import chunked_attention
 from resam.encoders.vit_attention import FoldedAttention, fold_attention
 from resam.model import refine_requery
-from resam.model.bases import Base
+from resam.model.bases import Base, random_base
 from resam.model.decoder import PromptDecoder
 from resam.model.refine_requery import HIDDEN, RefineRequery, refine, refine_logit, tight_boxes
+
+from .conftest import TOY
 
 
 @pytest.mark.parametrize("tau", [0.25, 0.3, 0.5, 0.9])
@@ -322,3 +325,39 @@ def test_coordinates_keep_their_precision_where_the_rest_runs_in_bfloat16(toy: B
     assert (tight_boxes(logits.bfloat16(), 0.1, 64.0)[0] - cast_boxes).abs().max() == 0
     assert found.all()
     assert (cast_boxes - boxes).abs().max() < 4  # of 1024: what rounding the logits alone does
+
+
+def test_a_sized_loop_takes_the_mask_nearest_in_size_and_its_own_box(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against masks counted cell by cell; prompts without a size are answered as by a loop that knows none."""
+    monkeypatch.setattr(refine_requery, "CRUMBS", 0)
+    toy = random_base(dataclasses.replace(TOY, multimask_outputs=3), "toy")
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(9)
+        for network in toy.sam.mask_decoder.output_hypernetworks_mlps:  # masks that differ in size
+            network.layers[-1].bias.add_(20 * torch.randn(network.layers[-1].bias.shape, generator=generator))
+    coords, labels = torch.rand(6, 1, 2, generator=torch.Generator().manual_seed(2)) * 63, torch.ones(6, 1).int()
+    embedding = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(4))
+    decoder = PromptDecoder(toy.sam)
+    loop = RefineRequery(decoder, 0.3, sized=True)
+    with torch.no_grad():
+        every, scores = decoder.every_mask(embedding, coords, labels)
+        counts = [[max(0.5, int((mask > 0).sum())) for mask in own] for own in every.numpy()]
+        sides = torch.tensor([0.0] + [2 * math.sqrt(max(own) * 1.1) for own in counts[1:3]] + [3.0, 30.0, 60.0])
+        place = torch.stack((sides, torch.zeros(6)), dim=1)[:, None]
+        marks = torch.tensor([[-1]] + [[4]] * 5, dtype=torch.int32)
+        output = loop(embedding, torch.cat((coords, place), 1), torch.cat((labels, marks), 1))
+        usual = RefineRequery(decoder, 0.3)(embedding, coords, labels)
+    chosen = []
+    for number, own in enumerate(counts):
+        cells = float(sides[number] / 2) ** 2  # a cell is 2 px
+        pick = 0 if cells == 0 else min(range(len(own)), key=lambda k: abs(math.log(own[k] / cells)))
+        chosen.append(pick)
+        assert torch.allclose(output.coarse_masks[number], every[number, pick], atol=1e-5), number
+        assert float(output.coarse_scores[number]) == pytest.approx(float(scores[number, pick]), abs=1e-6)
+    assert len(set(chosen[1:])) > 1, "the sizes must choose different masks for the test to say anything"
+    assert torch.allclose(output.coarse_masks[0], usual.coarse_masks[0], atol=1e-5)
+    lifted = output.coarse_masks + loop.threshold * (sides > 0)[:, None, None]
+    boxes, _ = tight_boxes(refine(lifted, loop.threshold), loop.threshold, 2.0)
+    assert torch.allclose(output.boxes, boxes, atol=1e-4)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from resam_runtime.common.browser import open_browser
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import command_errors
 from resam_runtime.common.extras import needs_extra
@@ -29,9 +30,10 @@ from resam_runtime.common.extras import needs_extra
 def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> None:
     """Everything once, on synthetic scenes, with nothing downloaded: a page to look at comes out.
 
-    Draws scenes, adapts the tiny base to them from one point per object, exports the engine in fp32, fp16 and INT8,
-    runs it on scenes it has not seen, measures all of it, and writes demo.html. About ten minutes on two CPU cores.
-    Stopped or run again, it goes on where it was.
+    Draws scenes, adapts the tiny base to them from clicks, exports the engine in fp32, fp16 and INT8, runs it on scenes
+    it has not seen, with a click on each object and with none, and measures all of it. The page demo.html opens after
+    the first minute and fills while the work goes on: about ten minutes on two CPU cores. A stopped demonstration
+    resumes when the same command is run again.
     """
     with needs_extra("resam-demo", "train,export"):
         # what the later steps import: nobody waits for training to hear that the export cannot be done
@@ -40,8 +42,19 @@ def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> No
         from resam_benchmarks.demo.steps import DemoOptions, run_demo
 
     try:
-        page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), lambda line: click.echo(line, err=True))
+        page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), _say, _show)
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on from here (resam-demo -o {output})", err=True)
         sys.exit(130)
-    click.echo(f"{page}\nopen it in a browser: {page.resolve().as_uri()}")
+    click.echo(page)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _show(page: Path) -> None:
+    """Open the page for a person; a script gets its address alone."""
+    _say(f"      the page, which fills while the work goes on: {page.resolve().as_uri()}")
+    if sys.stderr.isatty():
+        open_browser(page.resolve().as_uri())

@@ -30,6 +30,7 @@ from resam_benchmarks.report.summary import (
 from resam_runtime.engine.precisions import PRECISIONS
 
 BASE, ADAPTED = "base", "adapted"  # names of the engine files
+RELOAD = 10  # s after which an unfinished page is read again
 _MASK_WORDS = {
     "coarse": ("Coarse", "what the points alone give"),
     "refined": ("Refined", "sure pixels, claimed by nobody else; their box"),
@@ -40,28 +41,55 @@ _STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class DemoPage:
-    """What the page shows. bench: a `bench.json`; seconds: per step; missing: why a precision was not exported."""
+    """What the page shows. seconds: per step that was done; missing: why a precision was not exported; steps: what
+    each step does, of which the first `done` are done. bench: a `bench.json`, finding: a `finding.json`, once there
+    are.
+    """
 
     folder: Path
-    bench: Mapping[str, Any]
     scenes: Sequence[ShownScene]
     seconds: Mapping[str, float]
     missing: Mapping[str, str]
     scale: float
+    steps: Sequence[str]
+    done: int
+    bench: Mapping[str, Any] | None = None
+    finding: Mapping[str, Any] | None = None
 
 
 def demo_page(demo: DemoPage) -> str:
-    """The whole page."""
+    """The whole page, with what there is so far."""
+    title, bench = "resam: the demonstration", demo.bench
+    intro = (
+        "<h1>Clicks, and nothing else</h1>"
+        '<p class="lead">A small Segment Anything model meets new scenes, with clicks on their objects and no mask. '
+        "It learns from three clicks an object, and is asked with one.</p>"
+    )
+    if bench is None:
+        body = [intro, _left(demo), _scenes(demo), _found(demo)]
+        return page(title, "".join(body), _STYLE, again=RELOAD)
     steps = ", ".join(f"{name} {duration(value)}" for name, value in demo.seconds.items())
     time = [("Time", f"{duration(sum(demo.seconds.values()))}: {steps}")]
-    body = [_head(demo), _scenes(demo), _precisions(demo), _files(demo), _next(), conditions(demo.bench, time)]
-    return page("resam: the demonstration", "".join(body), _STYLE)
+    body = [intro, _head(demo, bench), _scenes(demo), _found(demo), _precisions(demo, bench), _files(demo), _next()]
+    return page(title, "".join([*body, conditions(bench, time)]), _STYLE)
 
 
-def _head(demo: DemoPage) -> str:
-    cases = {case.rival: case for case in summarise(demo.bench)}
-    found = next(d for d in differences(demo.bench) if d.rival == ADAPTED)
-    scenes = demo.bench["data"]["scenes"]
+def _left(demo: DemoPage) -> str:
+    """What is done, what is going on, what is left."""
+    rows = []
+    for number, what in enumerate(demo.steps):
+        state = "done" if number < demo.done else "now" if number == demo.done else "to come"
+        rows.append(f'<li class="{state.split()[0]}">{html.escape(what)} <span>{state}</span></li>')
+    return (
+        f"<p>The work goes on: {len(demo.steps) - demo.done} of {len(demo.steps)} steps are left. This page fills by "
+        f'itself.</p><ol class="steps">{"".join(rows)}</ol>'
+    )
+
+
+def _head(demo: DemoPage, bench: Mapping[str, Any]) -> str:
+    cases = {case.rival: case for case in summarise(bench)}
+    found = next(d for d in differences(bench) if d.rival == ADAPTED)
+    scenes = bench["data"]["scenes"]
     instances = sum(scene["instances"] for scene in scenes)
     whole = cases[ADAPTED].median.value
     gain = found.miou
@@ -74,17 +102,15 @@ def _head(demo: DemoPage) -> str:
     if demo.scale != 1:
         noise += f" Training chose, without masks, to see scenes at scale {demo.scale:.2f}: a part of the difference."
     return (
-        "<h1>One point per object, and nothing else</h1>"
-        '<p class="lead">A small Segment Anything model met a kind of image it had never seen, with one point on each '
-        "object and not one mask. These are its results before and after, on scenes that training has not seen.</p>"
+        "<p>Before and after, on scenes that training has not seen:</p>"
         '<div class="tiles">'
         f"{_tile(with_noise(cases[BASE].quality['miou']), 'mIoU of the base')}"
-        f"{_tile(with_noise(cases[ADAPTED].quality['miou']), 'mIoU adapted from points')}"
+        f"{_tile(with_noise(cases[ADAPTED].quality['miou']), 'mIoU adapted from clicks')}"
         f"{_tile(_gain(gain), 'gained, paired by object')}"
         f"{_tile(seconds(whole), 'for a scene of 512 px, fp32, median')}"
         "</div>"
-        f'<p class="small soft">mIoU: mean intersection over union of {instances} objects in {len(scenes)} scenes. '
-        f"{noise}</p>"
+        f'<p class="small soft">mIoU: mean intersection over union of {instances} objects in {len(scenes)} scenes, one '
+        f"point each. {noise}</p>"
     )
 
 
@@ -102,30 +128,33 @@ def _gain(gain: statistics.Estimate) -> str:
 
 def _scenes(demo: DemoPage) -> str:
     kinds = len(demo.scenes)
-    parts = [
-        "<h2>From points to masks</h2>"
-        f"<p>{'A scene' if kinds == 1 else f'{kinds} scenes'}, the first of each kind in the test set. Above, the "
-        "points and what the adapted model makes of them; below, the truth, and what the base makes of the same "
-        "points.</p>"
-    ]
-    grades = {
-        name: next(case["grades"] for case in demo.bench["cases"] if case["rival"] == name) for name in (BASE, ADAPTED)
-    }
+    engines = [name for name in (ADAPTED, BASE) if all(name in scene.stages for scene in demo.scenes)]
+    which = "A scene" if kinds == 1 else f"{kinds} scenes"
+    words = {
+        2: "Above, the points and what the adapted model makes of them; below, the truth, and what the base makes of "
+        "the same points.",
+        1: "What the base makes of one point on each object. Below will be the same after adapting.",
+    }[len(engines)]
+    parts = [f"<h2>From points to masks</h2><p>{which}, the first of each kind in the test set. {words}</p>"]
     for scene in demo.scenes:
-        kind = scene.name.rsplit(".", 1)[0].split("_", 2)[-1].replace("_", " ")
         figures = [_figure(scene.points, f"<b>Points</b>, {scene.instances}: all that is given", scene.name)]
-        figures += _row(scene, ADAPTED, grades[ADAPTED])
-        figures.append(_figure(scene.truth, "<b>Truth</b>, never shown to training", scene.name))
-        figures += _row(scene, BASE, grades[BASE])
+        figures += _row(demo, scene, engines[0])
+        if len(engines) > 1:
+            figures.append(_figure(scene.truth, "<b>Truth</b>, never shown to training", scene.name))
+            figures += _row(demo, scene, engines[1])
         parts.append(
-            f'<section class="scene"><h3>{html.escape(kind.capitalize())} <span>{html.escape(scene.name)}</span></h3>'
+            f'<section class="scene"><h3>{html.escape(_kind(scene))} <span>{html.escape(scene.name)}</span></h3>'
             f'<div class="grid">{"".join(figures)}</div></section>'
         )
     return "".join(parts)
 
 
-def _row(scene: ShownScene, name: str, grades: Sequence[Mapping[str, Any]]) -> list[str]:
-    own = [grade for grade in grades if grade["scene"] == scene.place]
+def _kind(scene: ShownScene) -> str:
+    return scene.name.rsplit(".", 1)[0].split("_", 2)[-1].replace("_", " ").capitalize()
+
+
+def _row(demo: DemoPage, scene: ShownScene, name: str) -> list[str]:
+    own = _grades(demo.bench, scene, name) if demo.bench is not None else []
     figures = []
     for stage in LOOP_MASKS:
         title, words = _MASK_WORDS[stage]
@@ -135,6 +164,41 @@ def _row(scene: ShownScene, name: str, grades: Sequence[Mapping[str, Any]]) -> l
         caption = f"<b>{title}</b>, {name}: {html.escape(words)}"
         figures.append(_figure(scene.stages[name][stage], caption, f"{scene.name}, {name}, {stage}"))
     return figures
+
+
+def _grades(bench: Mapping[str, Any], scene: ShownScene, rival: str) -> list[Mapping[str, Any]]:
+    """What was measured of a rival on one scene."""
+    case = next(case for case in bench["cases"] if case["rival"] == rival)
+    names = [entry["name"] for entry in bench["data"]["scenes"]]
+    return [grade for grade in case["grades"] if names[grade["scene"]] == scene.name]
+
+
+def _found(demo: DemoPage) -> str:
+    """What the prompter finds without points: figures, once measured, and pictures."""
+    shown = [(scene, scene.found) for scene in demo.scenes if scene.found is not None]
+    if not shown:
+        return ""
+    figures = []
+    for scene, picture in shown:
+        caption = f"<b>{html.escape(_kind(scene))}</b>: {scene.found_count} found; {scene.instances} are there"
+        figures.append(_figure(picture, caption, f"{scene.name}, found without points"))
+    words = ""
+    if demo.finding is not None:
+        row = demo.finding["rows"][0]
+        words = (
+            f" Of {row['instances']} objects in {row['scenes']} test scenes it finds {_share(row['recall'])}; "
+            f"{_share(row['precision'])} of what it finds is right (IoU above 0.5). AP50 without classes: "
+            f"{row['ap50_free']:.3f}. A scene takes {seconds(row['seconds'])}, the encoder alone "
+            f"{seconds(row['encoder_seconds'])}."
+        )
+    return (
+        "<h2>With no click</h2><p>The same clicks taught a prompter what to look for. It gets nothing but the image; a "
+        f'colour is a class.{words}</p><div class="grid">{"".join(figures)}</div>'
+    )
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.0f} %"
 
 
 def _figure(picture: Picture, caption: str, alt: str) -> str:
@@ -149,10 +213,10 @@ def _figure(picture: Picture, caption: str, alt: str) -> str:
     )
 
 
-def _precisions(demo: DemoPage) -> str:
-    own = {**demo.bench, "cases": [case for case in demo.bench["cases"] if case["rival"] != BASE]}
+def _precisions(demo: DemoPage, bench: Mapping[str, Any]) -> str:
+    own = {**bench, "cases": [case for case in bench["cases"] if case["rival"] != BASE]}
     against = {found.rival: found for found in differences(own)}
-    rivals = {rival["name"]: rival for rival in demo.bench["rivals"]}
+    rivals = {rival["name"]: rival for rival in bench["rivals"]}
     rows, lengths = [], []
     for number, case in enumerate(summarise(own)):
         rival = rivals[case.rival]
@@ -165,7 +229,7 @@ def _precisions(demo: DemoPage) -> str:
         for precision, reason in demo.missing.items()
     )
     head = ["", "file", "encoder p50", "whole p50", "p90", "latency against fp32", "mIoU against fp32"]
-    where = demo.bench["machine"]
+    where = bench["machine"]
     device = ", ".join(where["devices"]) or f"{where['processor']}, {where['cores']} cores"
     note = (
         "Measured in one run, engine by engine in turns on every scene, so that a busy machine hurts all alike. "
@@ -202,6 +266,7 @@ def _files(demo: DemoPage) -> str:
         ("run/adapter.safetensors", "its result: the LoRA weights"),
         ("run/synthetic/", "the scenes, a COCO data set with exact masks"),
         ("engines/adapted.resam", "the engine file; unzip it, open its graphs in Netron"),
+        ("finding/finding.json", "what was found with no click, in figures"),
         ("out/", "what resam-run wrote: overlays, GeoJSON, instances.json, summary.json"),
         ("bench/bench.html", "every measurement behind this page"),
         ("loop.jpg", "one of the scenes, from points to masks, to show around"),
@@ -216,7 +281,7 @@ def _files(demo: DemoPage) -> str:
 
 def _next() -> str:
     lines = [
-        ("resam-annotate images/ -o points.json", "click one point per object, in the browser"),
+        ("resam-annotate images/ -o points.json", "click objects, in the browser"),
         ("resam-train --images images/ --points-file points.json -o runs/mine", "adapt: minutes to hours, by the base"),
         ("resam-export runs/mine/adapter.safetensors -o model.resam", "one engine file"),
         ("resam-run --engine model.resam images/ --points points.json -o out", "instances.json, GeoJSON, overlays"),

@@ -6,27 +6,36 @@ A step whose result is there is not done again, so a second run in the same fold
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from resam_benchmarks.bench import BenchOptions, benchmark
 from resam_benchmarks.demo.page import DemoPage, demo_page
 from resam_benchmarks.demo.picture import write_picture
-from resam_benchmarks.demo.strips import draw_scenes
+from resam_benchmarks.demo.strips import ShownScene, draw_scenes
+from resam_benchmarks.report import document
 from resam_benchmarks.report.console import progress_bar
 from resam_benchmarks.report.document import read as read_bench
+from resam_benchmarks.report.page_style import save_page
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write, sha256_file
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.precisions import FP16, FP32, INT8_FP32, Precision
+from resam_runtime.engine.shipped import engine_path
+
+if TYPE_CHECKING:
+    from resam.training.sources import Sources
 
 EXPORTED = (FP32, FP16, INT8_FP32)  # of the adapted model
 SHOWN = 5  # scenes on the page
 CALIBRATION = 16  # training scenes that the INT8 encoder is calibrated on
 CHECKED = 4  # synthetic scenes that fp16 and INT8 are verified on; resam-export takes more, and minutes
+CLICKS = 3  # of an object, that its label is made from; the model is asked with one of them
+PROMPTER_STEPS = 300  # of training the prompter; resam-train takes more
 Say = Callable[[str], None]
 
 
@@ -76,106 +85,154 @@ class DemoRecord:
             temporary.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
 
 
-def run_demo(folder: Path, options: DemoOptions, say: Say = lambda line: None) -> Path:
+@dataclass(frozen=True)
+class Step:
+    """One step: its name in demo.json, what it does in words, and the call; which says whether there was work left."""
+
+    name: str
+    doing: str
+    call: Callable[[], bool]
+
+
+def run_demo(
+    folder: Path, options: DemoOptions, say: Say = lambda line: None, show: Callable[[Path], None] = lambda page: None
+) -> Path:
     """All steps, in `folder`; returns the page's path. Raises `ResamError` as the steps do.
 
-    run/ is the training run, engines/ the engine files, out/ what `resam-run` writes, bench/ what `resam-bench` does.
+    The page is written after each step, and `show` is called with its path when it is there for the first time. run/ is
+    the training run, engines/ the engine files, out/ what `resam-run` writes, finding/ what is found without points,
+    bench/ what `resam-bench` measures.
     """
     record = DemoRecord(folder / "demo.json", options)
-    steps: list[tuple[str, str, Callable[[], bool]]] = [
-        (
-            "train",
-            "adapting the tiny base to synthetic scenes, from one point per object",
-            lambda: _train(folder, options),
-        ),
-        (
-            "export",
-            "exporting engines: the base, and the adapted model in three precisions",
-            lambda: _export(folder, record, say),
-        ),
-        ("run", "segmenting test scenes that training has not seen", lambda: _run(folder)),
-        ("measure", "measuring quality and speed of every engine, in turns", lambda: _measure(folder, options)),
+    steps = [
+        Step("scenes", "drawing scenes, and what the base makes of the first", lambda: _scenes(folder, options)),
+        Step("train", "adapting the tiny base to them from clicks, and its prompter", lambda: _train(folder, options)),
+        Step("export", "exporting the adapted model in three precisions", lambda: _export(folder, record, say)),
+        Step("run", "segmenting test scenes that training has not seen, from one click", lambda: _run(folder)),
+        Step("find", "finding objects in test scenes with no click", lambda: _find(folder, options)),
+        Step("measure", "measuring quality and speed of every engine, in turns", lambda: _measure(folder, options)),
     ]
-    for number, (name, what, step) in enumerate(steps, 1):
-        say(f"[{number}/{len(steps) + 1}] {what}")
+    page = _Page(folder, options, record, [step.doing for step in steps])
+    for number, step in enumerate(steps, 1):
+        say(f"[{number}/{len(steps)}] {step.doing}")
         start = time.perf_counter()
-        if step():
-            record.seconds[name] = record.seconds.get(name, 0.0) + time.perf_counter() - start
+        worked = step.call()
+        taken = time.perf_counter() - start
+        if worked:
+            record.seconds[step.name] = record.seconds.get(step.name, 0.0) + taken
             record.write()
-            say(f"      {time.perf_counter() - start:.0f} s")
-        else:
-            say("      there already")
-    say(f"[{len(steps) + 1}/{len(steps) + 1}] drawing the page")
-    bench = read_bench(folder / "bench" / "bench.json")
-    engines = {"base": folder / "engines" / "base.resam", "adapted": _engine(folder, FP32)}
-    scenes = draw_scenes(engines, folder / "run" / "synthetic" / "test.json", bench, SHOWN)
-    write_picture(folder / "loop.jpg", scenes, "adapted")
-    page = folder / "demo.html"
-    scale = EngineFile.open(_engine(folder, FP32)).manifest.scale
-    with atomic_write(page) as temporary:
-        shown = DemoPage(folder, bench, scenes, record.seconds, record.missing, scale)
-        temporary.write_text(demo_page(shown), encoding="utf-8")
-    return page
+        say(f"      {taken:.0f} s" if worked else "      there already")
+        page.write(number)
+        if number == 1:
+            show(page.path)
+    write_picture(folder / "loop.jpg", page.scenes, "adapted")
+    return page.path
+
+
+class _Page:
+    """demo.html, with what there is so far. scenes: the pictures on it."""
+
+    def __init__(self, folder: Path, options: DemoOptions, record: DemoRecord, steps: list[str]) -> None:
+        self.path = folder / "demo.html"
+        self.scenes: list[ShownScene] = []
+        self._folder, self._options, self._record, self._steps = folder, options, record, steps
+        self._drawn: list[str] = []  # names of the engines in the pictures
+
+    def write(self, done: int) -> None:
+        """The page after `done` steps."""
+        folder = self._folder
+        engines = {"base": folder / "engines" / "base.resam", "adapted": _engine(folder, FP32)}
+        engines = {name: path for name, path in engines.items() if path.is_file()}
+        if list(engines) != self._drawn:
+            test = folder / "run" / "synthetic" / "test.json"
+            self.scenes = draw_scenes(engines, test, self._options.limit, SHOWN)
+            self._drawn = list(engines)
+        bench, finding = folder / "bench" / "bench.json", folder / "finding" / "finding.json"
+        shown = DemoPage(
+            folder,
+            self.scenes,
+            self._record.seconds,
+            self._record.missing,
+            EngineFile.open(engines["adapted"]).manifest.scale if "adapted" in engines else 1.0,
+            self._steps,
+            done,
+            read_bench(bench) if done == len(self._steps) else None,
+            json.loads(finding.read_text("utf-8")) if finding.is_file() else None,
+        )
+        save_page(self.path, demo_page(shown))
 
 
 def _engine(folder: Path, precision: Precision) -> Path:
     return folder / "engines" / ("adapted.resam" if precision is FP32 else f"adapted-{precision.name}.resam")
 
 
+def _scenes(folder: Path, options: DemoOptions) -> bool:
+    """The run's folder with its scenes, and the base's engine: the one that ships."""
+    from resam.training.options import read_options
+    from resam.training.progress import Live
+    from resam.training.run_folder import start_folder
+
+    target, base = folder / "run", folder / "engines" / "base.resam"
+    made = not (target / "synthetic" / "test.json").is_file() or not base.is_file()
+    sources = _sources(options)
+    if not (target / "config.toml").is_file():
+        chosen = read_options(
+            "tiny", epochs=options.epochs, points=CLICKS, asked=1, prompter=True, prompter_steps=PROMPTER_STEPS
+        )
+        start_folder(target, chosen, sources.to_dict())
+    with Live() as reporter:
+        sources.prepare(target, reporter)
+    if not base.is_file():
+        with atomic_write(base) as temporary:
+            shutil.copyfile(engine_path("tiny"), temporary)
+    return made
+
+
+def _sources(options: DemoOptions) -> Sources:
+    from resam.training.sources import Sources
+
+    return Sources.choose(None, None, None, None, None, False, options.scenes)
+
+
 def _train(folder: Path, options: DemoOptions) -> bool:
     from resam.training.options import read_options
     from resam.training.progress import Live
     from resam.training.run import run
-    from resam.training.run_folder import start_folder
-    from resam.training.sources import Sources
 
     target = folder / "run"
     if (target / "adapter.safetensors").is_file():
         return False
-    resume = (target / "config.toml").is_file()
-    chosen = read_options(target / "config.toml") if resume else read_options("tiny", epochs=options.epochs)
-    sources = Sources.choose(None, None, None, None, None, False, options.scenes)
-    if not resume:
-        start_folder(target, chosen, sources.to_dict())
+    # the engines are measured on the test split at the end: not twice
+    data = replace(_sources(options).open(target), tested=None)
     with Live() as reporter:
-        sources.prepare(target, reporter)
-        # the engines are measured on the test split at the end: not twice
-        data = replace(sources.open(target), tested=None)
-        run(target, chosen, data, reporter=reporter, resume=resume)
+        run(target, read_options(target / "config.toml"), data, reporter=reporter, resume=True)
     return True
 
 
 def _export(folder: Path, record: DemoRecord, say: Say) -> bool:
     from resam.data.coco import CocoData
-    from resam.model.bases import Base, load_base
-    from resam.training.checkpoints import Adapter, load_adapted
+    from resam.training.checkpoints import load_adapted
     from resam_export.engine import export_engine
 
     adapter = folder / "run" / "adapter.safetensors"
     digest = sha256_file(adapter)
     made = False
-    base_engine = folder / "engines" / "base.resam"
     with progress_bar() as progress:
-
-        def export(path: Path, base: Base, adapter: Adapter | None, **how: Any) -> None:
-            say(f"      {path.name}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            show = lambda step: progress(0, 0, f"{path.name}: {step}")  # noqa: E731
-            export_engine(base, adapter, path, show, **how)
-
-        if not _holds(base_engine, None):
-            export(base_engine, load_base("tiny"), None)
-            made = True
         for precision in EXPORTED:
             path = _engine(folder, precision)
             if _holds(path, digest) or precision.name in record.missing:
                 continue
             made = True
+            say(f"      {path.name}")
             scenes = CocoData.open(folder / "run" / "synthetic" / "train.json").scenes[:CALIBRATION]
             images = [scene.path for scene in scenes] if precision.quantised else None
             checked = None if precision.exact else CHECKED
             try:
-                export(path, *load_adapted(adapter), precision=precision.name, images=images, scenes=checked)
+                show = lambda step, name=path.name: progress(0, 0, f"{name}: {step}")  # noqa: E731
+                base, adapted = load_adapted(adapter)
+                export_engine(
+                    base, adapted, path, show, precision=precision.name, images=images, scenes=checked
+                )  # fmt: skip
             except ResamError as error:
                 if precision.exact:
                     raise
@@ -185,12 +242,12 @@ def _export(folder: Path, record: DemoRecord, say: Say) -> bool:
     return made
 
 
-def _holds(path: Path, adapter: str | None) -> bool:
-    """Whether `path` is a whole engine file of this adapter (None: of the bare base)."""
+def _holds(path: Path, adapter: str) -> bool:
+    """Whether `path` is a whole engine file of this adapter."""
     if not path.is_file():
         return False
     held = EngineFile.open(path).manifest.adapter
-    return (None if held is None else held.get("sha256")) == adapter
+    return held is not None and held.get("sha256") == adapter
 
 
 def _run(folder: Path) -> bool:
@@ -220,6 +277,20 @@ def _run(folder: Path) -> bool:
         report = prepared.execute(Segmenter(engine), "resume", observer=progress)
     if report.exit_code:
         raise ResamError(f"{folder / 'out' / 'summary.json'}: {report.failed} scenes failed; it lists why")
+    return True
+
+
+def _find(folder: Path, options: DemoOptions) -> bool:
+    from resam_benchmarks.finding.find_bench import measure
+
+    result = folder / "finding" / "finding.json"
+    if result.is_file():
+        return False
+    with progress_bar() as progress:
+        found = measure(
+            [_engine(folder, FP32)], folder / "run" / "synthetic" / "test.json", limit=options.limit, progress=progress
+        )
+    document.write(result, {**found, "command": f"resam-demo -o {folder}"})
     return True
 
 

@@ -1,4 +1,5 @@
-"""What the loop makes of a few scenes, step by step, by the base and by the adapted engine, as pictures.
+"""What the loop makes of a few scenes, step by step, by the base and by the adapted engine, and what the adapted one
+finds there without points, as pictures.
 
 The graphs of the engine files compute everything but the refined masks, which are no output of theirs: those come
 from the coarse masks by the library's own `refine`.
@@ -6,7 +7,7 @@ from the coarse masks by the library's own `refine`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from numpy.typing import NDArray
 
 from resam.data.coco import CocoData, CocoScene
 from resam.data.prompts import PointOptions, scene_prompts
+from resam.data.spread import spread
 from resam.data.tiles import Sample, TileArrays, plan_samples, tile_arrays
 from resam.model.refine_requery import refine, refine_logit
 from resam.training.pictures import draw_boxes, draw_masks, draw_points, instance_colours, upsampled
 from resam_runtime.engine.backends import Backend, load_backend
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
+from resam_runtime.masks.instance import Instance
 from resam_runtime.points import Prompt
+from resam_runtime.segment.segmenter import Segmenter
 
 SIDE = 384  # px of the longer side of a picture
 LOOP_MASKS = ("coarse", "refined", "final")
@@ -33,41 +37,48 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ShownScene:
-    """A scene's pictures, RGB, all of one size. stages: per engine name one picture per stage; place: in the bench."""
+    """A scene's pictures, RGB, all of one size. stages: per engine name one picture per stage. found: what an engine
+    with a prompter finds without points, and `found_count` how many these are; None where no engine has one.
+    """
 
     name: str
-    place: int
     instances: int
     points: Picture
     truth: Picture
     stages: Mapping[str, Mapping[str, Picture]]
+    found: Picture | None = None
+    found_count: int = 0
 
 
-def draw_scenes(
-    engines: Mapping[str, Path], annotations: Path, bench: Mapping[str, Any], count: int
-) -> list[ShownScene]:
-    """Pictures of up to `count` of the measured scenes: the first of each kind, none chosen for its result."""
+def draw_scenes(engines: Mapping[str, Path], annotations: Path, limit: int, count: int) -> list[ShownScene]:
+    """Pictures of up to `count` of the `limit` scenes that are measured: the first of each kind, none chosen for its
+    result.
+    """
     data = CocoData.open(annotations)
+    measured = [scene for scene in data.scenes if scene.instances]
+    measured = [measured[i] for i in spread(len(measured), limit)]
     prompts = dict(zip((scene.name for scene in data.scenes), scene_prompts(data, PointOptions())))
-    scenes = {scene.name: scene for scene in data.scenes}
     opened = {name: EngineFile.open(path) for name, path in engines.items()}
     backends = {name: load_backend(engine) for name, engine in opened.items()}
+    finders = [Segmenter(engine) for engine in opened.values() if engine.manifest.prompter is not None]
     shown = []
-    for place in _first_of_each_kind([entry["name"] for entry in bench["data"]["scenes"]], count):
-        scene = scenes[bench["data"]["scenes"][place]["name"]]
+    for place in _first_of_each_kind([scene.name for scene in measured], count):
+        scene = measured[place]
         own = prompts[scene.name]
         drawings = {
             name: _Drawing(scene, own, opened[name].manifest, backend) for name, backend in backends.items()
         }  # fmt: skip
         first = next(iter(drawings.values()))
+        found = finders[0](scene.read()) if finders else []
         shown.append(
             ShownScene(
                 scene.name,
-                place,
                 len(own),
                 first.points(),
                 first.truth(),
                 {name: drawing.stages() for name, drawing in drawings.items()},
+                first.found(found) if finders else None,
+                len(found),
             )
         )
     return shown
@@ -116,6 +127,20 @@ class _Drawing:
             mask = self._scene.mask(truths[prompt.id]).astype(np.float32)
             masks.append(cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0.5)
         return draw_masks(self._picture, masks, self._colours)
+
+    def found(self, instances: Sequence[Instance]) -> Picture:
+        """Masks of instances of the scene, a colour for each class."""
+        height, width = self._picture.shape[:2]
+        masks, classes = [], []
+        for instance in instances:
+            whole = np.zeros(instance.scene_hw, np.float32)
+            (x, y), (high, wide) = instance.origin, instance.mask.shape
+            whole[y : y + high, x : x + wide] = instance.mask
+            masks.append(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA) > 0.5)
+            classes.append(instance.category.id if instance.category is not None else 0)
+        known = sorted(set(classes), key=str)
+        colours = instance_colours(len(known))
+        return draw_masks(self._picture, masks, [colours[known.index(one)] for one in classes])
 
     def stages(self) -> dict[str, Picture]:
         """Coarse, refined (with the boxes that Requery asks with) and final masks."""

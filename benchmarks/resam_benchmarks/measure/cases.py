@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from resam_benchmarks.measure.metrics import Crop
+from resam_runtime.masks.instance import Category
 from resam_runtime.tiles.prompt_batch import PromptBatch
 
 
@@ -26,7 +27,8 @@ class Rival:
 
 @dataclass(frozen=True, eq=False)
 class BenchScene:
-    """A scene and the truth about it. truths and ids run along the prompts; both empty where only time matters."""
+    """A scene and the truth about it. truths, ids and categories run along the prompts; all empty where only time
+    matters. metres_per_pixel: None where nothing says so."""
 
     name: str
     path: str
@@ -34,6 +36,8 @@ class BenchScene:
     height: int
     truths: Sequence[Crop] = ()
     ids: Sequence[int | str] = ()
+    categories: Sequence[Category | None] = ()
+    metres_per_pixel: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from resam_benchmarks.measure.cases import BenchScene
 from resam_benchmarks.measure.metrics import crop_of
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
+from resam_runtime.masks.instance import Category
 from resam_runtime.points import Prompt
 from resam_runtime.tiles.prompt_batch import PromptBatch, padded
 
@@ -62,7 +63,20 @@ def load(
             continue
         own = {instance.id: instance for instance in scene.instances}
         truths = [crop_of(scene.mask(own[name])) for name in prompted]
-        scenes.append(BenchScene(scene.name, str(scene.path), scene.width, scene.height, truths, prompted))
+        numbers = [own[name].category for name in prompted]
+        classes = [None if number is None else Category(number, data.categories.get(number)) for number in numbers]
+        scenes.append(
+            BenchScene(
+                scene.name,
+                str(scene.path),
+                scene.width,
+                scene.height,
+                truths,
+                prompted,
+                classes,
+                scene.metres_per_pixel(),
+            )
+        )
         kept.append(place)
     return BenchData(
         scenes,

@@ -33,11 +33,11 @@ class EngineContender:
 
     def loop(self, embedding: Any, points: PromptBatch) -> list[Instance]:
         """See `Contender`."""
-        return embedding.prompt(points.coords, points.labels)
+        return embedding.prompt(points.coords, points.labels, sizes=points.sides)
 
     def segment(self, image: Image, points: PromptBatch) -> list[Instance]:
         """See `Contender`."""
-        return self._segmenter(image, points.coords, points.labels)
+        return self._segmenter(image, points.coords, points.labels, sizes=points.sides)
 
     def masks(self, result: list[Instance]) -> list[tuple[Crop, float]]:
         """See `Contender`."""

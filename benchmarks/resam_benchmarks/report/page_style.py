@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 _STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 
 
-def page(title: str, body: str, style: str = "") -> str:
-    """A whole HTML document, self-contained; body and style are HTML and CSS, title is text."""
+def page(title: str, body: str, style: str = "", again: int | None = None) -> str:
+    """A whole HTML document, self-contained; body and style are HTML and CSS, title is text. again: seconds after which
+    the browser reads the file again, for a page that is still being filled."""
+    reload = "" if again is None else f'<meta http-equiv="refresh" content="{again}">'
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{reload}'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}{PLOT_STYLE}{style}</style></head>\n"
         f"<body><main>{body}</main></body></html>\n"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sys
-import threading
 from pathlib import Path
 
 import click
 
+from resam_runtime.common.browser import open_browser
 from resam_runtime.common.commands import HELP, second_signal_ends, version
 from resam_runtime.common.errors import command_errors
 
@@ -76,7 +74,7 @@ def annotate(
         if not server.loopback:
             click.echo("note: anybody who reaches this address can see the images and edit the points", err=True)
         if not no_browser:
-            _open_browser(server.url)
+            open_browser(server.url)
         received: list[int] = []
 
         def end(number: int, frame: object) -> None:
@@ -90,12 +88,3 @@ def annotate(
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever(poll_interval=0.2)
             scenes.close()
-
-
-def _open_browser(url: str) -> None:
-    """Open the page, unless the only browser would be one inside this terminal."""
-    import webbrowser
-
-    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & set(os.environ):
-        return
-    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from resam_runtime.common.checked import Malformed, choice, kind, list_of, number, shown, take, text, whole
 from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.class_sizes import ClassSizes
 from resam_runtime.engine.precisions import PRECISIONS
 from resam_runtime.engine.prompter_spec import PrompterSpec
 from resam_runtime.tiles.tiling import MAX_SCALE, MIN_SCALE, Framing
@@ -93,7 +94,7 @@ class Manifest:
     max_batch: most tiles in one encoder call; refine_threshold tau in (0, 1); requery "box" or "box+points"; rounds
     of Refine and Requery. digest: what all graphs of one export carry, so that no graph of another stands in for one
     (`DIGEST_KEY` in an ONNX graph's metadata; None: they carry none). prompter: what the graph of that name finds, None
-    where there is none.
+    where there is none. sizes: of the objects of classes, for a loop that chooses masks by size; None: it does not.
     `base`, `adapter`, `training` and `verification` are provenance: plain JSON, kept as it came.
     """
 
@@ -121,6 +122,7 @@ class Manifest:
     resam_version: Name
     tensorrt: TensorRTTarget | None = None
     prompter: PrompterSpec | None = None
+    sizes: ClassSizes | None = None
 
     @property
     def framing(self) -> Framing:
@@ -130,7 +132,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON data, in the order in which a person wants to read it."""
         data = {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
-        for name in ("tensorrt", "prompter"):
+        for name in ("tensorrt", "prompter", "sizes"):
             if data[name] is None:
                 del data[name]
         return data

@@ -223,7 +223,7 @@ class SceneJob:
                 f"{scene.path}: {info.width} x {info.height} px are more than COCO's RLE can count; cut it into parts"
             )
         self._info = info
-        limit = segmenter.manifest.max_points_per_instance
+        limit = segmenter.points_per_instance
         search = searched(segmenter.manifest, self._points, options.automatic)
         self._found = self._points.prompts(self.file, info, limit, search)
         if self._found.lacking is not None:
@@ -234,6 +234,9 @@ class SceneJob:
             return ((tile, None, where) for tile, where in segmenter.plan_automatic(*info.size_wh))
         tokens = [prompt.tokens for prompt in self._found.prompts]
         self._batch = padded([coords for coords, _ in tokens], [labels for _, labels in tokens])
+        if (sizes := segmenter.manifest.sizes) is not None:
+            categories = [prompt.category for prompt in self._found.prompts]
+            self._batch = replace(self._batch, sides=sizes.sides(categories, info.metres_per_pixel))
         plan = segmenter.plan(self._batch, *info.size_wh)
         self._note_beyond(plan, self._batch)
         return ((tile, indices, None) for tile, indices in plan)

@@ -28,6 +28,11 @@ class SceneInfo:
         return self.width, self.height
 
     @property
+    def metres_per_pixel(self) -> float | None:
+        """Side of a pixel on the ground; None where nothing says so."""
+        return None if self.georeference is None else self.georeference.metres_per_pixel(self.size_wh)
+
+    @property
     def size_hw(self) -> tuple[int, int]:
         """As the shapes of arrays have it."""
         return self.height, self.width

@@ -15,7 +15,7 @@ from resam_runtime.masks.instance import Instance
 from resam_runtime.masks.upsample import grid_boxes, scene_mask
 from resam_runtime.tiles.averaged_views import Decoded, View, Window, decode_views
 from resam_runtime.tiles.placement import into_tile
-from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch
+from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch, with_sides
 from resam_runtime.tiles.tiling import Tile, neighbour_batches
 
 Image = NDArray[np.uint8]
@@ -57,6 +57,8 @@ class EncodedTile:
         """
         indices = np.asarray(indices, np.intp)
         coords, labels = into_tile(prompts, indices, tile)
+        if prompts.sides is not None and graph == "loop":
+            coords, labels = with_sides(coords, labels, prompts.sides[indices] * np.float32(tile.scale))
         size = self.manifest.image_size
         height, width = tile.filled_hw(size)
         found: dict[int, Instance] = {}

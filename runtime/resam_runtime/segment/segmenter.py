@@ -98,12 +98,16 @@ class Segmenter:
         """One line: engine file, backend, what executes it in fact, precision."""
         return f"{self._path.name}: {self.backend.describe()}"
 
-    def __call__(self, image: Image, points: Any = None, labels: Any = None, exclusive: bool = False) -> list[Instance]:
+    def __call__(
+        self, image: Image, points: Any = None, labels: Any = None, exclusive: bool = False, *, sizes: Any = None
+    ) -> list[Instance]:
         """Segment the instances of an image that points mark, or, without points, those it finds itself.
 
         image: (H, W, 3) uint8 RGB, any size. points: (N, 2) one per instance, (N, P, 2), or a list with one
         (P_i, 2) entry per instance, in pixels (x, y), pixel centres at integers. labels: the points' shape,
-        1 positive, 0 negative, -1 padding; None: all positive. exclusive: give each pixel to one instance.
+        1 positive, 0 negative, -1 padding; None: all positive. exclusive: give each pixel to one instance. sizes: how
+        large the objects are, for an engine exported with sizes: a number or (N,), the side in pixels of a square of
+        the object's area, 0 where it is not known.
         Returns one `Instance` per prompt, in order, also where a mask is empty. Raises `ResamError` naming the
         instance for points that are not finite or not inside the image, or of which none is positive.
         """
@@ -112,7 +116,7 @@ class Segmenter:
             if labels is not None:
                 raise ResamError("prompt: labels without points; give the points they belong to")
             return self._find(image, exclusive)
-        prompts = self.prompts(points, labels, None, width, height)
+        prompts = self.prompts(points, labels, None, width, height, sizes)
         found: list[Instance] = []
         for tile, indices in self.plan(prompts, width, height):
             tile_image = self.prepare_tile(tile.cut(image), tile)
@@ -128,10 +132,12 @@ class Segmenter:
         _check_image(image)
         return Embedding(self, image)
 
-    def prompts(self, points: Any, labels: Any, boxes: Any, width: int, height: int) -> PromptBatch:
+    def prompts(self, points: Any, labels: Any, boxes: Any, width: int, height: int, sizes: Any = None) -> PromptBatch:
         """Check prompts against an image of width x height pixels and this engine's limits; see `prompt_batch`."""
-        batch = prompt_batch(points, labels, boxes, width, height)
-        limit = self.manifest.max_points_per_instance
+        if sizes is not None and self.manifest.sizes is None:
+            raise ResamError(f"{self._path}: chooses no mask by its size; export it with --size, or leave sizes out")
+        batch = prompt_batch(points, labels, boxes, width, height, sizes)
+        limit = self.points_per_instance
         if limit is not None and batch.coords.shape[1] > limit:
             counts = (batch.labels != PADDING).sum(1)
             if len(counts) and counts.max() > limit:
@@ -141,6 +147,12 @@ class Segmenter:
                 )
             batch = compact(batch, limit)
         return batch
+
+    @property
+    def points_per_instance(self) -> int | None:
+        """Most points of one instance, a box counting as two; None: no limit."""
+        limit = self.manifest.max_points_per_instance
+        return limit if limit is None or self.manifest.sizes is None else limit - 1  # a size takes a place
 
     def tiles(self, width: int, height: int) -> list[Tile]:
         """The tiles of a scene of width x height pixels."""
@@ -243,16 +255,23 @@ class Embedding:
             self._encoding(tiles[0])
 
     def prompt(
-        self, points: Any = None, labels: Any = None, boxes: Any = None, refine: bool = True, exclusive: bool = False
+        self,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        refine: bool = True,
+        exclusive: bool = False,
+        *,
+        sizes: Any = None,
     ) -> list[Instance]:
         """Segment the instances that points, boxes or both mark.
 
-        points and labels as in `Segmenter.__call__`; boxes: (N, 4) x0, y0, x1, y1 in pixels, outer pixels
+        points, labels and sizes as in `Segmenter.__call__`; boxes: (N, 4) x0, y0, x1, y1 in pixels, outer pixels
         included. refine=False answers with the coarse mask: one pass of the decoder, no Refine and Requery.
         Returns one `Instance` per prompt, in order. Raises `ResamError` as `Segmenter.__call__` does.
         """
         segmenter, scene_hw = self._segmenter, (self.height, self.width)
-        prompts = segmenter.prompts(points, labels, boxes, self.width, self.height)
+        prompts = segmenter.prompts(points, labels, boxes, self.width, self.height, sizes)
         graph = "loop" if refine else "decoder"
         found: list[Instance] = []
         for tile, indices in segmenter.plan(prompts, self.width, self.height):

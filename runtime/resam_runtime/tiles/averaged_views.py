@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resam_runtime.tiles.letterbox import mirrored, scale_to_tile
 from resam_runtime.tiles.placement import into_tile, owners
-from resam_runtime.tiles.prompt_batch import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PromptBatch
+from resam_runtime.tiles.prompt_batch import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, SIDE, PromptBatch
 from resam_runtime.tiles.tiling import Framing, Tile, plan_tiles
 
 LARGE_ENOUGH = 12.0  # cells of the mask grid: of objects with a shorter side (the root of the area) a view sees less
@@ -77,7 +77,7 @@ class Window:
             if is_mirrored:
                 along = side * self.part.scale - 1 - coords[..., axis]
                 along[first], along[last] = along[last], along[first]  # a mirrored box begins where it ended
-                coords[..., axis] = along
+                coords[..., axis] = np.where(labels == SIDE, coords[..., axis], along)
         return coords, labels
 
     def back(self, masks: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

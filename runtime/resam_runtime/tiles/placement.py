@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam_runtime.tiles.letterbox import scene_to_tile
-from resam_runtime.tiles.prompt_batch import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE, PromptBatch
+from resam_runtime.tiles.prompt_batch import (
+    BOX_BOTTOM_RIGHT,
+    BOX_TOP_LEFT,
+    NEGATIVE,
+    PADDING,
+    POSITIVE,
+    SIDE,
+    PromptBatch,
+)
 from resam_runtime.tiles.tiling import Tile, assign_points
 
 
@@ -16,7 +24,7 @@ def compact(batch: PromptBatch, limit: int) -> PromptBatch:
     """Move padding behind the real points, so that instances of at most `limit` points need no more columns."""
     order = np.argsort(batch.labels == PADDING, axis=1, kind="stable")[:, :limit]
     coords = np.take_along_axis(batch.coords, order[..., None], 1)
-    return PromptBatch(coords, np.take_along_axis(batch.labels, order, 1))
+    return PromptBatch(coords, np.take_along_axis(batch.labels, order, 1), batch.sides)
 
 
 def owners(tiles: Sequence[Tile], prompts: PromptBatch) -> NDArray[np.intp]:
@@ -47,11 +55,14 @@ def points_beyond(prompts: PromptBatch, indices: NDArray[np.intp], tile: Tile) -
 def into_tile(
     prompts: PromptBatch, indices: NDArray[np.intp], tile: Tile
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Some prompts in tile pixels. Points outside the window turn into padding, box corners move to its edge."""
+    """Some prompts in tile pixels. Points outside the window turn into padding, box corners move to its edge, sizes are
+    scaled."""
     own = PromptBatch(prompts.coords[indices], prompts.labels[indices])
     corner = (own.labels == BOX_TOP_LEFT) | (own.labels == BOX_BOTTOM_RIGHT)
-    labels = np.where(tile.holds(own.coords) | corner, own.labels, np.int32(PADDING))
+    size = own.labels == SIDE
+    labels = np.where(tile.holds(own.coords) | corner | size, own.labels, np.int32(PADDING))
     low = np.array(tile.origin, np.float32) - 0.5
     clipped = np.clip(own.coords, low, low + np.array([tile.width, tile.height], np.float32))
     coords = scene_to_tile(clipped, tile.scale, tile.origin)
+    coords = np.where(size[..., None], own.coords * np.float32(tile.scale), coords)
     return np.where(labels[..., None] == PADDING, np.float32(0), coords), labels

@@ -12,14 +12,19 @@ from numpy.typing import NDArray
 from resam_runtime.common.errors import ResamError
 
 PADDING, NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1, 0, 1, 2, 3
+SIDE = 4  # no point: its x is the side of a square of the object's area; for loops of engines with sizes
 
 
 @dataclass(frozen=True, eq=False)
 class PromptBatch:
-    """The prompts of N instances: coords float32 (N, P, 2) in pixels, labels int32 (N, P), padded with -1."""
+    """The prompts of N instances: coords float32 (N, P, 2) in pixels, labels int32 (N, P), padded with -1.
+
+    sides: float32 (N,), in pixels, of a square of each object's area, 0 where it is not known; None: nowhere.
+    """
 
     coords: NDArray[np.float32]
     labels: NDArray[np.int32]
+    sides: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -27,7 +32,7 @@ class PromptBatch:
     @property
     def marking(self) -> NDArray[np.bool_]:
         """(N, P): the points that say where an instance is: positive ones and box corners; all, if it has none."""
-        positive = self.labels >= POSITIVE
+        positive = (self.labels >= POSITIVE) & (self.labels <= BOX_BOTTOM_RIGHT)
         return np.where(positive.any(1, keepdims=True), positive, self.labels != PADDING)
 
     @property
@@ -52,14 +57,27 @@ def padded(points: Sequence[NDArray[Any]], labels: Sequence[NDArray[np.int32]]) 
     return PromptBatch(coords, marks)
 
 
-def prompt_batch(points: Any, labels: Any, boxes: Any, width: int, height: int) -> PromptBatch:
+def with_sides(
+    coords: NDArray[np.float32], labels: NDArray[np.int32], sides: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Prompts as a loop takes them that knows sizes: one more place, (N, P + 1), padding where a side is 0.
+
+    sides: (N,) in the pixels of coords.
+    """
+    place = np.stack((sides, np.zeros_like(sides)), axis=1).astype(np.float32)[:, None]
+    label = np.where(sides > 0, np.int32(SIDE), np.int32(PADDING))[:, None]
+    return np.concatenate((coords, place), axis=1), np.concatenate((labels, label), axis=1)
+
+
+def prompt_batch(points: Any, labels: Any, boxes: Any, width: int, height: int, sizes: Any = None) -> PromptBatch:
     """Check prompts against an image of width x height pixels and pad them to one array.
 
     points: (N, 2), one point per instance; (N, P, 2); or a list with one (P_i, 2) or (2,) entry per instance; or
     None where boxes are given. labels: None (all positive), or of the points' shape: 1 positive, 0 negative, -1
-    padding. boxes: None or (N, 4) x0, y0, x1, y1, outer pixels included; they come after the points. Raises
-    `ResamError` naming the first instance that is not finite, not inside the image, mis-shaped, or marked by neither a
-    positive point nor a box.
+    padding. boxes: None or (N, 4) x0, y0, x1, y1, outer pixels included; they come after the points. sizes: None, a
+    number or (N,), the side in pixels of a square of each object's area, 0 where it is not known. Raises `ResamError`
+    naming the first instance that is not finite, not inside the image, mis-shaped, or marked by neither a positive
+    point nor a box.
     """
     if points is None and boxes is None:
         raise ResamError("prompt: neither points nor boxes; give one of them")
@@ -79,7 +97,19 @@ def prompt_batch(points: Any, labels: Any, boxes: Any, width: int, height: int) 
         corner_labels = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
         marks = np.concatenate([marks, np.broadcast_to(corner_labels, (len(marks), 2))], 1)
     coords = np.where(marks[..., None] == PADDING, 0, coords)
-    return PromptBatch(np.ascontiguousarray(coords, np.float32), np.ascontiguousarray(marks, np.int32))
+    sides = None if sizes is None else _sides(sizes, len(coords))
+    return PromptBatch(np.ascontiguousarray(coords, np.float32), np.ascontiguousarray(marks, np.int32), sides)
+
+
+def _sides(sizes: Any, count: int) -> NDArray[np.float32]:
+    given = _dense(sizes)
+    if given is None or given.shape not in ((), (count,)):
+        raise ResamError(f"sizes: expected a number, or one for each of {count} instances, got {_shape(sizes)}")
+    sides = np.broadcast_to(given, (count,))
+    wrong = ~(np.isfinite(sides) & (sides >= 0) & (sides < 1e6))
+    if wrong.any():
+        raise ResamError(f"instance {int(wrong.argmax())}: size {sides[wrong][0]:g}; expected a side in pixels, or 0")
+    return np.ascontiguousarray(sides, np.float32)
 
 
 def _points(points: Any, labels: Any) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
