@@ -118,7 +118,7 @@ def test_engines_taught_on_more_images_make_a_curve(tmp_path: Path) -> None:
     drawn = ElementTree.parse(tmp_path / "finding.svg").getroot()
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
     lines = [one for one in drawn.iter() if one.get("class") == "line"]
-    assert len(lines) == 4
+    assert len(lines) == 3
     places = [tuple(map(float, place.split())) for place in lines[0].get("d", "")[1:].split("L")]
     (x0, y0), (x1, y1), (x2, y2) = places
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2), "each four times the one before"

@@ -12,7 +12,6 @@ from resam_runtime.common.files import atomic_write
 LINES = (
     ("recall at 100", "recall50_free"),
     ("AP50 without classes", "ap50_free"),
-    ("AP50", "ap50"),
     ("AP", "ap"),
 )
 # a picture of its own has no page to take its colours from
@@ -20,7 +19,7 @@ _COLOURS = (
     "svg{{--soft:#57606a;--ink:#1f2328;--rule:#d8dee4;--paper:#fff;background:#fff;font-family:system-ui,sans-serif}}"
     "{own}"
 )
-_INKS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df")
+_INKS = ("#1f6feb", "#d1242f", "#1a7f37")
 
 
 def clicked_images(training: Mapping[str, Any] | None) -> int | None:
@@ -52,7 +51,7 @@ def write_curve(path: Path, found: Mapping[str, Any]) -> bool:
     svg = curve(found)
     if svg is None:
         return False
-    own = "".join(f".c{number}{{--own:{ink}}}" for number, ink in enumerate(_INKS))
+    own = "".join(f"svg .c{number}{{--own:{ink}}}" for number, ink in enumerate(_INKS))
     style = f"<style>{_COLOURS.format(own=own)}{STYLE}</style>"
     begin = svg.index(">") + 1
     with atomic_write(path) as temporary:
