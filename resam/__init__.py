@@ -1,3 +1,3 @@
 """resam: adapt SAM to remote-sensing images from points alone."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

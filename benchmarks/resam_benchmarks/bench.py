@@ -91,7 +91,7 @@ def _check(options: BenchOptions) -> None:
     if not options.engines and options.random is None:
         raise ResamError("resam-bench: nothing to measure; give engine files, or --random vit_b for latency alone")
     if options.random is not None and (options.engines or options.data is not None):
-        raise ResamError("--random: random weights have latency and nothing else; leave out engine files and --data")
+        raise ResamError("--random: measures latency only; leave out engine files and --data")
     numbers = (
         *options.points,
         *options.prompts,

@@ -18,6 +18,7 @@ from resam_benchmarks.report.document import check_folder
 from resam_runtime.common.commands import HELP, output_folder, version
 from resam_runtime.common.errors import ResamError, command_errors
 from resam_runtime.common.extras import check_installed, needs_extra
+from resam_runtime.common.option_types import TrainingPrecision
 from resam_runtime.engine.precisions import FP32, PRECISIONS
 
 _PATH = click.Path(path_type=Path)
@@ -49,8 +50,10 @@ def bench() -> None:
 def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that several commands have."""
     for option in (
-        click.option("--device", help="cpu, cuda, cuda:1, ...; default: the best there is."),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads of every rival; default: its own choice."),
+        click.option("--device", help="cpu, cuda, cuda:1, ...  [default: the best available]"),
+        click.option(
+            "--threads", type=click.IntRange(1), help="CPU threads of every rival.  [default: its own choice]"
+        ),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
     ):
         command = option(command)
@@ -60,10 +63,10 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @bench.command(epilog="Example: resam-bench run base.resam adapted.resam --data nwpu --points 1,2,3 -o bench")
 @click.argument("engines", nargs=-1, type=_PATH, metavar="ENGINE...")
 @click.option("--data", type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an annotation file. "
-              "Without it: latency alone, on a synthetic scene of 1024 px.")  # fmt: skip
-@click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
+              "Without it: latency only, on a synthetic scene of 1024 px.")  # fmt: skip
+@click.option("--split", default="test", show_default=True, help="Annotation file in the folder (SPLIT.json).")
 @click.option("--points", default="1", show_default=True, callback=numbers, help="Points per instance, such as 1,2,3.")
-@click.option("--negatives", is_flag=True, help="As many negative points beside them, drawn outside the true mask (the "
+@click.option("--negatives", is_flag=True, help="Add as many negative points, drawn outside the true mask (the "
               "paper's protocol).")  # fmt: skip
 @click.option(
     "--prompts", default="1,16,64", show_default=True, callback=numbers, help="Prompts of the synthetic scene."
@@ -71,25 +74,27 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(list(BASELINES)), help="A rival with the "
               "weights of the first engine; may be repeated.")  # fmt: skip
 @click.option(
-    "--views", type=click.IntRange(1), default=1, help="Each engine a second time, as resam-run --views N runs it."
+    "--views", type=click.IntRange(1), default=1, help="Measure each engine again with resam-run's --views N."
 )
 @click.option("--random", metavar="NAME", help="Random weights of an architecture (vit_b, mobile_sam, ...), in place "
               "of engine files: latency of the true size without a download.")  # fmt: skip
 @click.option("--precision", multiple=True, type=click.Choice(list(PRECISIONS)), default=(FP32.name,),
-              show_default=True, help="Of --random; may be repeated.")  # fmt: skip
-@click.option("--base-weights", help="Checkpoint that the first engine was made from, for baselines; default: tiny.")
-@click.option("--adapter", type=_PATH, help="adapter.safetensors of the first engine, for baselines.")
-@click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
-@click.option("--repeats", type=click.IntRange(1), help="Measurements of every scene; default: 3, without --data 10.")
+              show_default=True, help="Precision for --random; may be repeated.")  # fmt: skip
+@click.option("--base-weights", help="Checkpoint behind the first engine, for baselines.  [default: tiny]")
+@click.option("--adapter", type=_PATH, help="adapter.safetensors behind the first engine, for baselines.")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of scenes, evenly chosen.")
+@click.option("--repeats", type=click.IntRange(1), help="Measurements per scene.  [default: 3; 10 without --data]")
 @click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Scenes to run "
               "without points.")  # fmt: skip
-@click.option("--tolerance", default=2.0, show_default=True, callback=not_negative, help="Of the boundary F-score, px.")
-@output_folder("bench", "Folder of the results.")
+@click.option(
+    "--tolerance", default=2.0, show_default=True, callback=not_negative, help="Tolerance of the boundary F-score, px."
+)
+@output_folder("bench", "Output folder.")
 @_shared
 @version
 @command_errors
 def run(out: Path, quiet: bool, **chosen: Any) -> None:
-    """Latency, memory, energy and mask quality of ENGINE files and baselines.
+    """Measure latency, memory, energy and mask quality of ENGINE files and baselines.
 
     Writes bench.json (machine, versions, seeds, raw samples) and bench.html (tables and plots, one file).
     """
@@ -109,19 +114,19 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
 @click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
 @click.option("--data", required=True, type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an "
               "annotation file.")  # fmt: skip
-@click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
-@click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
+@click.option("--split", default="test", show_default=True, help="Annotation file in the folder (SPLIT.json).")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of scenes, evenly chosen.")
 @click.option("--automatic", default=8, show_default=True, type=click.IntRange(0), help="Of these, scenes for the grid "
               "of --automatic, which is slow.")  # fmt: skip
-@output_folder("finding", "Folder of the results.")
+@output_folder("finding", "Output folder.")
 @_shared
 @version
 @command_errors
 def find(engines: tuple[Path, ...], data: Path, split: str, out: Path, quiet: bool, **chosen: Any) -> None:
-    """What ENGINE files find without points: by their prompters, and by the grid of --automatic.
+    """Measure what ENGINE files find without points: with their prompters, and with the grid of --automatic.
 
-    COCO's own evaluation. Writes finding.json, and where engines were taught
-    on different numbers of images finding.svg, a plot over these.
+    Uses COCO's own evaluation. Writes finding.json, and for engines trained
+    on different numbers of images the plot finding.svg.
     """
     from resam_benchmarks.finding.curve import write_curve
     from resam_benchmarks.finding.find_bench import measure, table_of
@@ -143,23 +148,23 @@ def find(engines: tuple[Path, ...], data: Path, split: str, out: Path, quiet: bo
 @click.argument("before", type=_PATH)
 @click.argument("after", type=_PATH)
 @click.option(
-    "--limit", default="10%", show_default=True, callback=percent, help="Latency, memory, size: worse by this."
+    "--limit", default="10%", show_default=True, callback=percent, help="Allowed increase of latency, memory and size."
 )
 @click.option(
     "--miou-limit",
     default=0.01,
     show_default=True,
     callback=not_negative,
-    help="mIoU, boundary F, recall: fallen by this.",
+    help="Allowed drop of mIoU, boundary F and recall.",
 )
-@click.option("--quality-only", is_flag=True, help="Masks alone, as of runs on two machines.")
+@click.option("--quality-only", is_flag=True, help="Compare masks only, as for runs on two machines.")
 @version
 @command_errors
 def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_only: bool) -> None:
-    """Fail (exit code 1) where AFTER is worse than BEFORE by more than a limit and more than the noise, or lacks what
-    BEFORE measured.
+    """Exit with code 1 where AFTER is worse than BEFORE by more than a limit and more than the noise, or lacks
+    something BEFORE measured.
 
-    Runs on other scenes, and timings of two machines, cannot be compared: exit code 2.
+    Runs on different scenes, and timings from two machines, cannot be compared: exit code 2.
     """
     from resam_benchmarks.report import compare as comparing
     from resam_benchmarks.report import document
@@ -174,17 +179,17 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
 @bench.command(epilog="Example: resam-bench robustness base.resam adapted.resam --data nwpu --limit 20")
 @click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
 @click.option("--data", type=_PATH, required=True, help="COCO data set, as for run.")
-@click.option("--split", default="test", show_default=True, help="Which annotation file of the folder.")
+@click.option("--split", default="test", show_default=True, help="Annotation file in the folder (SPLIT.json).")
 @click.option("--points", default=1, show_default=True, type=click.IntRange(1), help="Points per instance.")
-@click.option("--limit", type=click.IntRange(1), help="Scenes at most, evenly chosen.")
-@output_folder("robustness", "Folder of the results.")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of scenes, evenly chosen.")
+@output_folder("robustness", "Output folder.")
 @_shared
 @version
 @command_errors
 def robustness(
     engines: tuple[Path, ...], data: Path, split: str, points: int, limit: int | None, out: Path, **rest: Any
 ) -> None:
-    """mIoU under corruptions (noise, blur, haze, ...) at five severities: a curve per corruption and engine.
+    """Measure mIoU under corruptions (noise, blur, haze, ...) at five severities: a curve per corruption and engine.
 
     Writes robustness.json and robustness.html.
     """
@@ -201,7 +206,7 @@ def robustness(
 
 @bench.command(epilog="Example: resam-bench train --random vit_b --instances 1,50 --steps 2")
 @click.option("--random", default="tiny", show_default=True, metavar="NAME", help="Architecture "
-              "(tiny, vit_b, mobile_sam, ...); its weights are random.")  # fmt: skip
+              "(tiny, vit_b, mobile_sam, ...), with random weights.")  # fmt: skip
 @click.option("--instances", default="1,16", show_default=True, callback=numbers, help="Instances per image.")
 @click.option("--steps", default=6, show_default=True, type=click.IntRange(1), help="Measured steps of each case.")
 @click.option(
@@ -210,14 +215,14 @@ def robustness(
 @click.option(
     "--reference-precision",
     type=click.Choice(["fp32", "bf16"]),
-    help="Of the reference's step [default: that of --precision].",
+    help="Precision of the reference's step.  [default: that of --precision]",
 )
-@output_folder("bench-train", "Folder of the results.")
+@output_folder("bench-train", "Output folder.")
 @_shared
 @version
 @command_errors
 def train(random: str, instances: tuple[int, ...], steps: int, precision: str, out: Path, **rest: Any) -> None:
-    """One training step of ours against a plain re-implementation of the reference's, on the same weights and images.
+    """Measure our training step against a plain re-implementation of the reference's, on the same weights and images.
 
     Seconds per image and peak memory, each step in a process of its own, taking turns. Writes train.json and
     train.html.
@@ -239,19 +244,18 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
 @click.option("--data", multiple=True, default=("synthetic",), show_default=True, help="Folder with train.json, "
               "test.json and images/, or synthetic; may be repeated.")  # fmt: skip
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of every row.")
-@click.option("--base", help="tiny, or a SAM checkpoint file; default: the preset's.")
+@click.option("--base", help="tiny, or a SAM checkpoint file.  [default: the preset's]")
 @click.option("--preset", default="tiny", show_default=True, help="A preset of resam-train, or a TOML file.")
-@click.option("--rows", help=f"Names, separated by commas, of {', '.join(NAMES)}; default: all.")
-@click.option("--epochs", type=click.IntRange(0), help="Times each tile is seen; default: the preset's.")
+@click.option("--rows", help=f"Rows to run, separated by commas: {', '.join(NAMES)}.  [default: all]")
+@click.option("--epochs", type=click.IntRange(0), help="Passes over the tiles.  [default: the preset's]")
 @click.option(
-    "--scenes", default=10, show_default=True, type=click.IntRange(0), help="Training scenes at most (0: all)."
+    "--scenes", default=10, show_default=True, type=click.IntRange(0), help="Maximum training scenes (0: all)."
 )
-@click.option("--limit", default=8, show_default=True, type=click.IntRange(0), help="Test scenes at most (0: all).")
-@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "32", "bf16"]), help="As of "
-              "resam-train.")  # fmt: skip
+@click.option("--limit", default=8, show_default=True, type=click.IntRange(0), help="Maximum test scenes (0: all).")
+@click.option("--precision", default="auto", show_default=True, type=TrainingPrecision(), help="As for resam-train.")
 @click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any option of resam-train that no row "
-              "decides, for all rows.")  # fmt: skip
-@output_folder("ablation", "Folder of the results.")
+              "sets, for all rows.")  # fmt: skip
+@output_folder("ablation", "Output folder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @version
 @command_errors
@@ -264,9 +268,9 @@ def ablation(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """What each part of the method adds: every row trained on the same data with the same seeds, and measured.
+    """Measure what each part of the method adds: every row is trained on the same data with the same seeds.
 
-    Writes ablation.json after each run (so that a stopped one goes on where it was) and ablation.html.
+    Writes ablation.json after each run, so that a stopped study can be resumed, and ablation.html.
     """
     with needs_extra("resam-bench ablation", "train"):
         import resam.training.run  # noqa: F401 (all that a row needs: said now, not after scenes were drawn)
@@ -306,7 +310,7 @@ def _refuse_idle() -> None:
     elif given["random"] is not None:
         idle |= dict.fromkeys(("base_weights", "adapter"), "the weights of --random are made here; leave it out")
     if given.get("random") is None:
-        idle["precision"] = "needs --random; an engine file has the one that it has"
+        idle["precision"] = "needs --random; an engine file has its own"
     for name, reason in idle.items():
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             raise ResamError(f"--{name.replace('_', '-')}: {reason}")

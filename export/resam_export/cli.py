@@ -28,10 +28,11 @@ from resam_runtime.engine.precisions import FP16, FP32, PRECISIONS, Precision
 
 from .inspect import print_engine
 from .progress import print_written, step_progress
+from .targets import TARGETS
 from .tensorrt.build import BuiltGraph, PlanOptions, Toolchain, build_plan
 from .tensorrt.precision import check_precision
 from .tensorrt.profiles import Limits
-from .write_engine import write_engine
+from .write_engine import newest_run, write_engine
 
 RESAM, PLAN = OnnxBackend.suffix, TensorRTBackend.suffix
 _PATH = click.Path(path_type=Path)
@@ -46,6 +47,7 @@ Examples:
   resam-export runs/ships --fp16 -o ships.resam   float16, checked against torch
   resam-export ships.resam -o ships.plan          on the device: TensorRT alone, no torch
   resam-export runs/ships --int8-fp32 --images tiles/ -o ships.resam   for CPUs
+  resam-export ships.resam --for x-anylabeling -o labelling/   for another tool
   resam-export --inspect ships.plan               what is inside
 """
 
@@ -61,27 +63,31 @@ def _precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("resam-export", context_settings=HELP, epilog=_EXAMPLES)
 @click.argument("source", required=False, type=_PATH, metavar="[ADAPTER|MODEL.resam]")
-@click.option("-o", "--output", type=_PATH, help="What to write: a name ending in .resam (ONNX graphs, any machine) "
-              "or .plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
+@click.option("-o", "--output", type=_PATH, help="File to write, ending in .resam (ONNX graphs, any machine) or "
+              ".plan (TensorRT, this GPU)  [default: model.resam, or MODEL.plan beside MODEL.resam]")  # fmt: skip
+@click.option("--for", "target", type=click.Choice(list(TARGETS)), help="Write for another tool, into the folder "
+              "-o: what a click gives there is the coarse mask.")  # fmt: skip
 @_precision_options
-@click.option("--base", help="Export a bare base ('tiny' or a SAM checkpoint), or the one an adapter was trained on.")
-@click.option("--images", type=_PATH, help="Folder of your own images, to verify and to calibrate with.")
+@click.option("--base", help="Base to export as it is ('tiny' or a SAM checkpoint), or the one ADAPTER was trained on.")
+@click.option("--images", type=_PATH, help="Folder of your images, for verification and calibration.")
 @click.option("--size", multiple=True, metavar="NAME=SIZE", help="How large the objects of a class are: "
               "ship=30x6m, or tank=12px; may be repeated. For a point of that class the engine takes the mask nearest "
               "to that size  [default: the sizes that the adapter was trained with].")  # fmt: skip
-@click.option("--keep-anyway", is_flag=True, help="Write the file even where it misses the limits of its verification.")
+@click.option("--keep-anyway", is_flag=True, help="Write the file even if it fails verification.")
 @click.option("--max-points", type=click.IntRange(1, 4096), default=64, show_default=True,
-              help=".plan: instances in one call at most.")  # fmt: skip
+              help=".plan: maximum instances per call.")  # fmt: skip
 @click.option("--points-per-instance", type=click.IntRange(1, 256), default=8, show_default=True,
-              help=".plan: points of one instance at most.")  # fmt: skip
+              help=".plan: maximum points per instance.")  # fmt: skip
+@click.option("--workspace", type=Bytes(), help=".plan: scratch memory limit, such as 512M or 2G  [default: no limit]")
 @click.option(
-    "--workspace", type=Bytes(), help=".plan: scratch memory at most, such as 512M or 2G  [default: no limit]"
+    "--timing-cache", type=_PATH, help=".plan: file of kernel timings, to speed up later builds on this device."
 )
-@click.option("--timing-cache", type=_PATH, help=".plan: file of kernel timings; makes the next build here faster.")
-@click.option("--version-compatible", is_flag=True, help=".plan: let later TensorRT of the same first number load it.")
-@click.option("--hardware-compatible", is_flag=True, help=".plan: let any GPU from compute capability 8.0 on run it.")
 @click.option(
-    "--inspect", "inspected", type=_PATH, metavar="FILE", help="Print what is inside an engine file, and stop."
+    "--version-compatible", is_flag=True, help=".plan: loadable by later TensorRT releases of the same major version."
+)
+@click.option("--hardware-compatible", is_flag=True, help=".plan: runs on any GPU of compute capability 8.0 or later.")
+@click.option(
+    "--inspect", "inspected", type=_PATH, metavar="FILE", help="Print the contents of an engine file and exit."
 )
 @click.pass_context
 @version
@@ -90,10 +96,9 @@ def export(ctx: click.Context, **given: Any) -> None:
     """Write an engine file from ADAPTER (an adapter file or a run's folder; by default the newest run under runs/),
     or compile MODEL.resam for TensorRT on this machine.
 
-    Every graph is compared with torch before a .resam is written. A .plan asked for from an adapter leaves its .resam
-    beside it, so that it can be compiled on another machine, and replaces none there of another adapter, base or
-    precision. A plan has the precision of the graphs it is compiled from: --fp16 and --int8 are decided, and checked,
-    when the .resam is written.
+    Every graph is compared with torch before a .resam is written. Exporting an adapter to a .plan also writes the
+    .resam beside it, so that it can be compiled on other machines; a .resam of another adapter, base or precision is
+    not replaced. A plan has the precision of its .resam: choose --fp16 or --int8 when the .resam is written.
     """
     console = Console(width=None if Console().is_terminal else 160)
     if given["inspected"] is not None:
@@ -104,17 +109,20 @@ def export(ctx: click.Context, **given: Any) -> None:
     if len(chosen) > 1:
         raise ResamError(f"{chosen[0].option} and {chosen[1].option}: an engine has one precision; give one of them")
     given["precision"] = chosen[0] if chosen else None
+    if given["target"] is not None:
+        _write_for(ctx, given, console)
+        return
     source: Path | None = given["source"]
     from_engine = source is not None and source.suffix == RESAM
     usual = source.with_suffix(PLAN) if source and from_engine else Path("model").with_suffix(RESAM)
     output = given["output"] or usual
     _check_names(source, output, given)
     if given["workspace"] == 0:
-        raise ResamError("--workspace: 0 bytes are none to work with; give some, such as 512M, or leave it out")
+        raise ResamError("--workspace: expected more than 0 bytes, such as 512M; or leave it out")
     set_here = [name for name in _PLAN_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
     if output.suffix == RESAM and set_here:
         flag = set_here[0].replace("_", "-")
-        raise ResamError(f"--{flag} is for plans, {output} is none; choose a name ending in .plan, or leave it out")
+        raise ResamError(f"--{flag} applies only to plans; choose an --output ending in .plan, or leave it out")
     engine_path = output.with_suffix(RESAM)
     if source is not None and from_engine:
         engine_path = source
@@ -125,6 +133,36 @@ def export(ctx: click.Context, **given: Any) -> None:
         write_engine(source, base, engine_path, precision, images, keep_anyway, console, plan, given["size"])
     if output.suffix == PLAN:
         write_plan(engine_path, output, given, set_here, console)
+
+
+def _write_for(ctx: click.Context, given: dict[str, Any], console: Console) -> None:
+    """Files for another tool, from an engine file, or from an adapter or a base, whose engine is left beside them."""
+    source, folder, option = given["source"], given["output"], f"--for {given['target']}"
+    if folder is None:
+        raise ResamError(f"{option}: needs -o DIR, the folder to write into")
+    if folder.suffix in (RESAM, PLAN) or (os.path.lexists(folder) and not folder.is_dir()):
+        raise ResamError(f"{folder}: {option} writes several files; give a folder")
+    for name in _PLAN_OPTIONS:
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise ResamError(f"--{name.replace('_', '-')} is for plans, and {option} writes none; leave it out")
+    engine_file = source
+    if source is not None and source.suffix == RESAM:
+        misplaced = [flag for flag in ("base", "images", "precision") if given[flag] is not None]
+        if misplaced:
+            flag = given["precision"].option if misplaced[0] == "precision" else f"--{misplaced[0]}"
+            raise ResamError(f"{flag} goes with an adapter; {source} holds finished graphs: leave it out")
+    else:
+        if source is None and given["base"] is None:
+            source = newest_run().parent
+            console.print(f"adapter {source}", markup=False, highlight=False)
+        made_from = Path(given["base"]) if source is None else source.parent if source.is_file() else source
+        engine_file = folder / f"{made_from.resolve().stem}{RESAM}"
+        _check_names(source, engine_file, given)
+        precision = given["precision"] or FP32
+        write_engine(source, given["base"], engine_file, precision, given["images"], given["keep_anyway"], console)
+    for path in TARGETS[given["target"]](EngineFile.open(engine_file), folder):
+        size = path.stat().st_size / 1e6
+        console.print(f"wrote   {path} ({size:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_alone(ctx: click.Context) -> None:
@@ -152,9 +190,7 @@ def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> No
         raise ResamError(f"{source}: holds compiled plans; give the .resam or the adapter that it was made from")
     if source.suffix == RESAM:
         if output.suffix == RESAM:
-            raise ResamError(
-                f"{source}: its graphs stay as they are; to get other ones run resam-export ADAPTER -o {output}"
-            )
+            raise ResamError(f"{source}: its graphs are final; for other ones run resam-export ADAPTER -o {output}")
         misplaced = [name for name in ("base", "images", "size") if given[name]]
         if misplaced:
             raise ResamError(f"--{misplaced[0]} goes with an adapter; {source} holds finished graphs: leave it out")

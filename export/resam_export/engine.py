@@ -193,7 +193,7 @@ def _found_classes(adapter: Adapter | None) -> PrompterSpec:
     try:
         return take(given, PrompterSpec, "prompter")
     except Malformed as error:
-        raise ResamError(f"the adapter says not what its prompter finds ({error}); train it again") from None
+        raise ResamError(f"the adapter does not say what its prompter finds ({error}); train it again") from None
 
 
 def _known_sizes(base: Base, adapter: Adapter | None, said: ClassSizes | None) -> ClassSizes | None:

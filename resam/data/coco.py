@@ -214,9 +214,7 @@ def _named(file: PointsFile, scenes: Sequence[SceneFile], shared: Collection[str
             for scene in scenes:
                 if scene.full_path.endswith(f"/{name}"):
                     file.match(scene.name, shared, scene.full_path)  # says so where several have it
-            raise ResamError(
-                f"{folder}: no image there is {name!r}, but {file.path.name} has points for it; see --images"
-            )
+            raise ResamError(f"{folder}: has no image {name!r}, but {file.path.name} has points for it; see --images")
     return [called[name] for name in file.scenes]
 
 
@@ -293,7 +291,7 @@ def _scene(
     file = next((place for place in places if os.path.isfile(place)), None)
     if file is None:
         raise ResamError(
-            f"{places[0]}: no such image, but {path.name} lists it; file names count from the folder images/ beside "
-            f"{path.name}, or from its own"
+            f"{places[0]}: no such image, but {path.name} lists it; file names are relative to images/ beside "
+            f"{path.name}, or to its own folder"
         )
     return CocoScene(name, file, width, height, tuple(instances))

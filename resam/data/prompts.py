@@ -63,7 +63,7 @@ def scene_prompts(
         if epoch == 0 and (empty := data.count - boxes - sum(map(len, prompts))):
             note(f"skipped: {counted(empty, 'instance')} of {data.path} whose masks have no pixel in their image")
     if not any(prompts):
-        raise ResamError(f"{options.file or data.path}: not one instance with a point in {len(data.scenes)} images")
+        raise ResamError(f"{options.file or data.path}: no instance with a point in {len(data.scenes)} images")
     return prompts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,25 @@ def keep_statistics(module: Module) -> Module:
         if isinstance(part, nn.BatchNorm2d):
             part.eval()
     return module
+
+
+@torch.no_grad()
+def take_statistics(module: nn.Module, samples: Iterable[torch.Tensor]) -> None:
+    """Give every batch norm in `module` the mean and variance of what reaches it of all samples, which `module` takes
+    one by one; without any batch norm nothing happens. For fresh weights, whose statistics are nobody's."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None  # the mean of all samples
+    for sample in samples:
+        module(sample)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        norm.eval()
 
 
 class Folded(nn.Module):

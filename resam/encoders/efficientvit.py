@@ -25,7 +25,7 @@ from resam.encoders.qkv import Qkv
 from resam_runtime.common.extras import needs_extra
 
 NORM_EPS, ATTENTION_EPS = 1e-6, 1e-15
-STAGES = PREFIX + "backbone.stages."
+STAGES_PREFIX = PREFIX + "backbone.stages."
 NECK = PREFIX + "neck."
 
 
@@ -72,19 +72,19 @@ class EfficientVit(EncoderFamily):
     decoder_norm_eps = NORM_EPS
 
     def recognises(self, state: State) -> bool:
-        return STAGES + "0.op_list.0.conv.weight" in state
+        return STAGES_PREFIX + "0.op_list.0.conv.weight" in state
 
     def architecture(self, state: State, image_size: int | None = None) -> EfficientVitArchitecture:
-        if STAGES + "5.op_list.0.main.point_conv.conv.weight" in state:
+        if STAGES_PREFIX + "5.op_list.0.main.point_conv.conv.weight" in state:
             raise ValueError("an encoder of five stages, L0 to L2 (XL0 and XL1 have six, and cannot be adapted)")
-        last = [f"{STAGES}{stage}.op_list.0.main.point_conv.conv.weight" for stage in range(1, 5)]
-        blocks = [_count(state, f"{STAGES}{stage}.op_list.") for stage in range(5)]
+        last = [f"{STAGES_PREFIX}{stage}.op_list.0.main.point_conv.conv.weight" for stage in range(1, 5)]
+        blocks = [_count(state, f"{STAGES_PREFIX}{stage}.op_list.") for stage in range(5)]
         depth = blocks[-1] - 1
         return EfficientVitArchitecture(
             image_size=image_size or _L0.image_size,
-            widths=tuple(int(state[key].shape[0]) for key in (STAGES + "0.op_list.0.conv.weight", *last)),
+            widths=tuple(int(state[key].shape[0]) for key in (STAGES_PREFIX + "0.op_list.0.conv.weight", *last)),
             depths=tuple(count - 1 for count in blocks),
-            head_dim=int(state[f"{STAGES}4.op_list.{depth}.context_module.main.aggreg.0.1.weight"].shape[1]),
+            head_dim=int(state[f"{STAGES_PREFIX}4.op_list.{depth}.context_module.main.aggreg.0.1.weight"].shape[1]),
             neck_dim=int(state[NECK + "input_ops.0.op_list.0.conv.weight"].shape[0]),
             neck_depth=_count(state, NECK + "middle.op_list."),
             **decoder_numbers(state, int(state[NECK + "output_ops.0.op_list.0.conv.weight"].shape[0])),

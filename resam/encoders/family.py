@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -120,6 +120,15 @@ class EncoderFamily(abc.ABC):
 def describe_architecture(architecture: Architecture) -> dict[str, Any]:
     """The numbers of a SAM and its family as plain data, for the record of an adapter, a base or an engine."""
     return {"family": architecture.family, **asdict(architecture)}
+
+
+Kind = TypeVar("Kind", bound=Architecture)
+
+
+def with_decoder_of(architecture: Kind, other: Architecture) -> Kind:
+    """The same encoder and tile with the mask decoder of another SAM, and so with as many channels as its embedding."""
+    own = {field.name: getattr(other, field.name) for field in fields(Architecture) if field.name != "image_size"}
+    return replace(architecture, **own)
 
 
 def decoder_numbers(state: State, channels: int) -> dict[str, int]:

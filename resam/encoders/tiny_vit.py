@@ -22,7 +22,7 @@ from resam.encoders.qkv import Qkv
 from resam.encoders.tiny_vit_graph import TinyVitGraph
 from resam_runtime.common.extras import needs_extra
 
-STAGES = 4  # the first of convolutions, the others of attention
+STAGE_COUNT = 4  # the first of convolutions, the others of attention
 _PUBLISHED = (  # in place of timm's names
     (r"^patch_embed\.conv1\.", "patch_embed.seq.0."),
     (r"^patch_embed\.conv2\.", "patch_embed.seq.2."),
@@ -72,7 +72,7 @@ class TinyVit(EncoderFamily):
         published = self.known["mobile_sam"]
         dims = [int(state[PREFIX + "patch_embed.seq.2.c.weight"].shape[0])]
         depths, heads, windows = [], [], []
-        for stage in range(STAGES):
+        for stage in range(STAGE_COUNT):
             layer = f"{PREFIX}layers.{stage}."
             depths.append(len({key[len(layer) :].split(".")[1] for key in state if key.startswith(f"{layer}blocks.")}))
             if stage:

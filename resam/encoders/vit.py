@@ -46,16 +46,20 @@ _OFFICIAL = VitArchitecture(
 )  # fmt: skip
 
 
+_TINY = VitArchitecture(
+    image_size=256, patch_size=8, encoder_dim=160, encoder_depth=6, encoder_heads=5, global_blocks=(2, 5),
+    window_size=8, embedding_dim=128, decoder_heads=4, decoder_mlp_dim=512, iou_hidden_dim=128,
+)  # fmt: skip
+
+
 class Vit(EncoderFamily):
     """See `EncoderFamily`."""
 
     name = "vit"
     files = ("sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth")
     known = {  # noqa: RUF012
-        "tiny": VitArchitecture(
-            image_size=256, patch_size=8, encoder_dim=160, encoder_depth=6, encoder_heads=5, global_blocks=(2, 5),
-            window_size=8, embedding_dim=128, decoder_heads=4, decoder_mlp_dim=512, iou_hidden_dim=128,
-        ),
+        "tiny": _TINY,
+        "tiny_half": replace(_TINY, encoder_dim=80, encoder_depth=3, encoder_heads=2, global_blocks=(2,)),
         "vit_b": _OFFICIAL,
         "vit_l": replace(
             _OFFICIAL, encoder_dim=1024, encoder_depth=24, encoder_heads=16, global_blocks=(5, 11, 17, 23)
@@ -81,7 +85,7 @@ class Vit(EncoderFamily):
         sides = [(len(table) + 1) // 2 for table in relative]
         windows = {side for side in sides if side != grid} or {grid}
         if len(windows) > 1:
-            raise ValueError(f"one window size for all blocks (came {sorted(windows)})")
+            raise ValueError(f"one window size for all blocks (got {sorted(windows)})")
         return VitArchitecture(
             image_size=grid * patch_size,
             patch_size=patch_size,

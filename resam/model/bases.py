@@ -124,7 +124,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
     except Exception as error:  # the unpickler answers damage with whatever it trips over, and pages of advice
         if "Unsupported global" in str(error):
             raise ResamError(
-                f"{path}: not a checkpoint that can be read safely: it holds other objects than tensors; "
+                f"{path}: not a checkpoint that can be read safely: it contains objects other than tensors; "
                 "save its state dict alone"
             ) from None
         raise ResamError(

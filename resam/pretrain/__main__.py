@@ -15,13 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError, safe_open
 from segment_anything.modeling import Sam
 
-from resam.encoders import ARCHITECTURES
+from resam.encoders import ARCHITECTURES, Architecture
 from resam.encoders.family import describe_architecture
+from resam.encoders.vit import VitArchitecture
 from resam.model.bases import load_base
 from resam.model.sam import build_sam
 from resam.pretrain.batches import Batches, Mixture, Shape
 from resam.pretrain.photographs import open_sources
-from resam.pretrain.run import Plan, Run
+from resam.pretrain.run import Plan, Pretraining
 from resam.pretrain.validation import validation_tiles
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import ResamError, command_errors
@@ -33,14 +34,20 @@ from resam_runtime.common.errors import ResamError, command_errors
     "--photographs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A COCO data set (train.json, images/, perhaps val.json) or a folder of such; may be given several times.",
+    help="A COCO data set (train.json, images/, perhaps val.json) or a folder of them; may be repeated.",
 )
 @click.option(
     "--procedural",
     type=click.FloatRange(0, 1),
     default=0.4,
     show_default=True,
-    help="Share of procedural images beside photographs.",
+    help="Share of procedural images among photographs.",
+)
+@click.option(
+    "--architecture",
+    type=click.Choice([name for name, known in ARCHITECTURES.items() if isinstance(known, VitArchitecture)]),
+    default="tiny",
+    show_default=True,
 )
 @click.option("--steps", type=click.IntRange(1), default=3000, show_default=True, help="Steps of the whole run.")
 @click.option(
@@ -48,21 +55,21 @@ from resam_runtime.common.errors import ResamError, command_errors
     type=click.IntRange(0),
     default=1000,
     show_default=True,
-    help="Steps at its end during which the learning rate falls to zero.",
+    help="Final steps over which the learning rate falls to zero.",
 )
 @click.option(
     "--images",
     type=click.IntRange(1),
     default=8,
     show_default=True,
-    help="Images per step, of half the tile's side; of whole tiles, in other steps, a quarter as many.",
+    help="Half-size images per step; steps on whole tiles have a quarter as many.",
 )
 @click.option(
     "--instances",
     type=click.IntRange(1),
     default=4,
     show_default=True,
-    help="Instances of each image; of whole tiles, half as many again.",
+    help="Instances per image; whole tiles have half as many again.",
 )
 @click.option(
     "--tiles", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of steps on whole tiles."
@@ -71,9 +78,9 @@ from resam_runtime.common.errors import ResamError, command_errors
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
-    help="Go on from the weights of an earlier pretraining [default: random weights]; give another seed then.",
+    help="Start from the weights of an earlier pretraining, with another --seed.  [default: random weights]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run that wrote --output; --steps may say another end.")
+@click.option("--resume", is_flag=True, help="Resume the run that wrote --output; --steps may set a different end.")
 @click.option("--every", type=click.IntRange(1), default=500, show_default=True, help="Steps between validations.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
@@ -84,7 +91,7 @@ from resam_runtime.common.errors import ResamError, command_errors
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Processes beside this one that draw images.",
+    help="Additional processes that draw images.",
 )
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @version
@@ -93,6 +100,7 @@ def pretrain(
     output: Path,
     photographs: tuple[Path, ...],
     procedural: float,
+    architecture: str,
     steps: int,
     falling: int,
     images: int,
@@ -112,14 +120,14 @@ def pretrain(
     The output holds the moving average of the weights that was best in validation.
     """
     torch.manual_seed(seed)
-    full = ARCHITECTURES["tiny"]
+    full = ARCHITECTURES[architecture]
     target = _device(device)
     sources = open_sources(photographs)
     sam, earlier = build_sam(full), None
     if init is not None:
-        earlier = load_pretrained(sam, init)
+        earlier = load_pretrained(sam, init, full)
     _check_output(output, output.with_suffix(".jsonl"))
-    run = Run(sam, Plan(steps, falling, learning_rate, every, bf16, workers), target)
+    run = Pretraining(sam, Plan(steps, falling, learning_rate, every, bf16, workers), target)
     if resume:
         run.resume(output.with_suffix(".pt"))
     half = Shape(full.image_size // 2, images, instances)
@@ -131,6 +139,7 @@ def pretrain(
         f"--instances {instances} --tiles {tiles} --learning-rate {learning_rate} --seed {seed}"
         + " --photographs FOLDER" * len(photographs)
         + f" --procedural {procedural}" * bool(sources)
+        + f" --architecture {architecture}" * (architecture != "tiny")
         + " --bf16" * bf16
         + " --init EARLIER" * (init is not None),
         "sources": {source.name: len(source.photographs) for source in sources},
@@ -148,23 +157,23 @@ def pretrain(
         run.train(Batches(mixture, shares, seed), held_out, seed, output, record, progress)
 
 
-def load_pretrained(sam: Sam, path: Path) -> dict[str, Any]:
+def load_pretrained(sam: Sam, path: Path, wanted: Architecture = ARCHITECTURES["tiny"]) -> dict[str, Any]:
     """Put the weights that an earlier pretraining wrote into `sam`; returns the record of how they were made.
 
-    Raises `ResamError` for a file that is none of its own or of another architecture. Weights with a single mask are
-    taken too: the masks for ambiguous prompts begin as its copies, a little apart.
+    Raises `ResamError` for a file that is none of its own or of another architecture than `wanted`. Weights with a
+    single mask are taken too: the masks for ambiguous prompts begin as its copies, a little apart.
     """
-    base, tiny = load_base(path), ARCHITECTURES["tiny"]
-    if base.architecture not in (tiny, replace(tiny, multimask_outputs=0)):
-        raise ResamError(f"{path}: holds {base.name}, not the architecture that python -m resam.pretrain trains")
+    base = load_base(path)
+    if base.architecture not in (wanted, replace(wanted, multimask_outputs=0)):
+        raise ResamError(f"{path}: holds {base.name}, not the --architecture that python -m resam.pretrain is to train")
     try:
         with safe_open(path, "pt") as opened:
             record: dict[str, Any] = json.loads((opened.metadata() or {})["resam"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise ResamError(f"{path}: has no record of how python -m resam.pretrain made it ({error})") from None
-    state, wanted = base.sam.state_dict(), sam.state_dict()
-    if base.architecture != tiny:
-        state = {name: _widened(name, state, value) for name, value in wanted.items()}
+    state, own = base.sam.state_dict(), sam.state_dict()
+    if base.architecture != wanted:
+        state = {name: _widened(name, state, value) for name, value in own.items()}
     sam.load_state_dict(state)
     return record
 

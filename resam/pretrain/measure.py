@@ -20,13 +20,14 @@ from resam.data.coco import SPLITS, CocoData, CocoScene
 from resam.data.prompts import PointOptions, pointed, scene_prompts
 from resam.data.spread import spread
 from resam.data.tiles import plan_samples, tile_arrays
-from resam.model.bases import Base, load_base
+from resam.model.bases import Base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
 from resam.model.refine_requery import RefineRequery
 from resam.pretrain.batches import jittered_box
 from resam.pretrain.validation import evaluate as evaluate_tiles
 from resam.pretrain.validation import procedural_tiles
+from resam.training.distill.models import Teacher
 from resam.training.evaluate import evaluate, pixel_counts
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import ResamError, command_errors
@@ -34,6 +35,7 @@ from resam_runtime.masks.upsample import grid_boxes, scene_mask
 from resam_runtime.points import Prompt
 from resam_runtime.tiles.tiling import Framing
 
+SceneIous = dict[str, list[float]]
 COLUMNS = ("one point", "after Requery", "box")
 
 
@@ -53,11 +55,21 @@ COLUMNS = ("one point", "after Requery", "box")
 @click.option(
     "--procedural", type=click.IntRange(0), default=0, help="Procedural images to look at, held out from all."
 )
+@click.option("--intervals", is_flag=True, help="Beside each mean, half the width of its 95 % interval: a bootstrap "
+              "over the images.")  # fmt: skip
 @version
 @command_errors
-def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit: int | None, procedural: int) -> None:
-    """Mean IoU over instances of BASES (tiny, or files) from one random point, after Requery, and from the true box."""
-    loaded = [load_base(name) for name in bases]
+def measure(
+    bases: tuple[str, ...],
+    folders: tuple[Path, ...],
+    split: str,
+    limit: int | None,
+    procedural: int,
+    intervals: bool,
+) -> None:
+    """Mean IoU over instances of BASES (tiny, files, or runs' folders) from one random point, after Requery, and from
+    the true box."""
+    loaded = [Teacher.open(name).base for name in bases]
     table = Table("data", "instances", *(f"{Path(base).stem}: {column}" for base in bases for column in COLUMNS))
     if procedural:
         size = loaded[0].architecture.image_size
@@ -67,11 +79,13 @@ def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit
     means, counts = [], []
     for path in _annotations(folders, split):
         data = CocoData.open(path)
-        rows = [figures(base, data, limit) for base in loaded]
-        values = [value for row in rows for value in row[:3]]
+        found = [column for base in loaded for column in scene_ious(base, data, limit)]
+        values = [mean_iou(column) for column in found]
         means.append(values)
-        counts.append(rows[0][3])
-        table.add_row(path.parent.name, str(rows[0][3]), *(f"{value:.3f}" for value in values))
+        counts.append(_instances(found[0]))
+        widths = [f" ±{half_width(column):.3f}" if intervals else "" for column in found]
+        cells = (f"{value:.3f}{width}" for value, width in zip(values, widths))
+        table.add_row(path.parent.name, str(counts[-1]), *cells)
     if means:
         ways: tuple[tuple[str, list[int] | None], ...] = (("data sets", None), ("instances", counts))
         for name, weights in ways:
@@ -82,14 +96,42 @@ def measure(bases: tuple[str, ...], folders: tuple[Path, ...], split: str, limit
 
 def figures(base: Base, data: CocoData, limit: int | None = None) -> tuple[float, float, float, int]:
     """Mean IoU from one point, after Requery, and from the true box; and the number of instances."""
+    point, requery, box = scene_ious(base, data, limit)
+    return mean_iou(point), mean_iou(requery), mean_iou(box), _instances(point)
+
+
+def mean_iou(scenes: SceneIous) -> float:
+    """Over instances."""
+    return float(np.mean([iou for own in scenes.values() for iou in own]))
+
+
+def half_width(scenes: SceneIous, resamples: int = 2000) -> float:
+    """Of the 95 % interval of `mean_iou`, whole images being drawn anew."""
+    sums, counts = (np.array([function(own) for own in scenes.values()], float) for function in (sum, len))
+    drawn = np.random.default_rng(0).integers(0, len(sums), (resamples, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
+    return float(high - low) / 2
+
+
+def _instances(scenes: SceneIous) -> int:
+    return sum(len(own) for own in scenes.values())
+
+
+def scene_ious(base: Base, data: CocoData, limit: int | None = None) -> tuple[SceneIous, SceneIous, SceneIous]:
+    """The IoU of every instance, by image: from one point, after Requery, and from the true box."""
     encoder, loop = _Remembering(ImageEncoder(base.sam)), RefineRequery(PromptDecoder(base.sam))
     prompts, framing = scene_prompts(data, PointOptions()), Framing(base.fit_within)
     points = evaluate(encoder, loop, data, prompts, framing, limit=limit)
     numbers = pointed(prompts)
     looked_at = [numbers[i] for i in spread(len(numbers), len(numbers) if limit is None else limit)]
-    boxes = [iou for number in looked_at for iou in _box_ious(encoder, loop.decoder, data.scenes[number], framing)]
-    coarse, final = np.mean([row.ious for row in points], axis=0).tolist()
-    return coarse, final, float(np.mean(boxes)), len(points)
+    seen = [data.scenes[number] for number in looked_at]
+    boxes = {scene.name: _box_ious(encoder, loop.decoder, scene, framing) for scene in seen}
+    coarse: SceneIous = {}
+    final: SceneIous = {}
+    for row in points:
+        for column, iou in zip((coarse, final), row.ious):
+            column.setdefault(row.scene, []).append(iou)
+    return coarse, final, boxes
 
 
 class _Remembering(nn.Module):

@@ -50,7 +50,7 @@ class Plan:
     workers: int
 
 
-class Run:
+class Pretraining:
     """The state of a run: weights, their moving average, optimizers, the number of steps done, the best so far."""
 
     def __init__(self, sam: Sam, plan: Plan, device: torch.device) -> None:
@@ -73,7 +73,7 @@ class Run:
             self.step, self.best, self.seconds = int(state["step"]), float(state["best"]), float(state["seconds"])
             self.stretches = list(state["stretches"])
         except FileNotFoundError:
-            raise ResamError(f"{path}: no such file; --resume goes on with a run of the same --output") from None
+            raise ResamError(f"{path}: no such file; --resume continues a run with the same --output") from None
         except Exception as error:  # the unpickler answers damage with whatever it trips over
             raise ResamError(f"{path}: not the state of such a run ({type(error).__name__})") from None
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from resam.synthetic.canvas import Colour, Frame, Part, Polygon, Thing
+from resam.synthetic.canvas import Colour, Frame, Piece, Polygon, Thing
 from resam.synthetic.chance import Chance
 from resam.synthetic.objects import TALL, Light
 
@@ -26,7 +26,7 @@ def flat_building(chance: Chance, frame: Frame, length: float, width: float, hei
     outline = footprint(length, width, form, chance.uniform(0.36, 0.5))
     rim = max(0.6, min(length, width) * 0.035)
     parapet = np.minimum(colour * np.float32(chance.uniform(1.08, 1.25)), 250)
-    parts = [Part(frame.apply(edge), parapet, 0.8) for edge in _rims(outline, rim)]
+    parts = [Piece(frame.apply(edge), parapet, 0.8) for edge in _rims(outline, rim)]
     arm = 0.36 * width
     for _ in range(chance.integer(1, 5)):
         # Plant stands on the bar along v < 0, which every form has.
@@ -34,12 +34,12 @@ def flat_building(chance: Chance, frame: Frame, length: float, width: float, hei
         u = chance.uniform(-length / 2 + size + rim, length / 2 - size - rim)
         v = -width / 2 + chance.uniform(rim + size, max(rim + size, arm - rim))
         unit = frame.box(u - size / 2, v - size / 2, u + size / 2, v + size * chance.uniform(0.3, 0.7))
-        parts.append(Part(unit, colour * np.float32(chance.pick((0.62, 0.75, 1.2))), 0.85))
+        parts.append(Piece(unit, colour * np.float32(chance.pick((0.62, 0.75, 1.2))), 0.85))
     if chance.flip(0.3):
         count = max(2, int(length / 12))
         for i in range(1, count):
             u = -length / 2 + i * length / count
-            parts.append(Part(frame.box(u - 0.4, -width / 2, u + 0.4, width / 2), colour * np.float32(0.86), 0.7))
+            parts.append(Piece(frame.box(u - 0.4, -width / 2, u + 0.4, width / 2), colour * np.float32(0.86), 0.7))
     return Thing("building", [frame.apply(outline)], colour, parts, height=height, layer=TALL)
 
 
@@ -93,13 +93,13 @@ def pitched_building(
         parts = more + parts
     if chance.flip(0.5):
         u, v, size = chance.uniform(-0.3, 0.3) * length, chance.uniform(-0.2, 0.2) * width, max(1.2, width * 0.08)
-        parts.append(Part(frame.box(u, v, u + size, v + size), base * np.float32(0.5), 0.9))
+        parts.append(Piece(frame.box(u, v, u + size, v + size), base * np.float32(0.5), 0.9))
     return Thing("building", polygons, base, parts, height=height, layer=TALL, grain=6)
 
 
 def _gable(
     frame: Frame, length: float, width: float, hip: float, base: Colour, light: Light
-) -> tuple[Polygon, list[Part]]:
+) -> tuple[Polygon, list[Piece]]:
     """Outline and planes of one pitched roof; `hip` px of slope at either end (0: gables)."""
     a, b = length / 2, width / 2
     ridge = [(-a + hip, 0.0), (a - hip, 0.0)]
@@ -112,7 +112,7 @@ def _gable(
     parts = []
     for corners, facing in planes:
         slope = light.falling_on(frame.angle + facing)
-        parts.append(Part(frame.apply(corners), np.minimum(base * np.float32(1.0 + 0.28 * slope), 250)))
+        parts.append(Piece(frame.apply(corners), np.minimum(base * np.float32(1.0 + 0.28 * slope), 250)))
     crest = frame.box(ridge[0][0], -0.4, ridge[1][0], 0.4)
-    parts.append(Part(crest, np.minimum(base * np.float32(1.25), 250), 0.5))
+    parts.append(Piece(crest, np.minimum(base * np.float32(1.25), 250), 0.5))
     return frame.box(-a, -b, a, b), parts

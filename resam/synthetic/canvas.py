@@ -49,7 +49,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Part:
+class Piece:
     """A patch of colour inside a thing, never beyond its outline."""
 
     polygon: Polygon
@@ -68,7 +68,7 @@ class Thing:
     category: str | None
     outline: list[Polygon]
     colour: Colour
-    parts: list[Part] = field(default_factory=list)
+    parts: list[Piece] = field(default_factory=list)
     height: float = 0.0
     layer: int = 0
     grain: float = 5.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resam.synthetic.canvas import Colour, Frame, Part, Polygon, Thing
+from resam.synthetic.canvas import Colour, Frame, Piece, Polygon, Thing
 from resam.synthetic.chance import Chance
 
 GROUND, TALL = 0, 1  # layers: what is low on the ground, and what casts its shadow over it
@@ -76,9 +76,9 @@ def boat(chance: Chance, frame: Frame, length: float, beam: float) -> Thing:
     if length > 9:
         a, b = length / 2, beam / 2
         cockpit = chance.colour((120, 116, 108), (96, 104, 112), (160, 140, 112))
-        parts.append(Part(frame.box(-a * 0.8, -b * 0.55, -a * 0.2, b * 0.55), cockpit, 0.8))
+        parts.append(Piece(frame.box(-a * 0.8, -b * 0.55, -a * 0.2, b * 0.55), cockpit, 0.8))
         cabin = chance.colour((244, 244, 242), (84, 100, 120), (60, 90, 140))
-        parts.append(Part(frame.box(-a * 0.15, -b * 0.5, a * 0.35, b * 0.5), cabin, 0.9))
+        parts.append(Piece(frame.box(-a * 0.15, -b * 0.5, a * 0.35, b * 0.5), cabin, 0.9))
     return Thing("ship", [outline], pale, parts, height=beam * 0.25)
 
 
@@ -94,22 +94,22 @@ def ship(chance: Chance, frame: Frame, length: float, beam: float) -> Thing:
         side = deck = white
     rim = max(0.5, beam * 0.07)
     inner = frame.apply(hull(length - 2 * rim, beam - 2 * rim, 0.2, 0.7))
-    parts = [Part(inner, deck)]
+    parts = [Piece(inner, deck)]
     start, end = -a + length * 0.24, a - length * 0.16
     if style == "bulk":
         count = max(2, int(length / (beam * 1.1)))
         step = (end - start) / count
         hatch = deck + np.float32(chance.uniform(18, 50))
         parts += [
-            Part(frame.box(start + step * (i + 0.14), -b * 0.6, start + step * (i + 0.86), b * 0.6), hatch)
+            Piece(frame.box(start + step * (i + 0.14), -b * 0.6, start + step * (i + 0.86), b * 0.6), hatch)
             for i in range(count)
         ]
     elif style == "tanker":
         pipe = rgb(196, 190, 178)
-        parts.append(Part(frame.box(start, -b * 0.09, end, b * 0.09), pipe, 0.8))
+        parts.append(Piece(frame.box(start, -b * 0.09, end, b * 0.09), pipe, 0.8))
         for at in (0.3, 0.5, 0.7):
             middle = start + (end - start) * at
-            parts.append(Part(frame.box(middle - b * 0.08, -b * 0.7, middle + b * 0.08, b * 0.7), pipe, 0.6))
+            parts.append(Piece(frame.box(middle - b * 0.08, -b * 0.7, middle + b * 0.08, b * 0.7), pipe, 0.6))
     elif style == "container":
         count = max(2, int(length / (beam * 0.75)))
         step = (end - start) / count
@@ -118,15 +118,15 @@ def ship(chance: Chance, frame: Frame, length: float, beam: float) -> Thing:
                 low = -b * 0.84 + lane * b * 0.56
                 stack = chance.colour((164, 66, 52), (52, 92, 140), (190, 186, 178), (70, 122, 84), (208, 148, 62))
                 box = frame.box(start + step * (i + 0.06), low, start + step * (i + 0.92), low + b * 0.52)
-                parts.append(Part(box, stack, 0.9))
+                parts.append(Piece(box, stack, 0.9))
     else:
         for i in range(3):
-            parts.append(Part(frame.box(-a * (0.7 - 0.5 * i), -b * 0.6, -a * (0.4 - 0.5 * i), b * 0.6), white * 0.8))
+            parts.append(Piece(frame.box(-a * (0.7 - 0.5 * i), -b * 0.6, -a * (0.4 - 0.5 * i), b * 0.6), white * 0.8))
     bridge = -a + length * 0.1
-    parts.append(Part(frame.box(bridge, -b * 0.82, bridge + length * 0.1, b * 0.82), white))
-    parts.append(Part(frame.box(bridge + length * 0.1, -b * 0.8, bridge + length * 0.118, b * 0.8), white * 0.35))
+    parts.append(Piece(frame.box(bridge, -b * 0.82, bridge + length * 0.1, b * 0.82), white))
+    parts.append(Piece(frame.box(bridge + length * 0.1, -b * 0.8, bridge + length * 0.118, b * 0.8), white * 0.35))
     funnel = chance.colour((70, 70, 72), (176, 60, 48), (46, 70, 120))
-    parts.append(Part(frame.box(bridge + length * 0.015, -b * 0.18, bridge + length * 0.045, b * 0.18), funnel))
+    parts.append(Piece(frame.box(bridge + length * 0.015, -b * 0.18, bridge + length * 0.045, b * 0.18), funnel))
     return Thing("ship", [outline], side, parts, height=beam * 0.3)
 
 
@@ -139,7 +139,7 @@ def sar_ship(chance: Chance, frame: Frame, length: float, beam: float) -> Thing:
     for _ in range(chance.integer(2, 5)):
         u, size = chance.uniform(-a * 0.85, a * 0.6), chance.uniform(0.06, 0.16) * length
         bright = rgb(*[level * chance.uniform(0.65, 1.8)] * 3)
-        parts.append(Part(frame.box(u, -b * 0.8, u + size, b * 0.8), bright, 0.9))
+        parts.append(Piece(frame.box(u, -b * 0.8, u + size, b * 0.8), bright, 0.9))
     return Thing("ship", [outline], rgb(level, level, level), parts, grain=14)
 
 
@@ -176,14 +176,14 @@ def aircraft(chance: Chance, frame: Frame, length: float) -> Thing:
                 pods.append([(u, v - wide), (u, v + wide), (u - a * 0.18, v + wide), (u - a * 0.18, v - wide)])
     outline = [frame.apply(p) for p in (fuselage, wing, tail, *pods)]
     shade = body * np.float32(0.86)
-    parts = [Part(frame.apply(wing), shade), Part(frame.apply(tail), shade)]
-    parts += [Part(frame.apply(p), body * np.float32(0.62)) for p in pods]
-    parts.append(Part(frame.apply(fuselage), body))
+    parts = [Piece(frame.apply(wing), shade), Piece(frame.apply(tail), shade)]
+    parts += [Piece(frame.apply(p), body * np.float32(0.62)) for p in pods]
+    parts.append(Piece(frame.apply(fuselage), body))
     ridge = mirrored([(a * 0.9, a * 0.02), (-a * 0.9, a * 0.02)])
-    parts.append(Part(frame.apply(ridge), np.minimum(body * np.float32(1.12), 255), 0.8))
+    parts.append(Piece(frame.apply(ridge), np.minimum(body * np.float32(1.12), 255), 0.8))
     accent = chance.colour((176, 50, 48), (40, 70, 140), (230, 230, 226), (40, 110, 90), (214, 150, 50))
-    parts.append(Part(frame.box(-a * 0.98, -a * 0.025, -a * 0.7, a * 0.025), accent))
-    parts.append(Part(frame.box(a * 0.86, -a * 0.05, a * 0.9, a * 0.05), rgb(40, 44, 52), 0.8))
+    parts.append(Piece(frame.box(-a * 0.98, -a * 0.025, -a * 0.7, a * 0.025), accent))
+    parts.append(Piece(frame.box(a * 0.86, -a * 0.05, a * 0.9, a * 0.05), rgb(40, 44, 52), 0.8))
     return Thing("aircraft", outline, body, parts, height=length * 0.09, grain=3)
 
 
@@ -205,9 +205,9 @@ def vehicle(chance: Chance, frame: Frame, length: float, width: float, contrast_
     outline = frame.apply(mirrored([(a, b * 0.6), (a * 0.86, b), (-a * 0.9, b), (-a, b * 0.7)]))
     glass = rgb(38, 44, 52) if colour[1] > 70 else rgb(96, 104, 112)
     parts = [
-        Part(frame.box(a * 0.22, -b * 0.78, a * 0.48, b * 0.78), glass, 0.85),
-        Part(frame.box(-a * 0.78, -b * 0.72, -a * 0.56, b * 0.72), glass, 0.8),
-        Part(frame.box(-a * 0.5, -b * 0.7, a * 0.18, b * 0.7), np.minimum(colour * np.float32(1.08), 255), 0.7),
+        Piece(frame.box(a * 0.22, -b * 0.78, a * 0.48, b * 0.78), glass, 0.85),
+        Piece(frame.box(-a * 0.78, -b * 0.72, -a * 0.56, b * 0.72), glass, 0.8),
+        Piece(frame.box(-a * 0.5, -b * 0.7, a * 0.18, b * 0.7), np.minimum(colour * np.float32(1.08), 255), 0.7),
     ]
     return Thing("vehicle", [outline], colour, parts, height=width * 0.5, grain=2)
 
@@ -218,9 +218,9 @@ def lorry(chance: Chance, frame: Frame, length: float, width: float) -> Thing:
     cab = chance.colour((220, 220, 220), (160, 50, 44), (50, 80, 130), (60, 62, 66))
     a, b = length / 2, width / 2
     parts = [
-        Part(frame.box(a * 0.62, -b, a, b), cab),
-        Part(frame.box(a * 0.57, -b, a * 0.64, b), rgb(50, 52, 54), 0.8),
-        Part(frame.box(a * 0.86, -b * 0.8, a * 0.94, b * 0.8), rgb(40, 46, 54), 0.8),
+        Piece(frame.box(a * 0.62, -b, a, b), cab),
+        Piece(frame.box(a * 0.57, -b, a * 0.64, b), rgb(50, 52, 54), 0.8),
+        Piece(frame.box(a * 0.86, -b * 0.8, a * 0.94, b * 0.8), rgb(40, 46, 54), 0.8),
     ]
     return Thing("vehicle", [frame.box(-a, -b, a, b)], box, parts, height=width * 0.9, grain=3)
 
@@ -230,16 +230,16 @@ def tank(chance: Chance, frame: Frame, radius: float, light: Light) -> Thing:
     """A storage tank: a shallow cone, or a floating roof sunk inside a rim that throws its shadow on it."""
     shell = chance.colour((222, 222, 216), (204, 206, 204), (232, 228, 214), (176, 180, 178), (172, 132, 108), jitter=8)
     outline = circle(frame, radius, 48)
-    parts: list[Part] = []
+    parts: list[Piece] = []
     if chance.flip(0.5):
         depth = radius * chance.uniform(0.1, 0.4)
         roof = shell * np.float32(chance.uniform(0.72, 0.95))
-        parts.append(Part(circle(frame, radius * 0.93, 48), shell * np.float32(0.42)))
+        parts.append(Piece(circle(frame, radius * 0.93, 48), shell * np.float32(0.42)))
         # The lit part of a sunken roof is its disc moved along the light, cut by the rim.
         lit = Frame(frame.x + light.dx * depth, frame.y + light.dy * depth, frame.angle)
-        parts.append(Part(circle(lit, radius * 0.93, 48), roof))
+        parts.append(Piece(circle(lit, radius * 0.93, 48), roof))
         rim = [*frame.apply(_arc(radius, 48)), *frame.apply(_arc(radius * 0.92, 48))[::-1]]
-        parts.append(Part(np.array(rim), np.minimum(shell * np.float32(1.05), 255)))
+        parts.append(Piece(np.array(rim), np.minimum(shell * np.float32(1.05), 255)))
     else:
         sectors = 16 if radius > 24 else 10
         for i in range(sectors):
@@ -248,10 +248,12 @@ def tank(chance: Chance, frame: Frame, radius: float, light: Light) -> Thing:
                 [(0, 0)] + [(radius * math.cos(t), radius * math.sin(t)) for t in (t0, (t0 + t1) / 2, t1)]
             )
             slope = light.falling_on(frame.angle + (t0 + t1) / 2)
-            parts.append(Part(wedge, np.minimum(shell * np.float32(1 + 0.1 * slope), 255)))
-        parts.append(Part(circle(frame, radius * 0.09, 12), shell * np.float32(0.7)))
+            parts.append(Piece(wedge, np.minimum(shell * np.float32(1 + 0.1 * slope), 255)))
+        parts.append(Piece(circle(frame, radius * 0.09, 12), shell * np.float32(0.7)))
     stair = frame.at(0, 0, chance.uniform(0, 2 * math.pi))
-    parts.append(Part(stair.box(radius * 0.35, -radius * 0.035, radius, radius * 0.035), shell * np.float32(0.55), 0.7))
+    parts.append(
+        Piece(stair.box(radius * 0.35, -radius * 0.035, radius, radius * 0.035), shell * np.float32(0.55), 0.7)
+    )
     return Thing("storage tank", [outline], shell, parts, height=radius * chance.uniform(0.35, 0.8), layer=TALL)
 
 
@@ -273,5 +275,5 @@ def tree(chance: Chance, frame: Frame, radius: float, light: Light) -> Thing:
     for step, gain in ((0.2, 1.2), (0.4, 1.4)):
         x, y = frame.x - light.dx * radius * step, frame.y - light.dy * radius * step
         crown = circle(Frame(x, y, chance.uniform(0, 3)), radius * (0.86 - step), 7)
-        parts.append(Part(crown, dark * np.float32(gain), 0.8))
+        parts.append(Piece(crown, dark * np.float32(gain), 0.8))
     return Thing(None, outline, dark, parts, height=radius * 1.1, layer=TALL, grain=11)

@@ -65,7 +65,7 @@ def judge(before: Agreement | None, after: Agreement | None) -> list[str]:
     if after.final < before.final - FALL:
         told.append(
             f"probably worse than the base: {clicks} its views agree to {after.final:.3f}, the base's to "
-            f"{before.final:.3f}; give more clicks an object, or boxes as examples of its size"
+            f"{before.final:.3f}; give more clicks per object, or boxes as examples of its size"
         )
     if after.final < after.coarse - FALL:
         told.append(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from resam.encoders.family import describe_architecture
-from resam.model.bases import Base, load_base
+from resam.model.bases import Base, load_base, published_names
 from resam.model.parts import PrompterHead, load_adapter, merge_adapter
 from resam.training.options import read_options
 from resam.training.outputs import write_bytes
@@ -127,6 +127,15 @@ def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Map
     write_bytes(path, data)
 
 
+def write_base(path: Path, base: Base, record: Mapping[str, Any]) -> None:
+    """Write a base as a checkpoint that `load_base` takes: safetensors, under the published names, with its
+    architecture and `record` as JSON in the metadata under `resam`. `ResamError` where it cannot be written."""
+    names = published_names(base.sam)
+    tensors = {names[key]: value.detach().cpu().contiguous().clone() for key, value in base.sam.state_dict().items()}
+    record = {"architecture": describe_architecture(base.architecture), **record}
+    write_bytes(path, save(tensors, metadata={"resam": json.dumps(record, sort_keys=True)}))
+
+
 def describe_base(base: Base) -> dict[str, Any]:
     """What an adapter's provenance says of its base."""
     return {"name": base.name, "sha256": base.sha256, "architecture": describe_architecture(base.architecture)}
@@ -184,7 +193,7 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
     found = sorted(folder.glob("epoch-*.pt"))
     if not found:
         return None
-    damaged = f"{found[-1]}: damaged checkpoint; remove it to go on from an earlier one"
+    damaged = f"{found[-1]}: damaged checkpoint; remove it to resume from an earlier one"
     try:
         state: Any = torch.load(found[-1], map_location="cpu", weights_only=True)
     except OSError as error:

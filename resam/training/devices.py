@@ -20,9 +20,9 @@ MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "auto", encoder_width: int = 0) -> Fabric:
-    """Devices and precision. "auto" precision: bf16 on CUDA, and on a CPU that has instructions for it where the
-    encoder is wide (`encoder_width` channels, `WIDE` or more); else full. More than one device: DDP. On a CPU the
-    process keeps its freed memory from then on, see `keep_freed_memory`.
+    """Devices and precision. precision: "fp32", "bf16" or "auto", which is bf16 on CUDA, and on a CPU that has
+    instructions for it where the encoder is wide (`encoder_width` channels, `WIDE` or more); else fp32. More than one
+    device: DDP. On a CPU the process keeps its freed memory from then on, see `keep_freed_memory`.
 
     Raises `ResamError` for devices that are not there.
     """
@@ -35,7 +35,7 @@ def make_fabric(devices: int = 1, accelerator: str = "auto", precision: str = "a
             raise ResamError(f"--devices {devices}: at most {most} processes on this machine's cores")
         keep_freed_memory()
     halved = on_gpu or (accelerator == "cpu" and encoder_width >= WIDE and multiplies_bfloat16())
-    chosen = {"auto": "bf16-mixed" if halved else "32-true", "bf16": "bf16-mixed", "32": "32-true"}.get(precision)
+    chosen = {"auto": "bf16-mixed" if halved else "32-true", "bf16": "bf16-mixed", "fp32": "32-true"}[precision]
     try:
         return Fabric(
             accelerator=accelerator,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from resam.data.prompts import PointOptions
 from resam.model.lora import Layers
@@ -24,9 +24,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 EXAMPLES, BY_IMAGE = "examples", "image"  # of the option sizes: of each class from its examples; of each image
 PseudoKind = Literal["coarse", "refined", "final", "consensus"]
 PRESETS = Path(__file__).parents[1] / "presets"
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class TrainOptions:
         if self.teacher == "average" and not self.average:
             raise ResamError("option teacher: 'average' needs the option average above 0, such as 0.99")
         if self.requery == "none" and self.teach_requery:
-            raise ResamError("option requery: 'none' has nothing to teach; leave out teach_requery")
+            raise ResamError("option requery: 'none' does not go with teach_requery; leave one out")
         if self.says_sizes:
             parse_sizes(self.sizes)
         if self.needs_consensus and (self.resample_points or self.calibrate_negatives):
@@ -194,10 +198,7 @@ def _preset_path(preset: str | Path) -> Path:
 
 def _preset_values(path: Path) -> dict[str, Any]:
     """The values of a TOML file, on top of those of the preset that its `preset` names."""
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ResamError(f"{path}: not a TOML file that can be read ({error})") from None
+    values = read_toml(path)
     values.pop("data", None)  # where the data of a written configuration lay; not an option
     below = values.pop("preset", None)
     if below is None:
@@ -207,18 +208,31 @@ def _preset_values(path: Path) -> dict[str, Any]:
     return _preset_values(PRESETS / f"{below}.toml") | values
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file; `ResamError` for one that cannot be read."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ResamError(f"{path}: not a readable TOML file ({error})") from None
+
+
 def options_from(values: Mapping[str, Any], where: str) -> TrainOptions:
-    """Options from plain values; `ResamError` naming `where` for a key that is no option or a value of another type."""
-    fields = {field.name: field for field in dataclasses.fields(TrainOptions)}
+    """`typed` for `TrainOptions`."""
+    return typed(TrainOptions, values, where)
+
+
+def typed(options: type[Options], values: Mapping[str, Any], where: str) -> Options:
+    """A dataclass of options from plain values; `ResamError` naming `where` for a key that is no option or a value of
+    another type."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
     for name, value in values.items():
         if name not in fields:
-            raise ResamError(f"{where}: {name!r} is no option; options are {', '.join(fields)}")
+            raise ResamError(f"{where}: {name!r} is not an option; options are {', '.join(fields)}")
         kind = type(fields[name].default)
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int) and not isinstance(value, bool))
         if not fits or (kind is int and isinstance(value, bool)):
             raise ResamError(f"{where}: {name}: expected {kind.__name__}, got {value!r}")
-    typed: dict[str, Any] = {k: float(v) if type(fields[k].default) is float else v for k, v in values.items()}
-    return TrainOptions(**typed)
+    return options(**{k: float(v) if type(fields[k].default) is float else v for k, v in values.items()})
 
 
 def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
@@ -235,18 +249,18 @@ def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
-def write_options(path: Path, options: TrainOptions, data: Mapping[str, Any] | None = None) -> None:
-    """Write options as TOML, with the data they were used on; `read_options` reads it back.
+def write_options(path: Path, options: Any, data: Mapping[str, Any] | None = None) -> None:
+    """Write a dataclass of options as TOML, with the data they were used on; `read_options` reads it back.
 
     `ResamError` for a path that UTF-8 has no letters for.
     """
-    lines = [f"{name} = {_toml(value)}" for name, value in options.to_dict().items()]
+    lines = [f"{name} = {_toml(value)}" for name, value in dataclasses.asdict(options).items()]
     if data:
         lines += ["", "[data]", *(f"{name} = {_toml(value)}" for name, value in data.items())]
     try:
         content = ("\n".join(lines) + "\n").encode()
     except UnicodeEncodeError:
-        raise ResamError(f"{path}: a path with bytes that are no UTF-8 cannot be written down; rename it") from None
+        raise ResamError(f"{path}: the path is not valid UTF-8 and cannot be recorded; rename it") from None
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 

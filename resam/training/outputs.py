@@ -9,7 +9,7 @@ from pathlib import Path
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import atomic_write
 
-RESUME = "make room there, then use --resume: what is done is kept"
+RESUME = "make room there, then use --resume; finished work is kept"
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from resam.training.options import BY_IMAGE, EXAMPLES, TrainOptions
 from resam.training.outputs import writing
 from resam.training.progress import Reporter, Silent
 from resam.training.run_data import RunData
-from resam.training.sizes import Example, ObjectSizes, example_sizes, said_sizes
+from resam.training.sizes import ObjectSizes, SizeExample, example_sizes, said_sizes
 from resam_runtime.masks.crops import mask_bounds
 from resam_runtime.tiles.tiling import Framing
 
@@ -117,7 +117,7 @@ def object_sizes(
         return _said(samples, options)
     sides = _cell_sides(samples)
     examples = [
-        Example(key[0], samples.class_of(*key), float((consensus[key].values > 127).sum()) * sides[key] ** 2)
+        SizeExample(key[0], samples.class_of(*key), float((consensus[key].values > 127).sum()) * sides[key] ** 2)
         for key in samples.boxes
         if key in sides
     ]

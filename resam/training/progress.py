@@ -19,8 +19,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from resam.training.distill.losses import DISTILLED
 from resam.training.losses import LOSSES
 from resam_runtime.common.errors import counted
+
+TERMS = tuple(dict.fromkeys((*(loss.name for loss in LOSSES), *DISTILLED)))  # of what is shown of a loss
 
 
 class Reporter(Protocol):
@@ -113,16 +116,18 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     if row.get("watched") and row["watched"]["instances"]:
         coarse, final = (row["watched"][stage]["miou"] for stage in ("coarse", "final"))
         watched = f"  mIoU {coarse:.3f} coarse {final:.3f} final"
+    if "held_boxes" in row:
+        watched = f"  IoU with the teacher {row['held_points']:.3f} points {row['held_boxes']:.3f} boxes"
+    labelled = f"  labelled {100 * row['labelled']:.0f}%" if "labelled" in row else ""
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['total']:.4f}  {_losses(row)}  "
-        f"labelled {100 * row['labelled']:.0f}%{watched}  "
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['total']:.4f}  {_losses(row)}{labelled}{watched}  "
         f"{row['images_per_second']:.1f} images/s  {row['memory_mb'] / 1024:.1f} GiB  {row['seconds']:.0f} s"
     )
 
 
 def _losses(row: Mapping[str, float]) -> str:
     """The terms of the loss that were computed."""
-    return "  ".join(f"{loss.name} {row[loss.name]:.4f}" for loss in LOSSES if row[loss.name])
+    return "  ".join(f"{name} {row[name]:.4f}" for name in TERMS if row.get(name))
 
 
 def print_result(tested: Mapping[str, dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ from resam_runtime.common.files import atomic_write
 STRIPS = 4  # tiles shown
 SHOWN_EPOCHS = 12  # strips of each tile: every epoch of a run of up to eleven, else evenly spread
 SIDE = 256  # px of one picture
-STAGES = ("points", "coarse", "refined", "box", "final")
+PANELS = ("points", "coarse", "refined", "box", "final")
 
 
 @torch.no_grad()
@@ -42,8 +42,7 @@ def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
 
     `ResamError` where they cannot be written, or show nothing because weights or masks are not finite.
     """
-    epochs = trainer.options.epochs
-    if epoch not in {round(i) for i in np.linspace(0, epochs, min(epochs + 1, SHOWN_EPOCHS))}:
+    if not is_shown(epoch, trainer.options.epochs):
         return
     samples = trainer.samples
     size = trainer.base.architecture.image_size
@@ -60,11 +59,19 @@ def draw_strips(folder: Path, trainer: Trainer, epoch: int) -> None:
             raise ResamError(f"epoch {epoch}: the adapted model's masks are not finite; lower the learning rate")
         height = arrays.extent[0]
         strip = loop_strip(arrays.image, arrays.coords, arrays.labels, output, trainer.loop.threshold)
-        strip = strip[: max(1, round(height * SIDE / size))]
-        # encoded in memory: OpenCV's own writer says nothing of a full disk and leaves half a picture
-        data = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-        path = folder / "strips" / f"{place}-{epoch:04d}.jpg"
-        write_bytes(path, data.tobytes())
+        write_strip(folder, place, epoch, strip[: max(1, round(height * SIDE / size))])
+
+
+def is_shown(epoch: int, epochs: int) -> bool:
+    """Whether strips of an epoch are drawn: each of a short run, else some of them."""
+    return epoch in {round(i) for i in np.linspace(0, epochs, min(epochs + 1, SHOWN_EPOCHS))}
+
+
+def write_strip(folder: Path, place: int, epoch: int, strip: NDArray[np.uint8]) -> None:
+    """Write `strips/PLACE-EPOCH.jpg` of a strip (h, w, 3) RGB. `ResamError` where it cannot be written."""
+    # encoded in memory: OpenCV's own writer says nothing of a full disk and leaves half a picture
+    data = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    write_bytes(folder / "strips" / f"{place}-{epoch:04d}.jpg", data.tobytes())
 
 
 def shown_samples(samples: TrainingSet) -> list[int]:
@@ -93,7 +100,7 @@ def loop_strip(
     refined = refine(coarse, threshold)
     stages = (None, (coarse, 0.0), (refined, threshold), None, (output.masks, 0.0))
     panels = []
-    for name, masks in zip(STAGES, stages):
+    for name, masks in zip(PANELS, stages):
         panel = np.ascontiguousarray(small.copy())
         if masks is not None:
             panel = draw_logits(panel, masks[0].float().cpu().numpy(), masks[1], colours)
@@ -118,8 +125,8 @@ def write_report(
     """
     curves = {
         "loss": {"total": [row["total"] for row in history]},
-        "losses of masks, weighed": _loss_curves("mask", options, history),
-        "losses of tiles": _loss_curves("tile", options, history),
+        "mask losses, weighted": _loss_curves("mask", options, history),
+        "tile losses": _loss_curves("tile", options, history),
         "pseudo-labels": {"instances with one": [row["labelled"] for row in history]},
     }
     if all("agreement" in row for row in history):
@@ -128,21 +135,38 @@ def write_report(
         curves["mIoU, watched scenes"] = {
             stage: [row["watched"][stage]["miou"] for row in history] for stage in ("coarse", "final")
         }
+    said = f"{'supervised, ' * options.supervised}{points}, base {options.base}"
+    shown = f"{', '.join(PANELS)}, with the weights after each epoch shown (0: the base)"
+    head = _results_table(tested)
+    write_page(folder, said, head, curves, ("Stages of the loop", shown), options.to_dict(), len(history))
+
+
+def write_page(
+    folder: Path,
+    said: str,
+    results: str,
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    shown: tuple[str, str],
+    options: Mapping[str, Any],
+    epochs: int,
+) -> None:
+    """Write `report.html`. said: what the run is, in words; results: HTML; curves: by title and name, a value an epoch;
+    shown: a title for the strips, and what each shows, left to right; epochs: those done so far. `ResamError` where it
+    cannot be written."""
     body = [
         f"<h1>{html.escape(folder.name)}</h1>",
-        f"<p>{'supervised, ' * options.supervised}{html.escape(points)}, base "
-        f"{html.escape(options.base)}, {len(history)} of {options.epochs} epochs.</p>",
-        _results_table(tested),
+        f"<p>{html.escape(said)}, {epochs} of {options['epochs']} epochs.</p>",
+        results,
         '<div class="curves">',
         *(_curve(title, lines) for title, lines in curves.items()),
         "</div>",
-        "<h2>What the loop does</h2>",
-        f"<p>{' &middot; '.join(STAGES)}, with the weights after each epoch shown (0: the base).</p>",
+        f"<h2>{html.escape(shown[0])}</h2>",
+        f"<p>{html.escape(shown[1])}.</p>",
         *_strips(folder / "strips"),
         "<h2>Options</h2><table>",
         *(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
-            for name, value in options.to_dict().items()
+            for name, value in options.items()
         ),
         "</table>",
     ]

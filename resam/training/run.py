@@ -120,7 +120,9 @@ class TrainingRun:
             on_main(self.fabric, partial(self._keep_epoch, means))
         on_main(self.fabric, self._end)
         if self.history and not any(row["labelled"] for row in self.history):  # its loss is 0, as if all were well
-            self.reporter.note("nothing was learned: no instance ever got a pseudo-label; has each object one prompt?")
+            self.reporter.note(
+                "nothing was learned: no instance ever got a pseudo-label; check that each object has a single prompt"
+            )
         return RunResult(self._adapter, self.tested, self.history)
 
     @property
@@ -163,7 +165,7 @@ class TrainingRun:
             )
         if saved.get("measured", self._measured) != self._measured:
             # else one table would hold figures of two test splits
-            raise ResamError(f"{self.folder}: its val or test split is another than when it began; start a new run")
+            raise ResamError(f"{self.folder}: its val or test split has changed since it began; start a new run")
         self.history, self.tested = json.loads(saved["history"]), json.loads(saved["tested"])
         self.samples.frame(Framing(**saved["framing"]))
         self.aside = {name: Agreement(**found) for name, found in json.loads(saved.get("aside", "{}")).items()}
@@ -182,10 +184,10 @@ class TrainingRun:
         samples, data = self.samples, self.data
         self.reporter.note(
             f"{self.base.name} base, {len(samples)} tiles of {len(data.train.scenes)} scenes, "
-            f"{samples.instances} instances" + (f", going on after epoch {self.trainer.epoch}" if self._resumed else "")
+            f"{samples.instances} instances" + (f", resuming after epoch {self.trainer.epoch}" if self._resumed else "")
         )
         if self._digests["tested"] == self._digests["train"]:
-            self.reporter.note("what is tested is what is trained on: the figures tell nothing of other images")
+            self.reporter.note("the test images are the training images: the figures say nothing about other images")
 
     def _begin(self) -> None:
         """The base, measured and drawn."""
@@ -217,7 +219,7 @@ class TrainingRun:
         state = self.trainer.adapter_state()
         if self._resumed and (written := Adapter.of(self._adapter, state)) is not None:
             # with another time in it the file would be another adapter to all who know it by its digest
-            self.reporter.note("nothing is left to do: the adapter stays as it is")
+            self.reporter.note("nothing left to do: the adapter is unchanged")
             measured_then = written.provenance.get("metrics", {}).get("tested", {})
             self.tested.update({name: found for name, found in measured_then.items() if name == "adapted"})
         else:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resam.training.options import TrainOptions, write_options
+from resam.training.options import write_options
 from resam.training.outputs import writing
 from resam.training.sources import SYNTHETIC
 from resam_runtime.common.errors import ResamError
@@ -20,13 +20,14 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ResamError(f"{folder}: is a file; choose another --output")
     if (folder / "config.toml").exists():
-        raise ResamError(f"{folder}: holds a run already; continue it (--resume) or choose another --output")
+        raise ResamError(f"{folder}: already holds a run; resume it with --resume, or choose another --output")
     if folder.is_dir() and (foreign := sorted({path.name for path in folder.iterdir()} - {SYNTHETIC})):
-        raise ResamError(f"{folder}: is no run and not empty (it holds {foreign[0]}); choose another --output")
+        raise ResamError(f"{folder}: not a run folder, and not empty (it holds {foreign[0]}); choose another --output")
 
 
-def start_folder(folder: Path, options: TrainOptions, data: Mapping[str, Any]) -> None:
-    """Make a run's folder and write its `config.toml`. data: the paths that `resume` needs, by name."""
+def start_folder(folder: Path, options: Any, data: Mapping[str, Any]) -> None:
+    """Make a run's folder and write its `config.toml`. options: a dataclass; data: the paths that `resume`
+    needs, by name."""
     check_free(folder)
     try:
         write_options(folder / "config.toml", options, data)

@@ -28,7 +28,7 @@ _SIZE = re.compile(rf"{_SIDE}(?:x{_SIDE})?(m|px)")
 
 
 @dataclass(frozen=True)
-class Example:
+class SizeExample:
     """An object that a box was drawn around: number of its scene, its class, and area in square pixels of the scene."""
 
     scene: int
@@ -73,7 +73,7 @@ def parse_sizes(text: str) -> dict[str, tuple[float, str]]:
         length, width, unit = match.groups()
         area = float(length) * float(width or length)
         if not area > 0:
-            raise ResamError(f"sizes: {part.strip()!r}: a size is larger than 0")
+            raise ResamError(f"sizes: {part.strip()!r}: a size must be larger than 0")
         found[name] = area, str(unit)
     return found
 
@@ -92,7 +92,7 @@ def said_sizes(text: str, data: CocoData, names: Collection[str]) -> ObjectSizes
 
 
 def example_sizes(
-    examples: Sequence[Example], data: CocoData, note: Callable[[str], None], by_class: bool = True
+    examples: Sequence[SizeExample], data: CocoData, note: Callable[[str], None], by_class: bool = True
 ) -> ObjectSizes:
     """The sizes on which examples agree, see above; note: told what was found and where there is none. by_class: False
     looks at each image by itself."""
@@ -121,7 +121,9 @@ def example_sizes(
     return ObjectSizes(ground, unit, classes, scenes)
 
 
-def _grouped(examples: Sequence[Example], ground: Sequence[float], key: Callable[[Example], K]) -> dict[K, list[float]]:
+def _grouped(
+    examples: Sequence[SizeExample], ground: Sequence[float], key: Callable[[SizeExample], K]
+) -> dict[K, list[float]]:
     groups: dict[K, list[float]] = {}
     for one in examples:
         if one.area > 0:

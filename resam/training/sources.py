@@ -53,7 +53,7 @@ class Sources:
         if scenes is not None and scenes < 1:
             raise ResamError(f"--scenes: expected at least 1, got {scenes}")
         if points_file and not (data or annotations or images):
-            raise ResamError(f"{points_file}: say with --images in which folder its scenes lie")
+            raise ResamError(f"{points_file}: give the folder of its scenes with --images")
         if keypoints and points_file:
             raise ResamError("--keypoints and --points-file each say where the points are; leave one out")
         found = find_splits(data, training=annotations is None) if data else {}
@@ -66,9 +66,9 @@ class Sources:
         given = {"--test": test, "--images": images, "--keypoints": keypoints}
         idle = [name for name, value in given.items() if value and not own]
         if idle:
-            raise ResamError(f"{idle[0]} goes with data of your own: give --data or --annotations")
+            raise ResamError(f"{idle[0]} needs --data or --annotations")
         if scenes is not None and own:
-            raise ResamError("--scenes counts synthetic scenes, and there are data of your own; leave it out")
+            raise ResamError("--scenes is only for synthetic scenes; leave it out")
         if test:
             found["test"] = test
         paths = {split: str(path.resolve()) for split, path in found.items() if path}
@@ -87,7 +87,7 @@ class Sources:
         try:
             return cls(**tomllib.loads(config.read_text("utf-8"))["data"])
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ResamError(f"{config}: says not where its data lie ({error}); start a new run") from None
+            raise ResamError(f"{config}: does not say where its data is ({error}); start a new run") from None
 
     @property
     def name(self) -> str:

@@ -23,6 +23,7 @@ from resam_runtime.run.stop import StopRequest
 from resam_runtime.writers import WRITERS
 
 if TYPE_CHECKING:
+    from resam_runtime.run.on_ray import RayCluster
     from resam_runtime.run.report import RunReport
 
 _NOTES = 10  # more go to summary.json alone
@@ -38,12 +39,12 @@ Examples:
 \b
 Exit codes:
   0    all scenes done
-  1    some scenes failed (they are listed in summary.json), or the first one did, with --strict
+  1    some scenes failed (see summary.json), or, with --strict, the first failed and the run stopped
   2    nothing could be done: bad arguments, unreadable engine or points, points that lie in no scene,
        every instance skipped, or every scene failed
-  3    the output could not be written any more (full disk); what is done is kept, --resume goes on
-  130  stopped by Ctrl-C (SIGINT), 143 by SIGTERM: scenes in hand were finished, --resume goes on;
-       a second signal stops at the next tile, or after 10 s wherever it is
+  3    the output could not be written (disk full); finished scenes are kept, use --resume
+  130  stopped by Ctrl-C (SIGINT), 143 by SIGTERM: scenes in progress were finished, use --resume;
+       a second signal stops at the next tile, or after 10 s at the latest
 """
 
 
@@ -54,7 +55,7 @@ Exit codes:
     "-e",
     required=True,
     type=click.Path(path_type=Path),
-    help="Engine file (.resam or .plan), or tiny: a small one that comes with resam.",
+    help="Engine file (.resam or .plan), or tiny, a small one that ships with resam.",
 )
 @output_folder("out", "Output folder.")
 @click.option(
@@ -69,14 +70,14 @@ Exit codes:
 @click.option(
     "--automatic",
     is_flag=True,
-    help="Find instances of no class, by a grid of points, in scenes that have no points: for engines without a "
-    "prompter. An engine with one finds its classes there by itself.",
+    help="Segment everything, from a grid of points, in scenes without points. An engine with a prompter finds its "
+    "classes there without this option.",
 )
 @click.option(
     "--min-score",
     type=Finite(0, 1),
-    help="Least score of an instance that is found without points: lower finds more, and errs more.  "
-    "[default: the engine's own of each class; 0.6 with --automatic]",
+    help="Minimum score of instances found without points: lower finds more, with more errors.  "
+    "[default: the engine's own for each class; 0.6 with --automatic]",
 )
 @click.option(
     "--format",
@@ -87,22 +88,24 @@ Exit codes:
     help=f"What to write: {', '.join(WRITERS)}.",
 )
 @click.option("--resume", is_flag=True, help="Resume an interrupted run in the output folder.")
-@click.option("--overwrite", is_flag=True, help="Remove what an earlier run wrote into the output folder, start again.")
+@click.option("--overwrite", is_flag=True, help="Remove the output of an earlier run and start again.")
 @click.option("--strict", is_flag=True, help="Stop at the first scene that fails.")
-@click.option("--exclusive", is_flag=True, help="Give each pixel to one instance.")
+@click.option("--exclusive", is_flag=True, help="Assign each pixel to at most one instance.")
 @click.option(
     "--views",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Views of each tile to average masks over, 1 to 7, mirrored and rescaled: more are slower and better.",
+    help="Average masks over this many mirrored and rescaled views of each tile, 1 to 7: slower, more accurate.",
 )
-@click.option("--bands", type=Bands(), help="Bands for red, green, blue, counted from 1: 3,2,1; or one for gray.")
+@click.option(
+    "--bands", type=Bands(), help="Bands to use as red, green, blue, counted from 1, such as 3,2,1; or one for gray."
+)
 @click.option(
     "--alpha/--no-alpha",
     default=True,
     show_default=True,
-    help="Whether a band that calls itself alpha says where there is no data; of some files it is infrared.",
+    help="Whether a band marked as alpha masks pixels without data; in some files it is infrared.",
 )
 @click.option(
     "--crs",
@@ -120,36 +123,41 @@ Exit codes:
     help="Tolerance of GeoJSON outlines in pixels; 0 keeps pixel edges.",
 )
 @click.option(
-    "--budget", type=Bytes(), help="Keep the best instances, so that instances.json takes at most so many bytes."
+    "--budget", type=Bytes(), help="Keep only the best instances, so that instances.json stays within this size."
 )
-@click.option("--asset", help="The asset of STAC items that is the scene.  [default: visual, else data]")
+@click.option("--asset", help="STAC asset to use as the scene.  [default: visual, else data]")
 @click.option(
     "--shard",
     type=ShardOf(),
     metavar="K/N",
-    help="Do only part K of N, counted from 0, of the scenes, by their names; resam-merge puts the parts together.",
+    help="Process only part K of N (from 0) of the scenes, split by name; combine the parts with resam-merge.",
 )
 @click.option(
     "--ray",
     is_flag=False,
     flag_value="auto",
     metavar="[ADDRESS]",
-    help="Spread the scenes over a Ray cluster: the one at host:port, else the one that this machine is part of.",
+    help="Spread the scenes over a Ray cluster: the one at host:port, else this machine's own.",
 )
-@click.option("--device", help="cpu, cuda, cuda:1, tensorrt-ep; default: the best there is.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores.")
+@click.option("--device", help="cpu, cuda, cuda:1 or tensorrt-ep.  [default: the best available]")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 256),
+    help="Tiles that share a call of the encoder.  [default: as many as a GPU gains from, measured; 1 on a CPU]",
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
 @click.option(
     "--watch",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Process scenes as they arrive in a folder, until stopped; resumes by itself.",
+    help="Process scenes as they arrive in a folder until stopped; resumes automatically.",
 )
 @click.option(
     "--poll",
     type=Finite(0.05, 3600),
     default=2.0,
     show_default=True,
-    help="Seconds between two looks into the watched folder; a file unchanged between them is whole.",
+    help="Seconds between checks of the watched folder; a file unchanged between two checks is complete.",
 )
 @version
 @command_errors
@@ -176,12 +184,14 @@ def run(
     shard: tuple[int, int] | None,
     ray: str | None,
     device: str | None,
+    batch: int | None,
     threads: int | None,
     watch: Path | None,
     poll: float,
 ) -> None:
-    """Segment the instances that points mark in IMAGES with an engine file, or, without points, those that the engine
-    was taught to find. IMAGES: files, folders, URLs (https, s3, gs, az), STAC items (.json, .parquet), @LIST of such.
+    """Segment the instances marked by points in IMAGES or, without points, those the engine was trained to find.
+
+    IMAGES: files, folders, URLs (https, s3, gs, az), STAC items (.json, .parquet), or @LIST, a file listing them.
 
     Writes instances.json (COCO), per scene NAME.geojson, NAME.png (overlay) and NAME.labels.tif or .png, and
     summary.json. Every file is whole or absent.
@@ -197,22 +207,21 @@ def run(
         for name in writer.options:
             heeded = any(name in WRITERS[word].options for word in formats)
             if not heeded and given(name) is ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"--{name} is about {writer.files}; add {writer.name} to --format")
+                raise click.UsageError(f"--{name} applies to {writer.files}; add {writer.name} to --format")
     if watch is not None and shard is not None:
-        raise click.UsageError("--shard is about given IMAGES; leave it out with --watch DIR")
+        raise click.UsageError("--shard does not go with --watch DIR; leave one out")
     if ray is not None and watch is not None:
-        raise click.UsageError("--ray is about given IMAGES; leave it out with --watch DIR")
+        raise click.UsageError("--ray does not go with --watch DIR; leave one out")
     if ray is not None and not re.fullmatch(r"auto|(ray://)?[\w.-]+:\d+", ray):
         raise click.UsageError(f"--ray {ray}: not host:port; write IMAGES before --ray, or --ray=auto")
     if watch is None and given("poll") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--poll is about a watched folder; add --watch DIR")
+        raise click.UsageError("--poll needs --watch DIR")
     if watch is not None and strict:
-        raise click.UsageError("--strict would end a watch at the first scene that fails; leave one of the two out")
+        raise click.UsageError("--strict would stop --watch at the first failed scene; leave one out")
     # A damaged image is one line of ours; OpenCV, which logs three more, reads this once, when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     # Heavy imports wait until the arguments are known to be good.
     from resam_runtime.engine.engine_file import EngineFile
-    from resam_runtime.run.on_ray import RayCluster
     from resam_runtime.run.outputs import OutputError
     from resam_runtime.run.progress import TerminalProgress
     from resam_runtime.run.records import Mode
@@ -251,10 +260,14 @@ def run(
             with contextlib.ExitStack() as cluster:
                 segmenter: Segmenter | RayCluster
                 if ray is None:
-                    segmenter = Segmenter(opened, device, threads, automatic=grid, min_score=min_score, views=views)
+                    segmenter = Segmenter(
+                        opened, device, threads, automatic=grid, min_score=min_score, views=views, batch=batch
+                    )
                 else:
                     address = None if ray == "auto" else ray
-                    segmenter = RayCluster(opened, address, device, threads, grid, min_score, views)
+                    from resam_runtime.run.on_ray import RayCluster
+
+                    segmenter = RayCluster(opened, address, device, threads, grid, min_score, views, batch)
                     cluster.enter_context(segmenter)
                 click.echo(printable(segmenter.describe()))
                 sys.stdout.flush()
@@ -306,7 +319,7 @@ def _closing_line(report: RunReport) -> str:
         parts.append(f"{counted(report.skipped, 'instance')} skipped")
     if report.nowhere:
         lie = "lies" if report.nowhere == 1 else "lie"
-        parts.append(f"{counted(report.nowhere, 'instance')} of the points file {lie} in no scene that is done")
+        parts.append(f"{counted(report.nowhere, 'instance')} of the points file {lie} in no processed scene")
     if report.left_out:
         parts.append(f"{counted(report.left_out, 'instance')} left out by --budget")
     if not report.complete:

@@ -81,7 +81,7 @@ def test_a_stopped_ablation_goes_on_and_computes_nothing_twice(settings: Setting
     assert [found["command"], more["command"]] == ["first", "first"]
     assert [run["command"] for run in more["resumed"]] == ["second", "fourth"]  # the third one had nothing to do
     other = dataclasses.replace(settings, changes={**settings.changes, "rank": 3})
-    with pytest.raises(ResamError, match="row 'base' was measured otherwise"):
+    with pytest.raises(ResamError, match="row 'base' was measured with other"):
         ablate(other, tmp_path, "fifth")
 
 
@@ -168,11 +168,11 @@ def test_every_row_can_be_trained_and_the_averaged_teacher_has_an_average(preset
         (["--rows", "base,everything"], "no row 'everything'"),
         (["--data", "nowhere"], "nowhere: no such folder"),
         (["--set", "epochs"], "expected NAME=VALUE"),
-        (["--set", "tua=0.3"], "'tua' is no option"),
+        (["--set", "tua=0.3"], "'tua' is not an option"),
         (["--base", "none.pth", "--data", "DATA"], "none.pth: no such base"),
         (["--set", "seed=7"], "say how many with --seeds"),
-        (["--rows", "coarse", "--set", "scale=0.5"], "the row 'base' decides scale itself"),
-        (["--rows", "coarse,ssa-128", "--set", "ssa=off"], "the row 'ssa-128' decides ssa itself"),
+        (["--rows", "coarse", "--set", "scale=0.5"], "the row 'base' sets scale itself"),
+        (["--rows", "coarse,ssa-128", "--set", "ssa=off"], "the row 'ssa-128' sets ssa itself"),
         (["--rows", "teacher", "--set", "average=0"], "'average' needs the option average above 0"),
         (["--epochs", "3", "--set", "epochs=1"], "--epochs and --set epochs: two values"),
         (["--base", "tiny", "--set", "base=sam.pth"], "--base and --set base: two values"),
@@ -213,6 +213,12 @@ def _whole() -> dict[str, Any]:
         "rows": [{"name": "base", "title": "base", "trained": False, "precision": "32", "options": options}],
         "cells": [CELL],
     }  # fmt: skip
+
+
+def test_an_ablation_of_version_0_1_can_be_resumed_with_todays_name_of_its_precision(tmp_path: Path) -> None:
+    path = tmp_path / "ablation.json"
+    path.write_text(json.dumps(_whole()))
+    assert [row["precision"] for row in read(path)["rows"]] == ["fp32"]
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_robustness_draws_a_falling_curve(engine: Path, data: Path, tmp_path: Pa
         (["run", "{engine}", "--data", "{boxes}"], "annotation 1"),
         (["run", "{engine}", "--data", "{absent}"], "s1.png"),
         (["run", "{engine}", "--data", "{resized}"], "s2.png"),
-        (["run", "{engine}", "--data", "{unpointed}"], "not one instance"),
+        (["run", "{engine}", "--data", "{unpointed}"], "no instances"),
         (["compare", "{empty}/a.json", "{empty}/b.json"], "a.json"),
         (["compare", "{junk}", "{junk}"], "junk.json"),
         (["compare", "{junk}", "{junk}", "--limit", "much"], "expected a share"),

@@ -84,7 +84,7 @@ def test_below_six_scenes_the_noise_is_called_unknown(scenes: int, tmp_path: Pat
 
 def test_a_chosen_scale_is_said_beside_the_gain(tmp_path: Path) -> None:
     assert "scale" not in text_of(page(bench(), {}, tmp_path)).split("From points to masks")[0]
-    assert "at scale 0.71: a part of the difference" in text_of(page(bench(), {}, tmp_path, 0.707))
+    assert "scale 0.71: a part of the difference" in text_of(page(bench(), {}, tmp_path, 0.707))
 
 
 def test_a_precision_that_was_not_made_says_why(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_tables_have_a_row_per_case_and_no_ragged_rows() -> None:
     for table in made.values():
         assert {len(row) for row in table.rows} == {len(table.head)}
     assert len(made["Quality"].rows) == 4
-    assert "no sensor" in made["Memory, size, cold start"].note
+    assert "no readable sensor" in made["Memory, size, cold start"].note
 
 
 def latency_alone(repeats: int, scenes: int = 1) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resam_benchmarks.baselines import reference_step
-from resam_benchmarks.baselines.reference_step import ReferenceStep
 from resam_benchmarks.baselines.weights import Weights
-from resam_benchmarks.steps import train_bench
+from resam_benchmarks.steps import reference_step, train_bench
+from resam_benchmarks.steps.reference_step import ReferenceStep
 from resam_benchmarks.steps.train_bench import measure_steps, table_of, write_results
 from resam_benchmarks.steps.train_steps import OurStep, StepInput, StepSettings
 

@@ -40,6 +40,7 @@ from .pages import PAGES, ROOT, Line, blocks, commands
 
 COMMANDS = {
     "resam-train": "resam.cli:train",
+    "resam-distill": "resam.training.distill.cli:distill",
     "resam-export": "resam_export.cli:export",
     "resam-run": "resam_runtime.cli:run",
     "resam-merge": "resam_runtime.merge.cli:merge",
@@ -53,6 +54,7 @@ COMMANDS = {
 }
 SMALL = {
     "resam-train": ["--epochs", "1", "--set", "prompter_steps=2"],
+    "resam-distill": ["--epochs", "1", "--tiles", "2", "--prompts", "1"],
     "resam-bench": ["--repeats", "1", "--automatic", "0", "--quiet"],
     "resam-bench compare": ["--limit", "1000%", "--miou-limit", "1"],
     "resam-bench robustness": ["--limit", "1", "--quiet"],
@@ -195,7 +197,7 @@ def test_every_command_exists_and_has_its_options(page: str) -> None:
         parse(*found)
 
 
-SLOW = ("README.md",)  # trains twice, exports three times
+SLOW = ("README.md", "docs/encoders.md")  # they train and export
 PARSED = ("docs/results.md", "docs/tiny-base.md")  # hours, and data that are not here
 PAPER = "docs/paper-tables.md"  # its own test below
 RUN = [

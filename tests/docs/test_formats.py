@@ -22,7 +22,7 @@ from resam_runtime.writers import OutputOptions, Record, RunInfo, SceneResult
 from resam_runtime.writers.coco import CocoWriter
 from resam_runtime.writers.geojson import feature_collection
 from resam_runtime.writers.record import annotation
-from resam_runtime.writers.summary import Summary
+from resam_runtime.writers.summary import Summary, write_summary
 from resam_runtime.writers.yolo import YoloWriter
 
 from .pages import ROOT, example
@@ -120,16 +120,19 @@ def ring_set(document: dict[str, Any]) -> list[set[tuple[float, ...]]]:
     return [{tuple(point) for point in ring} for ring in document["features"][0]["geometry"]["coordinates"]]
 
 
-def test_the_summary_example_has_the_writers_members() -> None:
+def test_the_summary_example_has_the_writers_members(tmp_path: Path) -> None:
     shown = json.loads(example(FORMATS, "summary.json"))
     seconds, outputs = shown["scenes"][0]["seconds"], ["harbour.geojson", "harbour.png"]
     summary = Summary()
-    summary.add(
-        Record("harbour.png", "harbour", scene=HARBOUR, points=1, annotations=[{}], outputs=outputs, seconds=seconds)
-    )
-    summary.add(Record("torn.png", "torn", reason="torn.png: not an image"))
+    records = [
+        Record("harbour.png", "harbour", scene=HARBOUR, points=1, annotations=[{}], outputs=outputs, seconds=seconds),
+        Record("torn.png", "torn", reason="torn.png: not an image"),
+    ]
+    for record in records:
+        summary.add(record)
     about = {key: shown[key] for key in ("resam_version", "engine", "complete", "left_out_by_budget", "notes")}
-    made = summary.to_json({**about, "wall_seconds": shown["wall_seconds"]})
+    write_summary(tmp_path / "summary.json", summary.to_json({**about, "wall_seconds": shown["wall_seconds"]}), records)
+    made = json.loads((tmp_path / "summary.json").read_text())
     assert made["totals"] == shown["totals"]
     assert made["scenes"] == shown["scenes"]
     assert set(made) == set(shown)

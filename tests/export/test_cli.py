@@ -115,7 +115,7 @@ def test_without_a_gpu_a_plan_says_so(model: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(cli.Toolchain, "find", classmethod(lambda kind: kind(None, find_gpu())))
     monkeypatch.setattr(gpu.ctypes, "CDLL", absent)
-    assert "no NVIDIA GPU is here" in one_line(run(model, "-o", model.with_name("m.plan")))
+    assert "no NVIDIA GPU found" in one_line(run(model, "-o", model.with_name("m.plan")))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_int8_without_images_says_what_stands_in_for_them(
         (["model.resam", "-o", "y.resam"], "resam-export ADAPTER -o y.resam"),
         (["model.resam", "--base", "tiny"], "--base goes with an adapter"),
         (["model.resam", "--images", "."], "--images goes with an adapter"),
-        (["--base", "tiny", "-o", "y.resam", "--max-points", "2"], "--max-points is for plans"),
+        (["--base", "tiny", "-o", "y.resam", "--max-points", "2"], "--max-points applies only to plans"),
         (["--inspect", "model.resam", "-o", "y.plan"], "only prints; leave out --output"),
         (["--inspect", "model.resam", "model.resam"], "only prints; leave out the other file"),
         (["--inspect", "model.resam", "--fp16"], "only prints; leave out --fp16"),

@@ -114,7 +114,7 @@ def test_an_adapter_that_says_no_classes_is_refused(adapter: Path, tmp_path: Pat
     opened = Adapter.open(adapter)
     provenance = {name: value for name, value in opened.provenance.items() if name != "prompter"}
     write_adapter(adapter, opened.state, provenance)
-    with pytest.raises(ResamError, match="says not what its prompter finds"):
+    with pytest.raises(ResamError, match="does not say what its prompter finds"):
         export_engine(
             *load_adapted(adapter, adapter.with_name("toy.pth")), tmp_path / "model.resam", scenes=1, keep_anyway=True
         )

@@ -51,7 +51,7 @@ def test_a_run_on_a_cpu_gets_no_new_pages_for_what_it_has_freed() -> None:
         (True, "auto", 768, "bf16-mixed"),
         (True, "auto", 160, "32-true"),
         (False, "auto", 768, "32-true"),
-        (True, "32", 768, "32-true"),
+        (True, "fp32", 768, "32-true"),
         (False, "bf16", 160, "bf16-mixed"),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_run_says_that_it_chose_bfloat16(base_file: Path, tmp_path: Path, monk
     command = ["--data", str(tmp_path / "set"), "--base", str(base_file), "--epochs", "0", "--rank", "2"]
     result = CliRunner().invoke(train, [*command, "--accelerator", "cpu", "-o", str(tmp_path / "r")])
     assert result.exit_code == 0, result.output
-    assert "half the time of --precision 32" in " ".join(result.output.split())
+    assert "half the time of --precision fp32" in " ".join(result.output.split())
 
 
 def test_more_processes_than_a_machine_can_run_are_refused() -> None:

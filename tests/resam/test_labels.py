@@ -19,7 +19,7 @@ from resam.training.options import TrainOptions
 from resam.training.preparation import draw_examples, known_cells, object_sizes
 from resam.training.run import run
 from resam.training.run_data import RunData
-from resam.training.sizes import Example, ObjectSizes, example_sizes, parse_sizes, said_sizes
+from resam.training.sizes import ObjectSizes, SizeExample, example_sizes, parse_sizes, said_sizes
 from resam_runtime.common.errors import ResamError
 from resam_runtime.tiles.tiling import Framing
 
@@ -89,7 +89,7 @@ def test_examples_that_agree_give_a_class_its_size_and_those_that_vary_an_image(
     notes: list[str] = []
     areas = [("ship", 0, 100), ("ship", 1, 110), ("ship", 2, 90)]
     areas += [("house", 0, 40), ("house", 1, 900), ("house", 1, 800)]
-    found = example_sizes([Example(scene, name, area) for name, scene, area in areas], scenes, notes.append)
+    found = example_sizes([SizeExample(scene, name, area) for name, scene, area in areas], scenes, notes.append)
     assert found.area(3, "ship") == pytest.approx((100 * 110 * 90) ** (1 / 3))
     assert found.area(1, "house") == pytest.approx((900 * 800) ** 0.5)
     assert found.area(0, "house") == pytest.approx(40)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from resam.data.coco import CocoData
 from resam.model.bases import Base
-from resam.pretrain.measure import figures, measure
+from resam.pretrain.measure import figures, half_width, mean_iou, measure
 
 
 def test_the_table_has_a_row_a_data_set_and_both_means(scenes_folder: Path, base_file: Path) -> None:
@@ -44,3 +44,17 @@ def test_boxes_are_those_of_the_masks(toy: Base, scenes: CocoData, value: float)
         assert box == pytest.approx(np.mean(shares), abs=0.25 * np.mean(shares))  # a few cross their tile's edge
     else:
         assert box == 0
+
+
+def test_an_interval_is_over_images_not_over_instances() -> None:
+    values = np.random.default_rng(2).normal(0.5, 0.1, 400)
+    alone = {str(i): [value] for i, value in enumerate(values)}
+    assert half_width(alone) == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+    # nine more instances of each image that say the same tell nothing new
+    repeated = {name: own * 10 for name, own in alone.items()}
+    assert (half_width(repeated), mean_iou(repeated)) == pytest.approx((half_width(alone), values.mean()))
+
+
+def test_the_table_has_intervals_where_they_are_asked_for(scenes_folder: Path, base_file: Path) -> None:
+    arguments = [str(base_file), "--data", str(scenes_folder), "--split", "test", "--intervals"]
+    assert CliRunner().invoke(measure, arguments, catch_exceptions=False).output.count("±") == 3

@@ -137,7 +137,7 @@ def _map_scene(folder: Path, points: list[tuple[dict[str, str], list[float]]]) -
     ("other", "reason"),
     [
         ([({"instance": "pole", "scene": "a.tif"}, [0, 100])],
-         "pole: a point has no place in the scene's coordinate reference system"),
+         "pole: a point has no position in the scene's coordinate reference system"),
         # of an instance that lies in two scenes, resam-run says the same
         ([({"instance": "astride"}, [1.7e-4, -4e-5]), ({"instance": "astride"}, [2e-4, -4e-5])],
          "astride: point 44.0278, 8.34594 lies outside the image of 40 x 30 px"),

@@ -21,7 +21,7 @@ from resam.pretrain.__main__ import load_pretrained, pretrain
 from resam.pretrain.batches import Batches, Mixture, Shape, jittered_box, sample_points
 from resam.pretrain.muon import orthogonalise
 from resam.pretrain.placed import PlacedSam
-from resam.pretrain.run import Plan, Run
+from resam.pretrain.run import Plan, Pretraining
 from resam.pretrain.schedule import learning_rate
 from resam.pretrain.validation import evaluate, procedural_tiles
 from resam_runtime.common.errors import ResamError
@@ -117,13 +117,13 @@ def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_never_stopped(tmp_
     batches = Batches(Mixture([], 1.0), [(Shape(64, 2, 2), 0.5), (Shape(64, 1, 3), 0.5)], 7)
     held_out = {"procedural": procedural_tiles(1, 64)}
 
-    def train(run: Run, output: Path) -> Run:
+    def train(run: Pretraining, output: Path) -> Pretraining:
         with Progress(disable=True) as progress:
             run.train(batches, held_out, 7, output, {"command": f"to {output.stem}"}, progress)
         return run
 
-    def fresh(steps: int) -> Run:
-        return Run(random_base(TOY).sam, Plan(steps, 0, 1e-3, 2, False, 0), torch.device("cpu"))
+    def fresh(steps: int) -> Pretraining:
+        return Pretraining(random_base(TOY).sam, Plan(steps, 0, 1e-3, 2, False, 0), torch.device("cpu"))
 
     whole = train(fresh(4), tmp_path / "whole.safetensors")
     train(fresh(2), tmp_path / "parts.safetensors")

@@ -196,7 +196,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_adapter(base_file: Path, scene
     for _ in range(2):
         again = CliRunner().invoke(train, ["--resume", str(tmp_path / "run")])
         assert again.exit_code == 0, again.output
-        assert "nothing is left to do: the adapter stays as it is" in again.output
+        assert "nothing left to do: the adapter is unchanged" in again.output
         assert again.stdout.endswith(table)
         assert (Adapter.open(path).sha256, path.stat().st_mtime_ns) == (digest, written)
     path.unlink()  # a run that was stopped before it wrote one
@@ -317,7 +317,7 @@ def test_every_preset_is_valid_and_written_options_read_back(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "cause"),
     [
-        ({"tua": 0.3}, "'tua' is no option"),
+        ({"tua": 0.3}, "'tua' is not an option"),
         ({"tau": 0.1}, "threshold must lie"),
         ({"points": 0}, "points: 0 is out of range"),
         ({"points": "2"}, "points: expected int"),
@@ -403,8 +403,8 @@ def test_another_test_split_is_another_run(base_file: Path, scenes_folder: Path,
     reporter = Silent()
     reporter.note = notes.append  # type: ignore[method-assign]
     run(tmp_path / "run", options, RunData(train_split, tested=train_split), watched=0, reporter=reporter)
-    assert any("what is tested is what is trained on" in note for note in notes)
-    with pytest.raises(ResamError, match="its val or test split is another than when it began"):
+    assert any("the test images are the training images" in note for note in notes)
+    with pytest.raises(ResamError, match="its val or test split has changed since it began"):
         run(tmp_path / "run", options, RunData(train_split, tested=other), watched=0, resume=True)
 
 

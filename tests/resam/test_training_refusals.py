@@ -47,7 +47,7 @@ def _refused(folder: Path, *arguments: str) -> str:
         (["--annotations", "none.json"], "none.json: No such file"),
         (["--annotations", "."], "Is a directory"),
         (["--preset", "nothing"], "nothing: no such preset"),
-        (["--resume", "nothing"], "nothing: holds no run"),
+        (["--resume", "nothing"], "nothing: not a run folder"),
         (["--resume", "nothing", "--epochs", "3"], "leave out --epochs"),
         (["--resume", "nothing", "--images", "x"], "leave out --images"),
         (["--resume", "nothing", "--scenes", "48"], "leave out --scenes"),
@@ -61,9 +61,9 @@ def _refused(folder: Path, *arguments: str) -> str:
         (["--fit-within", "512", "--choose-scale"], "--fit-within and --choose-scale exclude each other"),
         (["--keypoints", "--points-file", "p.json", "--images", "."], "--keypoints and --points-file each say"),
         (["--scale", "0"], "option scale: 0.0 is out of range"),
-        (["--images", "."], "--images goes with data of your own"),
-        (["--test", "x.json"], "--test goes with data of your own"),
-        (["--keypoints"], "--keypoints goes with data of your own"),
+        (["--images", "."], "--images needs --data or --annotations"),
+        (["--test", "x.json"], "--test needs --data or --annotations"),
+        (["--keypoints"], "--keypoints needs --data or --annotations"),
         (["--annotations", "x.json", "--scenes", "3"], "leave it out"),
     ],
 )
@@ -97,7 +97,7 @@ def _broken_set(folder: Path, **changes: Any) -> Path:
         ({"text": b"\xff\xfe\x00"}, "train.json: not JSON"),
         ({"text": b"[]"}, "train.json: expected a COCO object"),
         ({"images": []}, "train.json: lists no images"),
-        ({"annotations": []}, "train.json: not one instance with a point"),
+        ({"annotations": []}, "train.json: no instance with a point"),
         ({"annotation": {"id": [1]}}, "train.json: annotations: id: expected a whole number or a text"),
         ({"annotation": {"id": 1.5}}, "annotations: id: expected a whole number or a text as its id, got '1.5'"),
         ({"annotation": {"category_id": {}}}, "train.json: annotations: category_id: expected a whole number"),
@@ -110,7 +110,7 @@ def _broken_set(folder: Path, **changes: Any) -> Path:
             {"annotation": {"segmentation": {"size": [9, 9], "counts": [81]}}},
             "train.json: annotation 5: its RLE has size",
         ),
-        ({"annotation": {"segmentation": _ring(300, 300)}}, "train.json: not one instance with a point"),
+        ({"annotation": {"segmentation": _ring(300, 300)}}, "train.json: no instance with a point"),
         ({"images": [{"id": 1, "file_name": "b.png", "width": 100, "height": 80}]}, "b.png: no such image"),
         ({"file": b""}, "a.png: empty file"),
         ({"file": b"\x89PNG\r\n\x1a\n and nothing"}, "a.png: "),
@@ -135,7 +135,7 @@ def test_a_folder_with_a_run_is_left_alone(base_file: Path, tmp_path: Path) -> N
     data = _broken_set(tmp_path / "set")
     (tmp_path / "r").mkdir()
     write_options(tmp_path / "r" / "config.toml", TrainOptions())
-    assert "holds a run already" in _refused(tmp_path, "--data", str(data), "--base", str(base_file))
+    assert "already holds a run" in _refused(tmp_path, "--data", str(data), "--base", str(base_file))
 
 
 def test_errors_leave_a_process_with_exit_code_2(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_folder_of_something_else_is_left_alone(base_file: Path, tmp_path: Pat
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "holiday.jpg").touch()
     line = _refused(tmp_path, "--data", str(data), "--base", str(base_file))
-    assert f"{tmp_path / 'r'}: is no run and not empty (it holds holiday.jpg); choose another --output" in line
+    assert f"{tmp_path / 'r'}: not a run folder, and not empty (it holds holiday.jpg); choose another --output" in line
 
 
 @pytest.mark.parametrize("content", [None, "synthetic"])
@@ -244,15 +244,15 @@ def test_a_number_of_points_beside_a_points_file_is_said_to_be_idle(
     arguments = ["--images", str(images), "--points-file", str(points), "--base", str(base_file), "--pseudo", "final"]
     result = CliRunner().invoke(train, [*arguments, *flags, "--epochs", "0", "--rank", "2", "-o", str(tmp_path / "r")])
     assert result.exit_code == 0, result.output
-    assert f"{said}training takes the points of {points} as they are" in " ".join(result.output.split())
+    assert f"{said}training uses the points in {points} as they are" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--queue", "4", "--beta", "2"], "--queue, --beta: nothing to do without soft semantic alignment"),
-        (["--supervised", "--pseudo", "coarse"], "--pseudo: nothing to do where true masks are taught"),
-        (["--teacher", "average", "--average", "0.5"], "--teacher: nothing to do where the base's consensus is taught"),
+        (["--queue", "4", "--beta", "2"], "--queue, --beta: no effect without soft semantic alignment"),
+        (["--supervised", "--pseudo", "coarse"], "--pseudo: no effect where true masks are taught"),
+        (["--teacher", "average", "--average", "0.5"], "--teacher: no effect where the base's consensus is taught"),
         (["--rank", "1"], None),
     ],
 )
@@ -264,7 +264,7 @@ def test_options_that_do_nothing_are_said_to(
     result = CliRunner().invoke(train, [*command, *flags, "-o", str(tmp_path / "r")])
     assert result.exit_code == 0, result.output
     shown = " ".join(result.output.split())
-    assert said in shown if said else "nothing to do" not in shown
+    assert said in shown if said else "no effect" not in shown
 
 
 def test_a_path_that_cannot_be_written_down_is_refused_and_one_with_odd_letters_is_not(
@@ -294,4 +294,4 @@ def test_a_checkpoint_damaged_anywhere_is_one_line_that_names_it(tmp_path: Path)
             latest_checkpoint(tmp_path)  # a byte of the queue may be any
         except ResamError as error:
             said.add(str(error))
-    assert said == {f"{path}: damaged checkpoint; remove it to go on from an earlier one"}
+    assert said == {f"{path}: damaged checkpoint; remove it to resume from an earlier one"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import threading
 from collections.abc import Iterator
@@ -26,15 +27,21 @@ BRIGHT = (60, 40, 30, 20)
 def write_scenes(folder: Path) -> None:
     """`a.png` and `c.png` of 200 x 150 px, `b.png` broken, `large.png` of 3000 x 1200 px."""
     folder.mkdir(exist_ok=True)
+    for name, content in _scene_files().items():
+        (folder / name).write_bytes(content)
+
+
+@functools.cache
+def _scene_files() -> dict[str, bytes]:
+    """Drawn and encoded once a process: the large one takes half a second, and most tests of the page want it."""
     image = np.full((150, 200, 3), 40, np.uint8)
     x, y, width, height = BRIGHT
     image[y : y + height, x : x + width] = 220
-    cv2.imwrite(str(folder / "a.png"), image)
-    cv2.imwrite(str(folder / "c.png"), image[::-1])
-    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:200])
     across, down = np.meshgrid(np.arange(3000), np.arange(1200))
     ramp = np.stack([across * 255 / 3000, down * 255 / 1200, np.full(across.shape, 90)], 2)
-    cv2.imwrite(str(folder / "large.png"), ramp[..., ::-1].astype(np.uint8))
+    images = {"a.png": image, "c.png": image[::-1], "large.png": ramp[..., ::-1].astype(np.uint8)}
+    files = {name: cv2.imencode(".png", pixels)[1].tobytes() for name, pixels in images.items()}
+    return {**files, "b.png": files["a.png"][:200]}
 
 
 @contextlib.contextmanager

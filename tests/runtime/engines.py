@@ -278,7 +278,7 @@ def engine_manifest(image_size: int = 64, patch_size: int = 8, finds: bool = Fal
         "training": None,
         "verification": {},
         "created": "2026-01-01T00:00:00+00:00",
-        "resam_version": "0.1.0",
+        "resam_version": "0.2.0",
     }
     if finds:
         heat, boxes = (TensorSpec(n, "float32", ("B", k, 2 * grid, 2 * grid)) for n, k in (("heat", 2), ("boxes", 4)))

@@ -330,7 +330,7 @@ def test_errors_are_one_line_and_exit_2(tmp_path: Path) -> None:
             "not JSON": [str(scenes), "-o", str(bad)],
             "cannot be written": [str(scenes), "-o", str(tmp_path / "file" / "points.json")],
             "is a folder": [str(scenes), "-o", str(tmp_path / "dir.json")],
-            "ends in .json": [str(scenes), "-o", str(tmp_path / "points.csv")],
+            "ending in .json": [str(scenes), "-o", str(tmp_path / "points.csv")],
             "cannot listen": [str(scenes), "--port", port],
             "name.invalid": [str(scenes), "--host", "name.invalid"],
             "model.resam": [str(scenes), "--engine", str(tmp_path / "model.resam")],

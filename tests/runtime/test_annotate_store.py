@@ -19,7 +19,7 @@ from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.common.errors import ResamError
 from resam_runtime.masks.instance import Category
 from resam_runtime.points import PointsFile, read_points
-from resam_runtime.points.kinds import parse_points
+from resam_runtime.points.file_kinds import parse_points
 from resam_runtime.scenes.scene_info import SceneInfo
 
 from ..mutations import mutations

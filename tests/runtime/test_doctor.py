@@ -38,7 +38,7 @@ def test_precisions_are_advised_where_they_pay() -> None:
     old, new, arm, unknown = (
         [*report(cpu)] for cpu in (parse_cpu(HASWELL), parse_cpu(GENOA), parse_cpu(ORIN), Cpu("?"))
     )
-    assert "no VNNI here" in line(old, "--int8-fp32")
+    assert "no VNNI on this CPU" in line(old, "--int8-fp32")
     assert "resam-bench" in line(old, "--int8-fp32")
     assert all("suits this machine" in line(lines, "--int8-fp32") for lines in (new, arm, unknown))
     assert all("suits this machine" in line(lines, "--fp32") for lines in (old, new, arm, unknown))
@@ -81,7 +81,13 @@ def test_an_engine_says_where_its_precision_does_not_pay(tmp_path: Path, monkeyp
         monkeypatch.setattr("resam_runtime.engine.backends.onnx.find_cpu", lambda: parse_cpu(cpu))
         return Segmenter(path, device="cpu").describe()
 
-    assert "no VNNI here" in described("int8-fp32", HASWELL)
+    assert "no VNNI on this CPU" in described("int8-fp32", HASWELL)
     assert "no VNNI" not in described("int8-fp32", GENOA)
-    assert "fp16; made for GPUs; on a CPU take --fp32 or --int8-fp32" in described("fp16", GENOA)
+    assert "fp16; no faster than fp32 on this CPU; for speed, export with --fp32 or --int8-fp32" in described(
+        "fp16", GENOA
+    )
     assert described("fp32", HASWELL).endswith("fp32")
+
+
+def test_the_shipped_engine_runs_on_a_cpu_without_advice_to_export_another() -> None:
+    assert Segmenter("tiny", device="cpu").describe().endswith("fp16")

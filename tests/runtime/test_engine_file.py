@@ -109,7 +109,7 @@ def test_a_file_that_changes_after_it_was_opened_is_an_error_not_a_signal(engine
         else:
             stream.seek(-2000, os.SEEK_END)
             stream.write(b"other")
-    with pytest.raises(ResamError, match=r"model\.resam: was written to while it was read"):
+    with pytest.raises(ResamError, match=r"model\.resam: changed while it was being read"):
         opened.graph("loop")
 
 

@@ -123,11 +123,11 @@ def test_parts_that_do_not_belong_together_are_refused(
     (tmp_path / "cut/summary.json").unlink()
     for arguments, said in (
         ((parts[0], parts[0]), "both hold"),
-        ((parts[0], images), "no output folder of resam-run"),
+        ((parts[0], images), "not an output folder of resam-run"),
         ((parts[0], tmp_path / "cut"), "resume it first"),
         ((other, "--shard", "1/3", *FORMATS), "another engine"),
         ((engine, "--shard", "1/3", *FORMATS, "--exclusive"), "in --exclusive"),
-        ((engine, "--shard", "1/4", *FORMATS), "different numbers"),
+        ((engine, "--shard", "1/4", *FORMATS), "different counts"),
     ):
         if arguments[0] in (engine, other):
             made = tmp_path / said.split()[-1]

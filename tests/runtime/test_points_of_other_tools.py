@@ -201,7 +201,7 @@ TRACKS = '<annotations><track id="0" label="ship"/></annotations>'
         (TRACKS, "a.xml", "exported as 'CVAT for images 1.1'"),
         (BOMB, "a.xml", "a document type of its own"),
         ("<annotations>", "a.xml", "not XML"),
-        (CVAT.replace('xtl="70.00"', 'xtl="NaN"'), "a.xml", "xtl nan is no number"),
+        (CVAT.replace('xtl="70.00"', 'xtl="NaN"'), "a.xml", "xtl nan is not a number"),
         (CVAT.replace("<points", "<ellipse").replace("</points", "</ellipse"), "a.xml", "got 'ellipse'"),
         (CVAT.replace('"negative"', '"plane"'), "a.xml", "instance 1: of the classes 'ship' and 'plane'"),
     ],

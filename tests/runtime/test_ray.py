@@ -127,5 +127,5 @@ def test_a_scene_that_kills_its_workers_fails_alone(cluster: Any, engine: Path, 
         ray.process_scenes([deadly, *scenes], out, PointsSource(), RunOptions())
         records = {record.name: record for record in out.records()}
     assert {name for name, record in records.items() if record.failed} == {"deadly.tif"}
-    assert "its worker was lost each time" in str(records["deadly.tif"].reason)
+    assert "its worker was lost every time" in str(records["deadly.tif"].reason)
     assert len(records) == 4

@@ -18,7 +18,7 @@ import pytest
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.segment.segmenter import Segmenter
 
-from .run_helpers import draw_scene, make_engine, make_folder, resam_run, start_run, summary_of, write_points
+from .run_helpers import draw_scene, fork_run, make_engine, make_folder, resam_run, start_run, summary_of, write_points
 
 FORMATS = ("--format", "coco,geojson,overlay,labels")
 
@@ -48,27 +48,27 @@ def kill_and_resume(engine: Path, tmp_path: Path, times: int, scenes: int) -> No
     images = make_folder(tmp_path / "images", scenes)
     whole = tmp_path / "whole"
     begin = time.monotonic()
-    process = start_run("--engine", engine, images, "-o", whole, *FORMATS)
+    process = fork_run("--engine", engine, images, "-o", whole, *FORMATS)
     started = None
-    while process.poll() is None:
+    while process.is_alive():
         if started is None and (whole / ".resam").exists():
             started = time.monotonic() - begin
         time.sleep(0.002)
     full = time.monotonic() - begin
-    assert process.returncode == 0
+    assert process.exitcode == 0
     expected = (whole / "instances.json").read_bytes()
     generator = random.Random(7)
     interrupted = 0
     for number in range(times):
         out = tmp_path / f"out{number}"
         for _ in range(2):  # the resumed run is killed as well
-            process = start_run("--engine", engine, images, "-o", out, "--resume", *FORMATS)
-            while not (out / ".resam").exists() and process.poll() is None:
-                time.sleep(0.002)  # loading takes the most of it, and writes nothing
+            process = fork_run("--engine", engine, images, "-o", out, "--resume", *FORMATS)
+            while not (out / ".resam").exists() and process.is_alive():
+                time.sleep(0.002)  # loading writes nothing
             time.sleep(generator.uniform(0, max(0.05, full - (started or 0))))
             process.kill()
-            process.communicate()
-            interrupted += process.returncode == -signal.SIGKILL
+            process.join()
+            interrupted += process.exitcode == -signal.SIGKILL
             assert_whole(out)
         assert resam_run("--engine", engine, images, "-o", out, "--resume", *FORMATS).code == 0
         assert (out / "instances.json").read_bytes() == expected
@@ -188,7 +188,7 @@ def test_what_was_done_stays_though_its_image_is_gone(engine: Path, images: Path
     (images / "s0.png").unlink()
     result = resam_run("--engine", engine, images, "-o", out, "--resume")
     assert (result.code, "12 instances in 3 scenes" in result.stdout) == (0, True)
-    assert result.stderr == "note: kept what an earlier run made of 1 scenes that are not among the images now\n"
+    assert result.stderr == "note: kept what an earlier run made of 1 scenes that are no longer among the images\n"
     assert (out / "instances.json").read_bytes() == before
     assert summary_of(out)["notes"] == [result.stderr.removeprefix("note: ").strip()]
     # the same file by another name, and another whose outputs take the place of what is gone

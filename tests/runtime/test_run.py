@@ -504,10 +504,16 @@ def test_a_folders_own_points_file_is_taken_and_said(engine: Path, images: Path,
             ["{images}", "--engine", "{engine}", "--min-score", "0.5"],
             "has no prompter and finds nothing by itself; add --automatic",
         ),
-        (["--watch", "none", "--engine", "{engine}", "--strict"], "leave one of the two out"),
-        (["{images}", "--engine", "{engine}", "--poll", "2"], "--poll is about a watched folder; add --watch"),
-        (["{images}", "--engine", "{engine}", "--format", "coco", "--simplify", "0.5"], "--simplify is about NAME.geo"),
-        (["{images}", "--engine", "{engine}", "--format", "overlay", "--crs", "source"], "--crs is about NAME.geojson"),
+        (["--watch", "none", "--engine", "{engine}", "--strict"], "leave one out"),
+        (["{images}", "--engine", "{engine}", "--poll", "2"], "--poll needs --watch"),
+        (
+            ["{images}", "--engine", "{engine}", "--format", "coco", "--simplify", "0.5"],
+            "--simplify applies to",
+        ),
+        (
+            ["{images}", "--engine", "{engine}", "--format", "overlay", "--crs", "source"],
+            "--crs applies to",
+        ),
         (["{images}", "--engine", "{engine}", "--automatic", "--min-score", "2"], "2.0 is not in the range"),
     ],
 )
@@ -689,8 +695,8 @@ def test_map_points_that_lie_in_no_scene_are_told(engine: Path, tmp_path: Path) 
     for flags in ([], ["--resume"]):  # what is done already counts too
         some = resam_run(*arguments, "-o", tmp_path / "some", *flags)
         assert some.code == 0
-        assert "2 instances in 2 scenes, 2 instances of the points file lie in no scene that is done" in some.stdout
-    assert "2 instances of the points file lie in no scene" in summary_of(tmp_path / "some")["notes"][0]
+        assert "2 instances in 2 scenes, 2 instances of the points file lie in no processed scene" in some.stdout
+    assert "2 instances of the points file lie in no processed scene" in summary_of(tmp_path / "some")["notes"][0]
 
 
 def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tmp_path: Path) -> None:
@@ -704,7 +710,7 @@ def test_map_points_of_which_none_lies_in_a_scene_are_a_mistake(engine: Path, tm
         "and that the scenes are georeferenced\n"
     )
     automatic = resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic")
-    assert (automatic.code, "1 instance of the points file lies in no scene" in automatic.stdout) == (0, True)
+    assert (automatic.code, "1 instance of the points file lies in no processed scene" in automatic.stdout) == (0, True)
 
 
 def test_points_outside_their_tile_are_told(engine: Path, tmp_path: Path) -> None:
@@ -725,7 +731,7 @@ def test_a_picture_among_georeferenced_scenes_has_no_map_points(engine: Path, tm
     assert (result.code, result.stderr) == (0, "")
     assert "1 instance in 2 scenes, 1 scene without points" in result.stdout
     assert summary_of(tmp_path / "out")["scenes"][1]["notes"] == [
-        "no points for it in p.geojson: it has no place on the map"
+        "no points for it in p.geojson: it is not georeferenced"
     ]
     assert resam_run(*arguments, "-o", tmp_path / "automatic", "--automatic").code == 0
     assert [scene["instances"] > 0 for scene in summary_of(tmp_path / "automatic")["scenes"]] == [True, True]

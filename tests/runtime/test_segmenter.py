@@ -397,8 +397,6 @@ def test_the_parts_give_what_the_whole_gives(segmenter: Segmenter) -> None:
     [
         {"max_points": 0},
         {"max_points": 2.5},
-        {"overlap": 1.0},
-        {"overlap": "a"},
         {"views": 2.0},
         {"views": True},
         {"threads": 1.5},
@@ -415,7 +413,7 @@ def test_impossible_options_are_refused(engine: Path, options: dict[str, Any]) -
 
 
 def test_numpys_whole_numbers_will_do(engine: Path) -> None:
-    numbers = {"max_points": np.int64(2), "views": np.uint8(1), "threads": np.int32(1), "overlap": np.float32(0.5)}
+    numbers = {"max_points": np.int64(2), "views": np.uint8(1), "threads": np.int32(1)}
     segmenter = Segmenter(engine, device="cpu", **numbers)  # type: ignore[arg-type]
     assert len(segmenter(blank(64, 64), [(9, 9), (20, 20), (50, 50)])) == 3
 

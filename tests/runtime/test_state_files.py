@@ -11,7 +11,7 @@ import pytest
 
 from resam_runtime.common.checked import Malformed, parse_json
 from resam_runtime.writers.record import Record
-from resam_runtime.writers.summary import Summary
+from resam_runtime.writers.summary import Summary, scene_entry
 
 from ..mutations import damaged_texts, mutations
 from .run_helpers import instances_of, make_engine, make_folder, resam_run, summary_of
@@ -147,7 +147,7 @@ def use(record: Record, folder: Path) -> None:
     """What a run does with a record that it takes."""
     summary = Summary()
     summary.add(record)
-    text = json.dumps([record.to_json(), summary.to_json({})], allow_nan=False)
+    text = json.dumps([record.to_json(), summary.to_json({}), scene_entry(record)], allow_nan=False)
     assert Record.from_json(json.loads(text)[0]).to_json() == record.to_json()
     for name in [record.stem, *record.outputs]:
         assert Path(os.path.normpath(folder / "out" / name)).is_relative_to(folder / "out")

@@ -506,7 +506,7 @@ def test_an_instance_beyond_the_globe_is_left_out_and_told_and_the_others_are_ke
     notes: list[str] = []
     [feature] = feature_collection(result, notes=notes)["features"]
     assert feature["properties"]["instance"] == 2
-    assert notes == ["geojson: 1 instance left out, beyond the globe in part: 1; --crs source keeps them"]
+    assert notes == ["geojson: 1 instance left out, partly beyond the edge of the map: 1; --crs source keeps them"]
     assert len(feature_collection(result, "source", notes=notes)["features"]) == 2
     assert len(notes) == 1
 
@@ -518,6 +518,6 @@ def test_an_instance_without_a_pixel_of_its_own_in_the_labels_is_told(tmp_path: 
     writer = LabelsWriter()
     for name in ("a.labels.png", "a.labels.tif"):
         notes = writer.write(tmp_path / name, result, OutputOptions())
-        assert notes == ["labels: 1 instance wholly under better ones, without a pixel there: 1"]
+        assert notes == ["labels: 1 instance hidden by better ones: 1"]
     better = SceneResult(result.scene, [instance(0, small, 0.95), instance(1, large, 0.9)])
     assert writer.write(tmp_path / "b.labels.png", better, OutputOptions()) == ()

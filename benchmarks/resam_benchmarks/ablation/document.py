@@ -69,7 +69,8 @@ def go_on(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
         for entry in json.loads(json.dumps(fresh[part])):
             if known.setdefault(entry["name"], entry) != entry:
                 raise ResamError(
-                    f"{path}: {key} {entry['name']!r} was measured otherwise (scenes, options); choose another --output"
+                    f"{path}: {key} {entry['name']!r} was measured with other scenes or options; "
+                    "choose another --output"
                 )
         merged[part] = list(known.values())
     order = {name: place for place, name in enumerate(NAMES)}
@@ -91,4 +92,7 @@ def read(path: Path) -> dict[str, Any]:
     data = read_json(path, advice)
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise ResamError(f"{path}: not an ablation of this version; {advice}")
-    return take_from(path, data, _DOCUMENT, advice)
+    found = take_from(path, data, _DOCUMENT, advice)
+    for row in found["rows"]:
+        row["precision"] = {"32": "fp32"}.get(row["precision"], row["precision"])  # as version 0.1 wrote it
+    return found

@@ -51,7 +51,7 @@ ROWS = (
     Row("consensus", "the same, pseudo-masks of all views of the base", _CONSENSUS),
     Row("consensus-ssa", "the same, + SSA, queue 128", {**_CONSENSUS, **_ALIGNED}),
     Row("scaled", "the same without SSA, scale chosen", {**_CONSENSUS, "choose_scale": True}),
-    Row("resampled", "+ SSA, queue 128, points drawn anew each epoch", {**_SSA, "resample_points": True}),
+    Row("resampled", "+ SSA, queue 128, points redrawn each epoch", {**_SSA, "resample_points": True}),
     Row("teacher", "+ SSA, queue 128, averaged teacher", {**_SSA, "teacher": "average"}),
     Row("supervised", "true masks (upper bound)", {**_BOX, "supervised": True}),
     Row(
@@ -66,7 +66,7 @@ ROWS = (
         "one click, the same, soft: the preset tiny",
         {**_LABELS, "soft": True, "sizes": "examples"},
     ),
-    Row("clicks", "three clicks taught, one asked", {**_LABELS, "points": 3, "asked": 1, "soft": True}),
+    Row("clicks", "labels from three clicks, prompted with one", {**_LABELS, "points": 3, "asked": 1, "soft": True}),
     Row(
         "sizes",
         "one click, three examples of each class",
@@ -85,4 +85,4 @@ def check_changes(changes: Mapping[str, Any], rows: Iterable[Row]) -> None:
     for row in rows:
         for name, value in changes.items():
             if name in row.changes and row.changes[name] != value:
-                raise ResamError(f"--set {name}: the row {row.name!r} decides {name} itself; leave it out")
+                raise ResamError(f"--set {name}: the row {row.name!r} sets {name} itself; leave it out")

@@ -99,7 +99,7 @@ def ablate(
     options = {row.name: _options(settings, row) for row in rows}
     splits = [_open(name, settings, out) for name in dict.fromkeys(settings.data)]
     if len({split.name for split in splits}) < len(splits):
-        raise ResamError(f"--data: two data sets are called alike ({', '.join(split.name for split in splits)})")
+        raise ResamError(f"--data: two data sets have the same name ({', '.join(split.name for split in splits)})")
     base = load_base(options["base"].base)
     fresh = _fresh(settings, rows, options, splits, base, command)
     found = ablation_document.go_on(out / "ablation.json", fresh)
@@ -258,7 +258,7 @@ def _part(data: CocoData, count: int) -> CocoData:
 
     scenes = [scene for scene in data.scenes if scene.instances]
     if not scenes:
-        raise ResamError(f"{data.path}: not one instance in {len(data.scenes)} images")
+        raise ResamError(f"{data.path}: no instances in {len(data.scenes)} images")
     if 0 < count < len(scenes):
         scenes = [scenes[i] for i in spread(len(scenes), count)]
     return dataclasses.replace(data, scenes=tuple(scenes))

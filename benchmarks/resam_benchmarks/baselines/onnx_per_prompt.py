@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from resam_benchmarks.baselines.baseline import Baseline, Prepared
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings, OnePrompt, PromptByPrompt
+from resam_benchmarks.baselines.published_export import DECODER, ENCODER, PublishedExporter, export_graphs
 from resam_benchmarks.baselines.weights import PACKAGES, Weights
 from resam_benchmarks.measure.contender import Image
 from resam_benchmarks.measure.worker import Worker
@@ -21,8 +22,6 @@ from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.backends.onnx import physical_cores
 from resam_runtime.engine.precisions import FP32
 from resam_runtime.tiles.letterbox import PIXEL_MEAN, PIXEL_STD
-
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 
 
 class OnnxPerPrompt(PromptByPrompt):
@@ -101,9 +100,7 @@ class OnnxPerPrompt(PromptByPrompt):
 
 
 def _published(weights: Weights, folder: Path) -> Prepared:
-    from resam_benchmarks.baselines.published_export import export_graphs
-
-    with Worker("resam_benchmarks.baselines.published_export:Exporter") as worker:
+    with Worker(f"{PublishedExporter.__module__}:{PublishedExporter.__name__}") as worker:
         size = worker.call(export_graphs, weights, str(folder))
     return Prepared({"folder": str(folder), "size": size}, sum(file.stat().st_size for file in folder.iterdir()))
 

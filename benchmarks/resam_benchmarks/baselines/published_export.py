@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resam_benchmarks.baselines.onnx_per_prompt import DECODER, ENCODER
 from resam_benchmarks.baselines.weights import Weights
 
 if TYPE_CHECKING:
@@ -14,11 +13,14 @@ if TYPE_CHECKING:
     from segment_anything.utils.onnx import SamOnnxModel
 
 
-class Exporter:
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+
+
+class PublishedExporter:
     """Held by the worker that exports; the process, and the torch in it, is gone before anything is measured."""
 
 
-def export_graphs(held: Exporter, weights: Weights, folder: str) -> int:
+def export_graphs(held: PublishedExporter, weights: Weights, folder: str) -> int:
     """Write both graphs to `folder`; returns the side of the tile in px. Called in a worker."""
     import torch
 

@@ -80,7 +80,7 @@ def weights_of(engine: Path, base: str | None, adapter: Path | None) -> Weights:
     named = manifest.base["name"]
     if base is None:
         if named != "tiny":
-            raise ResamError(f"{engine}: made from the base {named}; say where it lies with --base-weights FILE")
+            raise ResamError(f"{engine}: made from the base {named}; say where it is with --base-weights FILE")
         base = "tiny"
     file = TINY_WEIGHTS if base == "tiny" else Path(base)
     _check_digest(file, manifest.base.get("sha256"), f"{engine} was made from another base")
@@ -89,7 +89,7 @@ def weights_of(engine: Path, base: str | None, adapter: Path | None) -> Weights:
             raise ResamError(f"{engine}: made without an adapter; leave out --adapter")
         return Weights(base=base)
     if adapter is None:
-        raise ResamError(f"{engine}: made with an adapter; say where it lies with --adapter FILE")
+        raise ResamError(f"{engine}: made with an adapter; say where it is with --adapter FILE")
     _check_digest(adapter, manifest.adapter.get("sha256"), f"{engine} was made with another adapter")
     return Weights(base=base, adapter=str(adapter))
 

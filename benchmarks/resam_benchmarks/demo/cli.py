@@ -19,21 +19,20 @@ from resam_runtime.common.extras import needs_extra
     epilog="Example: resam-demo -o demo",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to make."
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Output folder."
 )
 @click.option("--scenes", type=click.IntRange(1), default=24, show_default=True, help="Scenes to train on.")
-@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Times each is seen.")
+@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Passes over them.")
 @click.option("--limit", type=click.IntRange(2), default=16, show_default=True, help="Test scenes to measure on.")
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Timings of every test scene.")
 @version
 @command_errors
 def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> None:
-    """Everything once, on synthetic scenes, with nothing downloaded: a page to look at comes out.
+    """Run everything once, on synthetic scenes and without downloads, and show the results on one page.
 
-    Draws scenes, adapts the tiny base to them from clicks, exports the engine in fp32, fp16 and INT8, runs it on scenes
-    it has not seen, with a click on each object and with none, and measures all of it. The page demo.html opens after
-    the first minute and fills while the work goes on: about ten minutes on two CPU cores. A stopped demonstration
-    resumes when the same command is run again.
+    Draws scenes, adapts the tiny base to them from clicks, exports the engine in fp32, fp16 and INT8, runs it on unseen
+    scenes, with and without clicks, and measures everything. The page demo.html opens after the first minute and fills
+    up as the work proceeds: about ten minutes on two CPU cores. Run the same command again to resume.
     """
     with needs_extra("resam-demo", "train,export"):
         # what the later steps import: nobody waits for training to hear that the export cannot be done
@@ -44,7 +43,7 @@ def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> No
     try:
         page = run_demo(output, DemoOptions(scenes, epochs, limit, repeats), _say, _show)
     except KeyboardInterrupt:
-        click.echo(f"stopped; the same command goes on from here (resam-demo -o {output})", err=True)
+        click.echo(f"stopped; run the same command to resume (resam-demo -o {output})", err=True)
         sys.exit(130)
     click.echo(page)
 
@@ -55,6 +54,6 @@ def _say(line: str) -> None:
 
 def _show(page: Path) -> None:
     """Open the page for a person; a script gets its address alone."""
-    _say(f"      the page, which fills while the work goes on: {page.resolve().as_uri()}")
+    _say(f"      the page, which fills up as the work proceeds: {page.resolve().as_uri()}")
     if sys.stderr.isatty():
         open_browser(page.resolve().as_uri())

@@ -32,9 +32,9 @@ from resam_runtime.engine.precisions import PRECISIONS
 BASE, ADAPTED = "base", "adapted"  # names of the engine files
 RELOAD = 10  # s after which an unfinished page is read again
 _MASK_WORDS = {
-    "coarse": ("Coarse", "what the points alone give"),
-    "refined": ("Refined", "sure pixels, claimed by nobody else; their box"),
-    "final": ("Final", "asked again with the box"),
+    "coarse": ("Coarse", "from the points alone"),
+    "refined": ("Refined", "confident pixels not claimed by another object, and their box"),
+    "final": ("Final", "decoded again with the box"),
 }
 _STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 
@@ -100,9 +100,9 @@ def _head(demo: DemoPage, bench: Mapping[str, Any]) -> str:
     else:
         noise = f"<b>The noise is unknown</b>: below {statistics.MIN_GROUPS} scenes there are no intervals."
     if demo.scale != 1:
-        noise += f" Training chose, without masks, to see scenes at scale {demo.scale:.2f}: a part of the difference."
+        noise += f" Training chose, without masks, scale {demo.scale:.2f}: a part of the difference."
     return (
-        "<p>Before and after, on scenes that training has not seen:</p>"
+        "<p>Before and after, on scenes not seen in training:</p>"
         '<div class="tiles">'
         f"{_tile(with_noise(cases[BASE].quality['miou']), 'mIoU of the base')}"
         f"{_tile(with_noise(cases[ADAPTED].quality['miou']), 'mIoU adapted from clicks')}"
@@ -131,16 +131,16 @@ def _scenes(demo: DemoPage) -> str:
     engines = [name for name in (ADAPTED, BASE) if all(name in scene.stages for scene in demo.scenes)]
     which = "A scene" if kinds == 1 else f"{kinds} scenes"
     words = {
-        2: "Above, the points and what the adapted model makes of them; below, the truth, and what the base makes of "
-        "the same points.",
-        1: "What the base makes of one point on each object. Below will be the same after adapting.",
+        2: "Top: the points, and the adapted model's masks. Bottom: the truth, and the base's masks from the same "
+        "points.",
+        1: "The base's masks from one point on each object. The adapted model's masks follow.",
     }[len(engines)]
     parts = [f"<h2>From points to masks</h2><p>{which}, the first of each kind in the test set. {words}</p>"]
     for scene in demo.scenes:
-        figures = [_figure(scene.points, f"<b>Points</b>, {scene.instances}: all that is given", scene.name)]
+        figures = [_figure(scene.points, f"<b>Points</b>, {scene.instances}: the only input", scene.name)]
         figures += _row(demo, scene, engines[0])
         if len(engines) > 1:
-            figures.append(_figure(scene.truth, "<b>Truth</b>, never shown to training", scene.name))
+            figures.append(_figure(scene.truth, "<b>Truth</b>, not used in training", scene.name))
             figures += _row(demo, scene, engines[1])
         parts.append(
             f'<section class="scene"><h3>{html.escape(_kind(scene))} <span>{html.escape(scene.name)}</span></h3>'
@@ -223,16 +223,16 @@ def _precisions(demo: DemoPage, bench: Mapping[str, Any]) -> str:
         name = PRECISIONS[rival["about"]["precision"]].title
         rows.append([name, *_precision_row(case, rival, against.get(case.rival))])
         lengths.append((name, case.median.value, number))
-    rows += [[PRECISIONS[precision].title, *["–"] * 4, "not made", "see below"] for precision in demo.missing]
+    rows += [[PRECISIONS[precision].title, *["–"] * 4, "not exported", "see below"] for precision in demo.missing]
     reasons = "".join(
-        f'<p class="small">{PRECISIONS[precision].title} was not made: {html.escape(reason)}.</p>'
+        f'<p class="small">{PRECISIONS[precision].title} was not exported: {html.escape(reason)}.</p>'
         for precision, reason in demo.missing.items()
     )
     head = ["", "file", "encoder p50", "whole p50", "p90", "latency against fp32", "mIoU against fp32"]
     where = bench["machine"]
     device = ", ".join(where["devices"]) or f"{where['processor']}, {where['cores']} cores"
     note = (
-        "Measured in one run, engine by engine in turns on every scene, so that a busy machine hurts all alike. "
+        "Measured in one run, the engines taking turns on every scene, so that a busy machine slows all of them alike. "
         "fp16 is made for GPUs: a CPU without half-precision arithmetic converts it back and gains nothing. INT8 is "
         "the encoder's products with weights, and those that upscale masks; the rest is fp32, for CPUs."
     )
@@ -269,14 +269,14 @@ def _files(demo: DemoPage) -> str:
         ("finding/finding.json", "what was found with no click, in figures"),
         ("out/", "what resam-run wrote: overlays, GeoJSON, instances.json, summary.json"),
         ("bench/bench.html", "every measurement behind this page"),
-        ("loop.jpg", "one of the scenes, from points to masks, to show around"),
+        ("loop.jpg", "one scene, from points to masks"),
     ]
     rows = "".join(
         f'<dt><a href="{name}"><code>{name}</code></a></dt><dd>{html.escape(what)}</dd>'
         for name, what in entries
         if (demo.folder / name).exists()
     )
-    return f'<h2>Where everything lies</h2><dl class="facts">{rows}</dl>'
+    return f'<h2>Where to find everything</h2><dl class="facts">{rows}</dl>'
 
 
 def _next() -> str:

@@ -76,7 +76,7 @@ class DemoRecord:
             raise ResamError(f"{self.path}: damaged ({error}); remove {folder} and start again") from None
         if options != self.options:
             given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
-            raise ResamError(f"{folder}: holds a demo made with {given}; repeat those to go on, or choose another -o")
+            raise ResamError(f"{folder}: holds a demo made with {given}; repeat those to resume, or choose another -o")
 
     def write(self) -> None:
         """Save it."""
@@ -105,11 +105,11 @@ def run_demo(
     """
     record = DemoRecord(folder / "demo.json", options)
     steps = [
-        Step("scenes", "drawing scenes, and what the base makes of the first", lambda: _scenes(folder, options)),
+        Step("scenes", "drawing scenes, and the base's masks on the first", lambda: _scenes(folder, options)),
         Step("train", "adapting the tiny base to them from clicks, and its prompter", lambda: _train(folder, options)),
         Step("export", "exporting the adapted model in three precisions", lambda: _export(folder, record, say)),
-        Step("run", "segmenting test scenes that training has not seen, from one click", lambda: _run(folder)),
-        Step("find", "finding objects in test scenes with no click", lambda: _find(folder, options)),
+        Step("run", "segmenting unseen test scenes from one click per object", lambda: _run(folder)),
+        Step("find", "finding objects in test scenes without clicks", lambda: _find(folder, options)),
         Step("measure", "measuring quality and speed of every engine, in turns", lambda: _measure(folder, options)),
     ]
     page = _Page(folder, options, record, [step.doing for step in steps])

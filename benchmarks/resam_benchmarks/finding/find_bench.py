@@ -49,7 +49,7 @@ def measure(
     data = CocoData.open(annotations)
     scenes = [scene for scene in data.scenes if scene.instances]
     if not scenes:
-        raise ResamError(f"{annotations}: not one instance in {len(data.scenes)} images; give a split with annotations")
+        raise ResamError(f"{annotations}: no instances in {len(data.scenes)} images; give a split with annotations")
     scenes = [scenes[i] for i in spread(len(scenes), limit or len(scenes))]
     few = [scenes[i] for i in spread(len(scenes), automatic)] if automatic else []
     opened = [EngineFile.open(path) for path in engines]

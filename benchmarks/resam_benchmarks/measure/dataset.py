@@ -47,7 +47,7 @@ def load(
     data = CocoData.open(path)
     chosen = [number for number, scene in enumerate(data.scenes) if scene.instances]
     if not chosen:
-        raise ResamError(f"{path}: not one instance in {len(data.scenes)} images; give a split with annotations")
+        raise ResamError(f"{path}: no instances in {len(data.scenes)} images; give a split with annotations")
     if limit is not None and limit < len(chosen):
         chosen = [chosen[i] for i in spread(len(chosen), limit)]
     part = CocoData(data.path, data.digest, tuple(data.scenes[number] for number in chosen), data.categories)

@@ -114,7 +114,7 @@ def print_comparison(found: Comparison) -> None:
         rows.append([change.case, change.figure, change.before, change.after, value, verdict])
     rows += [[*missing, "", "MISSING"] for missing in found.missing]
     head = ["", "figure", "before", "after", "change", ""]
-    note = "Latency: change scene by scene, or of the medians where there are few scenes. In brackets 95 % intervals."
+    note = "Latency: change per scene, or of the medians if there are few scenes. Brackets: 95 % intervals."
     print_tables(None, [Table("Compared", head, rows, note, frozenset({0, 1, 5}))])
     count, lost = len(found.regressions), len(found.missing)
     click.echo(f"{count} regression{'s' * (count != 1)}" + (f", {lost} missing" if lost else ""))

@@ -52,7 +52,7 @@ def _plots(data: Mapping[str, Any], cases: list[CaseSummary], colours: Mapping[s
         if len({case.label for case in graded}) > 1:
             cards.append(_card("mIoU against points per instance", _points_plot(graded, colours)))
     rows = [(rival["name"], rival["peak_bytes"], colours[rival["name"]]) for rival in data["rivals"]]
-    cards.append(_card("Peak host memory, loading included", bars(rows, size, "peak host memory")))
+    cards.append(_card("Peak host memory, including loading", bars(rows, size, "peak host memory")))
     return legend([(name, colours[name]) for name in names]) + f'<div class="cards">{"".join(cards)}</div>'
 
 

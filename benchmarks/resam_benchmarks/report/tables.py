@@ -156,7 +156,7 @@ def _resources(data: Mapping[str, Any], cases: Sequence[CaseSummary]) -> Table:
         rows,
         "Memory: most that was resident in the rival's own process, over all its turns; device: most that it held "
         "there. Load: imports and weights; first scene: the first measurement after it, in no other figure. "
-        + (f"Energy: {source}, idle power included." if source else "Energy: no sensor that can be read."),
+        + (f"Energy: {source}, idle power included." if source else "Energy: no readable sensor."),
     )
 
 

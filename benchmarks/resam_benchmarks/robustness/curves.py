@@ -102,12 +102,17 @@ def tables_of(found: Mapping[str, Any]) -> list[Table]:
     note = f"Brackets: 95 % interval, by resampling images; none for fewer than {statistics.MIN_GROUPS}."
     made = [
         Table("mIoU under corruption", head, levels, note),
-        Table("Lost against clean", ["", *head[2:]], losses, "mIoU clean less mIoU corrupted, instance by instance."),
+        Table(
+            "Lost against clean",
+            ["", *head[2:]],
+            losses,
+            "mIoU clean minus mIoU corrupted, per instance.",
+        ),
         Table(
             f"Lost more than {first}",
             ["", *head[2:]],
             more,
-            f"What an engine loses less what {first} loses, paired by instance: above zero, it is more fragile.",
+            f"An engine's loss minus that of {first}, paired by instance: above zero, it is more fragile.",
             frozenset(range(len(head))),
         ),
     ]

@@ -10,46 +10,18 @@ tile.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
 from resam_benchmarks.measure import statistics
+from resam_benchmarks.steps.answers import Answers
 from resam_runtime import AutomaticOptions, Segmenter
 from resam_runtime.common.commands import HELP
 from resam_runtime.common.errors import command_errors
-from resam_runtime.engine.manifest import Manifest
 
 TILES = (1000, 2000, 5000, 10_000)
-
-
-class _Answers:
-    """A backend whose graphs find one square in the middle of each tile."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        size, count = manifest.mask_size, 4096
-        self._nothing = np.broadcast_to(np.float32(-9), (count, size, size))
-        self._square = np.full((1, size, size), -9, np.float32)
-        self._square[:, size * 3 // 8 : size * 5 // 8, size * 3 // 8 : size * 5 // 8] = 9
-        self._fresh = False
-
-    def run(self, graph: str, inputs: Mapping[str, Any], outputs: Sequence[str], keep: bool = False) -> list[Any]:
-        if graph == "encoder":
-            self._fresh = True
-            return [None]
-        count = len(inputs["point_labels"])
-        scores = np.zeros(count, np.float32)
-        masks = self._nothing[:count]
-        if self._fresh or graph == "loop":
-            masks, scores[0] = np.concatenate([self._square, masks[1:]]), 0.9
-        self._fresh = False
-        return [masks, scores, scores][: len(outputs)]
-
-    def describe(self) -> str:
-        return "answers at once"
 
 
 def host_seconds(segmenter: Segmenter, tiles: int) -> tuple[int, float]:
@@ -76,7 +48,7 @@ def host_seconds(segmenter: Segmenter, tiles: int) -> tuple[int, float]:
 def main(engine: Path, repeats: int) -> None:
     """Show the host's milliseconds a tile for scenes of 1,000 to 10,000 tiles, in turns."""
     segmenter = Segmenter(engine, "cpu", 1, automatic=AutomaticOptions())
-    segmenter.backend = _Answers(segmenter.manifest)
+    segmenter.backend = Answers(segmenter.manifest)
     samples: dict[int, list[float]] = {}
     for _ in range(repeats):
         for tiles in TILES:

@@ -20,7 +20,7 @@ from resam_benchmarks.report.tables import Table
 
 RIVALS = {
     "resam": "resam_benchmarks.steps.train_steps:OurStep",
-    "reference": "resam_benchmarks.baselines.reference_step:ReferenceStep",
+    "reference": "resam_benchmarks.steps.reference_step:ReferenceStep",
 }
 
 

@@ -61,10 +61,14 @@ class TaughtPrompter:
         told = []
         for one in self.classes:
             nearest = min(one.table, key=lambda row: abs(row[0] - one.threshold))
-            rates = f"about {nearest[1]:.2f} of what it finds is right, {nearest[2]:.2f} of the clicks are found"
+            rates = f"about {nearest[1]:.2f} of what it finds is correct, {nearest[2]:.2f} of the clicks are found"
             told.append(
                 f"prompter, {one.name}: score from {one.threshold:.2f}"
-                + (f"; on {one.clicks} clicks set aside {rates}" if one.clicks else "; no click of it was set aside")
+                + (
+                    f"; on {one.clicks} clicks set aside {rates}"
+                    if one.clicks
+                    else "; none of its clicks was set aside"
+                )
             )
         return told
 

@@ -24,22 +24,22 @@ EPILOG = """Example: resam-annotate scenes/ --engine model.resam -o points.json"
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Points file to edit, or to begin.  [default: points.json in IMAGES]",
+    help="Points file to edit or create.  [default: points.json in IMAGES]",
 )
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on; others than this machine's own let anybody who reaches it edit the points.",
+    help="Address to listen on; with any but this machine's own, anyone who can reach it can edit the points.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="Port to listen on, 0 for any free one.  [default: one that a points file keeps, so that a page left open "
-    "finds it again]",
+    help="Port to listen on, 0 for any free one.  [default: the same one for the same points file, so that an open "
+    "page reconnects]",
 )
-@click.option("--device", help="Where the engine runs, such as cpu or cuda.  [default: the best there is]")
-@click.option("--no-browser", is_flag=True, help="Print the address only.")
+@click.option("--device", help="Device for the engine, such as cpu or cuda.  [default: the best available]")
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @version
 @command_errors
 def annotate(
@@ -51,9 +51,9 @@ def annotate(
     device: str | None,
     no_browser: bool,
 ) -> None:
-    """Draw points on the images of a folder in a page of your browser.
+    """Click points on a folder's images in the browser.
 
-    Every click is saved at once. Several windows may work on one folder. End with Ctrl-C.
+    Every click is saved at once. Several windows may work on one folder. Stop with Ctrl-C.
     """
     from resam_runtime.annotate.images import SceneImages, list_scenes
     from resam_runtime.annotate.preview import MaskPreview
@@ -72,7 +72,7 @@ def annotate(
         many = "" if len(names) == 1 else "s"
         click.echo(f"{len(names)} image{many} in {root}, points in {store.path}\n{server.url}  (Ctrl-C ends)")
         if not server.loopback:
-            click.echo("note: anybody who reaches this address can see the images and edit the points", err=True)
+            click.echo("note: anyone who can reach this address can see the images and edit the points", err=True)
         if not no_browser:
             open_browser(server.url)
         received: list[int] = []

@@ -194,14 +194,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _finder(self) -> MaskPreview:
         if self.server.preview is None or not self.server.preview.proposes:
-            raise _Answer(HTTPStatus.NOT_FOUND, "no engine that finds instances")
+            raise _Answer(HTTPStatus.NOT_FOUND, "the engine has no prompter")
         return self.server.preview
 
     def _session(self, path: list[str]) -> list[str]:
         if path[0] != "api" or len(path) < 3:
             raise _Answer(HTTPStatus.NOT_FOUND, "no such address")
         if path[1] != self.server.session:
-            raise _Answer(HTTPStatus.GONE, "the server was started anew")
+            raise _Answer(HTTPStatus.GONE, "the server was restarted")
         return path[2:]
 
     def _index(self, text: str) -> int:
@@ -246,7 +246,7 @@ class Handler(BaseHTTPRequestHandler):
         if length is None or not length.isdigit():
             raise _Answer(HTTPStatus.LENGTH_REQUIRED, "expected a Content-Length")
         if not length.isascii():  # "²" is a digit to Python
-            raise _Answer(HTTPStatus.BAD_REQUEST, "the Content-Length is no number")
+            raise _Answer(HTTPStatus.BAD_REQUEST, "the Content-Length is not a number")
         if len(length) > 15 or int(length) > BODY_LIMIT:
             raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {BODY_LIMIT} bytes")
         raw = self.rfile.read(int(length))

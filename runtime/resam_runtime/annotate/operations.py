@@ -194,7 +194,7 @@ def _restore(scene: SceneData, operation: dict[str, Any], next_id: int) -> Chang
     if not isinstance(points, list) or not isinstance(given.get("labels"), list):
         raise Refused("expected points and as many labels")
     if any(_same(instance["id"], given.get("id")) for instance in scene["instances"]):
-        raise Conflict(f"instance {given['id']} is there already")
+        raise Conflict(f"instance {given['id']} already exists")
     # even outside the image, if that is how they were
     value = {**given, "points": [_numbers(point) for point in points]}
     return _put(scene, _place(operation.get("place"), len(scene["instances"])), value, insert=True)
@@ -240,7 +240,7 @@ def _find(scene: SceneData, name: Any) -> tuple[int, dict[str, Any]]:
     for place, value in enumerate(scene["instances"]):
         if _same(value["id"], name):
             return place, value
-    raise Conflict(f"instance {str(name)[:40]} is gone")
+    raise Conflict(f"instance {str(name)[:40]} was deleted")
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -251,7 +251,7 @@ def _same(one: Any, other: Any) -> bool:
 def _which(value: dict[str, Any], operation: dict[str, Any]) -> int:
     pair = [operation.get("point"), operation.get("label")]
     if pair not in _pairs(value):
-        raise Conflict(f"that point of instance {value['id']} is gone")
+        raise Conflict(f"that point of instance {value['id']} was deleted")
     return _pairs(value).index(pair)
 
 

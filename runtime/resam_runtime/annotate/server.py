@@ -41,6 +41,9 @@ class AnnotateServer(Site):
 
     daemon_threads = True
     allow_reuse_address = True
+    # Connections that wait to be accepted. Python's 5 are fewer than a browser's tabs open, and one too many waits
+    # a second or more, until its system tries again.
+    request_queue_size = 128
 
     def __init__(
         self, host: str, port: int | None, images: SceneImages, store: PointsStore, preview: MaskPreview | None = None

@@ -46,7 +46,7 @@ class PointsStore:
         the file itself.
         """
         if Path(path).suffix.lower() != ".json":
-            raise ResamError(f"{path}: expected a name that ends in .json, points are written as JSON")
+            raise ResamError(f"{path}: expected a name ending in .json; points are written as JSON")
         self.path = Path(os.path.realpath(path))  # a rename would replace the link
         if self.path.is_dir():
             raise ResamError(f"{self.path}: is a folder; name a file")

@@ -286,7 +286,11 @@ def _kind(spec: Any) -> Kind:
 
 
 def _any_of(kinds: tuple[Kind, ...]) -> Kind:
+    takes_null = _KINDS[types.NoneType] in kinds
+
     def take_any(value: Any) -> Any:
+        if value is None and takes_null:  # what is most often so, without the others' complaints
+            return None
         problems = []
         for one in kinds:
             try:

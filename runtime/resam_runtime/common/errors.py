@@ -9,7 +9,7 @@ from typing import Any
 
 
 class ResamError(Exception):
-    """A failure the user can act on. Its message is one line: what was expected, what came, what to do."""
+    """A failure the user can act on. Its message is one line: what was expected, what was found, what to do."""
 
 
 def printable(text: str) -> str:

@@ -18,13 +18,14 @@ TEMPORARY = re.compile(r"\.resam\.[0-9a-f]{8}\.tmp(\.[^.]*)?")
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place if the block ends without an error.
 
     The temporary file lies in the same folder (a rename across file systems is not atomic), keeps the
     suffix (OpenCV picks its encoder by it) and is flushed to disk before the rename, so that a crash
     leaves the old file or the new one, never a part. Its name is no longer for a long name: that could be one
-    that fits while its temporary name does not. Raises whatever the block raises; `OSError` when the folder
+    that fits while its temporary name does not. flush: wait for the disk, which takes milliseconds; without it a crash
+    of the system, not of the program, may lose the file. Raises whatever the block raises; `OSError` when the folder
     cannot be written.
     """
     target = Path(path)
@@ -34,8 +35,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if flush:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -27,12 +27,12 @@ def find_gpu() -> GPU:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        raise NotHereError("no NVIDIA GPU is here (its driver, libcuda.so.1, is not installed)") from None
+        raise NotHereError("no NVIDIA GPU found (its driver, libcuda.so.1, is not installed)") from None
     status = driver.cuInit(0)
     count, device = ctypes.c_int(), ctypes.c_int()
     status = status or driver.cuDeviceGetCount(ctypes.byref(count))
     if not status and count.value < 1:
-        raise NotHereError("no NVIDIA GPU is here (the driver finds none)")
+        raise NotHereError("no NVIDIA GPU found (the driver finds none)")
     status = status or driver.cuDeviceGet(ctypes.byref(device), 0)
     name = ctypes.create_string_buffer(256)
     status = status or driver.cuDeviceGetName(name, len(name), device)

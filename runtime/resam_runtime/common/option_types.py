@@ -1,4 +1,4 @@
-"""Kinds of values that `resam-run`'s options take, each told in one line from what is none."""
+"""Types of option values that several commands take. Each refuses a bad value in one line."""
 
 from __future__ import annotations
 
@@ -95,6 +95,22 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
+
+
+class TrainingPrecision(click.ParamType):
+    """auto, fp32 or bf16. "32", the spelling of version 0.1, is understood until 0.3 and not shown."""
+
+    name = "precision"
+    _choices = ("auto", "fp32", "bf16")
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self._choices)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        precision = "fp32" if value == "32" else value
+        if precision not in self._choices:
+            self.fail(f"{value!r} is not one of {', '.join(self._choices)}", param, ctx)
+        return str(precision)
 
 
 def _split(

@@ -12,9 +12,9 @@ from resam_runtime.common.errors import command_errors
 @version
 @command_errors
 def doctor() -> None:
-    """Say what this machine has for resam, what each missing part would give, and the command that brings it.
+    """Check this machine for resam: what works, what each missing part would add, and the command to install it.
 
-    Also which precisions of an engine suit the machine.
+    Also shows which engine precisions suit the machine.
     """
     from resam_runtime.common.cpu import find_cpu
     from resam_runtime.doctor.report import report

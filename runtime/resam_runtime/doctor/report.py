@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterator
 
 from resam_runtime.common.cpu import Cpu
-from resam_runtime.doctor.parts import PARTS, Found, Part
+from resam_runtime.doctor.components import COMPONENTS, Component, Found
 from resam_runtime.engine.backends.onnx import physical_cores
 from resam_runtime.engine.precisions import PRECISIONS
 
@@ -18,15 +18,15 @@ def report(cpu: Cpu) -> Iterator[str]:
     yield f"resam {importlib.metadata.version('resam')}, Python {platform.python_version()}, {platform.platform()}"
     yield f"CPU: {cpu.name}, {_cores(physical_cores())}, {_instructions(cpu)}"
     yield ""
-    found = [(part, part.find()) for part in PARTS]
-    width = max(len(part.name) for part in PARTS)
+    found = [(part, part.find()) for part in COMPONENTS]
+    width = max(len(part.name) for part in COMPONENTS)
     for part, state in found:
         yield from _lines(part, state, width)
     yield ""
     yield from _precisions(cpu, any(part.name == "NVIDIA GPU" and state.works for part, state in found), width)
 
 
-def _lines(part: Part, state: Found, width: int) -> Iterator[str]:
+def _lines(part: Component, state: Found, width: int) -> Iterator[str]:
     if state.works:
         yield f"  yes  {part.name:{width}}  {part.gives}: {state.detail}"
     else:

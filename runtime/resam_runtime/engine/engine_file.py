@@ -125,7 +125,7 @@ class _Source:
             yield block
             at += len(block)
         if at < wanted.stop or self._now() != self._state:
-            raise ResamError(f"{self.path}: was written to while it was read; start again once it is whole")
+            raise ResamError(f"{self.path}: changed while it was being read; try again once it is complete")
 
     def _now(self) -> tuple[int, int]:
         found = os.fstat(self.file.fileno())
@@ -180,7 +180,7 @@ def _entry_info(name: str) -> zipfile.ZipInfo:
 def _entries(path: Path, source: _Source) -> dict[str, zipfile.ZipInfo]:
     """The ZIP directory, by name. zipfile is lenient and its errors are many; all mean a damaged file."""
     if source.read(range(min(4, source.length))) != b"PK\x03\x04":
-        raise ResamError(f"{path}: not an engine file (no ZIP begins here); expected what resam-export writes")
+        raise ResamError(f"{path}: not an engine file (not a ZIP archive); give a file written by resam-export")
     try:
         with zipfile.ZipFile(source.file) as archive:
             listed = archive.infolist()
@@ -216,7 +216,7 @@ def _entry_range(path: Path, source: _Source, info: zipfile.ZipInfo) -> range:
             f"{path}: truncated ({name} should end at byte {end} of {source.length}); copy or export it again"
         )
     if source.read(range(start + 30, start + 30 + name_length)) != name.encode():
-        raise ResamError(f"{path}: damaged (the entry {name} bears another name); copy or export the engine again")
+        raise ResamError(f"{path}: damaged (the entry {name} has another name); copy or export the engine again")
     return range(begin, end)
 
 
@@ -233,7 +233,7 @@ def _read_manifest(path: Path, source: _Source, entries: Mapping[str, zipfile.Zi
         raise ResamError(f"{path}: {MANIFEST_NAME} is {error}; export the engine again") from None
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise ResamError(f"{path}: {MANIFEST_NAME} names no format version; not an engine file of resam")
+        raise ResamError(f"{path}: {MANIFEST_NAME} states no format version; not a resam engine file")
     if version != FORMAT_VERSION:
         raise ResamError(
             f"{path}: engine format {version}, but this resam reads format {FORMAT_VERSION}; "

@@ -67,16 +67,16 @@ class Precision:
         return 4 if self.exact else 2
 
     def doubt(self, cpu: Cpu) -> str:
-        """What speaks against it on a CPU, in a few words; empty where nothing is known to."""
+        """Why it does not suit a CPU, and what would; empty where nothing is known against it."""
         if self.for_gpus and not cpu.fast_fp16:
             others = " or ".join(other.option for other in PRECISIONS.values() if not other.for_gpus)
-            return f"made for GPUs; on a CPU take {others}"
+            return f"no faster than fp32 on this CPU; for speed, export with {others}"
         if self.quantised and cpu.slow_int8:
-            return "no VNNI here: INT8 may be no faster than fp32, compare them with resam-bench"
+            return "no VNNI on this CPU: INT8 may be no faster than fp32; compare them with resam-bench"
         return ""
 
 
-FP32 = Precision("fp32", "fp32", "Everything in float32", Tolerances(1e-5, 1e-5, 0.999, 0.0005), checked_on=4)
+FP32 = Precision("fp32", "fp32", "All of it in float32", Tolerances(1e-5, 1e-5, 0.999, 0.0005), checked_on=4)
 FP16 = Precision(
     "fp16",
     "fp16",
@@ -88,7 +88,7 @@ FP16 = Precision(
 INT8 = Precision(
     "int8",
     "INT8 and fp16",
-    "The encoder in INT8 where it can be, calibrated on --images, the rest in float16: for GPUs",
+    "The encoder in INT8 where accurate enough, calibrated on --images, the rest in float16: for GPUs",
     Tolerances(0.25, 1e-2, 0.90, 0.01),
     quantised=("encoder",),
     rest="float16",
@@ -97,7 +97,7 @@ INT8 = Precision(
 INT8_FP32 = Precision(
     "int8-fp32",
     "INT8",
-    "The same, and the upscaling of masks; the rest in float32: for CPUs",
+    "The same plus mask upscaling in INT8, the rest in float32: for CPUs",
     Tolerances(0.25, 0.1, 0.90, 0.01),
     quantised=("encoder", "decoder", "loop"),
 )

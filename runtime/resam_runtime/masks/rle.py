@@ -106,7 +106,7 @@ def decode_segmentation(annotation: Mapping[str, Any], height: int, width: int) 
         polygons = [list(part) for part in segmentation if isinstance(part, Sequence) and len(part) >= 6]
         numbers = all(isinstance(v, int | float) and v == v and abs(v) < 1e9 for part in polygons for v in part)
         if not numbers:
-            raise ResamError(f"{name}: its polygons hold something that is no number, or none of an image")
+            raise ResamError(f"{name}: its polygons hold something that is not a pixel coordinate")
         if not polygons or any(len(part) % 2 for part in polygons):
             raise ResamError(f"{name}: its polygons need at least three x, y pairs each")
         rle = coco.merge(coco.frPyObjects([_near(part, height, width) for part in polygons], height, width))

@@ -19,7 +19,7 @@ Examples:
 \b
 Exit codes:
   0  merged
-  1  merged; some scenes failed, or are in shards that were not given (see summary.json)
+  1  merged; some scenes failed, or shards are missing (see summary.json)
   2  nothing was merged: parts of different engines or options, or an unfinished one
 """
 
@@ -31,11 +31,10 @@ Exit codes:
 @version
 @command_errors
 def merge(parts: tuple[Path, ...], out: Path, overwrite: bool) -> None:
-    """Make one instances.json, summary.json and what other files of a whole run there are from PARTS, the output
-    folders of resam-run --shard.
+    """Merge PARTS, the output folders of resam-run --shard, into one run: instances.json, summary.json, ...
 
-    The files are those of one run over all scenes, byte for byte but for times. Files of single scenes stay where they
-    are.
+    The result equals that of one run over all scenes, byte for byte except for timings. Files of single scenes stay
+    where they are.
     """
     from resam_runtime.merge.merge import merge as merged
 

@@ -6,6 +6,7 @@ what order they are given, makes no difference to a byte. Files of single scenes
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from resam_runtime.common.checked import Malformed, choice, kind, list_of, read_
 from resam_runtime.common.errors import ResamError, words
 from resam_runtime.run.outputs import output_errors
 from resam_runtime.run.records import RunFolder, read_request
+from resam_runtime.run.spool import DoneRecords, RecordSpool
 from resam_runtime.scenes.scene_files import STATE_FOLDER
 from resam_runtime.writers import WRITERS, OutputOptions, Record, RunInfo, run_writers
 from resam_runtime.writers.summary import Summary, resam_version, write_summary
 
 _SHARD = "--shard"
-_RESUME = "the run in it was cut short, or is damaged: resume it first"
+_RESUME = "its run is unfinished or damaged; resume it first"
 _RUN = kind({"info": dict, "categories": list[dict], "engine": str})
 _WRITING = kind({"--format": list_of(choice(*WRITERS)), "--crs": Literal["wgs84", "source"], "--simplify": float})
 _SUMMARY = kind({"complete": bool, "scenes": [{"name": str}]})
@@ -56,11 +58,11 @@ class _Part:
         """Raises ResamError for a folder without a run that was finished."""
         begun = read_request(folder)
         if begun is None:
-            raise ResamError(f"{folder}: no output folder of resam-run")
+            raise ResamError(f"{folder}: not an output folder of resam-run")
         try:
             run = take(begun.get("run"), _RUN)
         except Malformed:
-            raise ResamError(f"{folder}: made by a version of resam-run that knew no shards; run it again") from None
+            raise ResamError(f"{folder}: made by a version of resam-run without shards; run it again") from None
         if not (folder / "summary.json").is_file():
             raise ResamError(f"{folder}: {_RESUME}")
         summary = read_json(folder / "summary.json", _RESUME, _SUMMARY, _MOST)
@@ -81,7 +83,7 @@ class _Part:
 
 
 class _Scenes:
-    """Records of all parts by the names of their scenes, read anew each time, one by one."""
+    """Records of all parts by the names of their scenes, one by one."""
 
     def __init__(self, parts: Sequence[_Part]) -> None:
         self._parts = parts
@@ -94,12 +96,9 @@ class _Scenes:
                         raise ResamError(f"{part.folder} and {other} both hold {name}; give each part once")
         self._names = sorted(self._place)
 
-    def all(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Record]:
         for name in self._names:
             yield self._parts[self._place[name]].record(name)
-
-    def __iter__(self) -> Iterator[Record]:
-        return (record for record in self.all() if not record.failed)
 
 
 def merge(
@@ -115,7 +114,7 @@ def merge(
     for part in parts[1:]:
         _check_alike(part, first)
     if (out / STATE_FOLDER).exists():
-        raise ResamError(f"{out}: holds a run of its own; choose another folder with -o")
+        raise ResamError(f"{out}: holds another run; choose another folder with -o")
     lacking = _lacking(parts)
     scenes = _Scenes(parts)
     options = take_from(first.folder, first.request, _WRITING, "run it again with --overwrite")
@@ -129,11 +128,14 @@ def merge(
         if not overwrite and os.path.lexists(out / writer.files):
             raise ResamError(f"{out / writer.files}: exists; choose another folder with -o, or --overwrite")
     summary = Summary()
-    with output_errors(out):
-        for writer in writers:
-            writer.write(out / writer.files, scenes, run, writing)
-        for record in scenes.all():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(output_errors(out))
+        out.mkdir(parents=True, exist_ok=True)
+        records = stack.enter_context(RecordSpool(scenes, out))
+        for record in records:
             summary.add(record)
+        for writer in writers:
+            writer.write(out / writer.files, DoneRecords(records), run, writing)
         asked = {name: value for name, value in first.asked.items() if name.startswith("--")}
         about = {
             "resam_version": resam_version(),
@@ -143,7 +145,7 @@ def merge(
             "left_out_by_budget": 0,
             "notes": [f"without shards {', '.join(map(str, lacking))}"] if lacking else [],
         }
-        write_summary(out / "summary.json", summary.to_json(about))
+        write_summary(out / "summary.json", summary.to_json(about), records)
     totals = summary.totals
     return MergeReport(out, totals["scenes"], totals["failed"], totals["instances"], lacking)
 
@@ -155,7 +157,7 @@ def _check_alike(part: _Part, first: _Part) -> None:
     if differ or part.run != first.run:
         what = words((name if name.startswith("--") else f"another {name}" for name in differ or ["engine"]), "and")
         raise ResamError(
-            f"{part.folder}: its run differs from that of {first.folder} in {what}; merge what was asked alike"
+            f"{part.folder}: its run differs from that of {first.folder} in {what}; merge runs with the same settings"
         )
 
 
@@ -172,5 +174,5 @@ def _lacking(parts: Sequence[_Part]) -> list[int]:
     if not shards:
         return []
     if len(shards) < len(parts) or len({count for _, count in shards}) > 1:
-        raise ResamError("the parts are shards of different numbers, or some are no shards: merge those of one archive")
+        raise ResamError("the parts are not shards of one run (different counts, or no shards); give those of one run")
     return sorted(set(range(shards[0][1])) - {number for number, _ in shards})

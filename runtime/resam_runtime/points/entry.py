@@ -54,7 +54,7 @@ class Parsed:
 
 @dataclass(frozen=True)
 class PointKind:
-    """A kind of points file. `resam_runtime.points.kinds.POINT_KINDS` lists them.
+    """A kind of points file. `resam_runtime.points.file_kinds.POINT_KINDS` lists them.
 
     name: in help and errors. suffix: of a file beside its scene, behind NAME; "" for a kind that has none of its own.
     members: those of its JSON object, for errors; "" for a kind that is no JSON, which its suffix tells.

@@ -16,8 +16,8 @@ from resam_runtime.common.checked import Malformed
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.extras import has_rasterio
 from resam_runtime.points.entry import PIXELS, Entry, Parsed
+from resam_runtime.points.file_kinds import SUFFIXES, parse_points
 from resam_runtime.points.kind_labelme import is_labelme
-from resam_runtime.points.kinds import SUFFIXES, parse_points
 from resam_runtime.points.prompts import Prompt, ScenePoints, inside_image
 from resam_runtime.scenes.georeference import Coordinates, reproject_some
 from resam_runtime.scenes.scene_info import SceneInfo

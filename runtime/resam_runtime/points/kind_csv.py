@@ -12,7 +12,7 @@ from typing import Any
 
 from resam_runtime.common.checked import Malformed
 from resam_runtime.points.entry import Parsed, PointKind, take_box
-from resam_runtime.points.table import NO_BOX, NO_POINT, ParsedTable, Table
+from resam_runtime.points.table import NO_BOX, NO_POINT, ParsedTable, PointsTable
 from resam_runtime.points.values import cell_number, no_misspelt_label, scene_name, take_label, take_point
 
 _BOX = ("x0", "y0", "x1", "y1")
@@ -42,7 +42,7 @@ def _table(rows: Any) -> Parsed:
     columns = {name: number for number, name in enumerate(header)}
     in_scene, in_instance, in_label = (columns.get(name) for name in ("scene", "instance", "label"))
     in_point, in_box = [columns[name] for name in "xy" if pointed], [columns[name] for name in _BOX if boxed]
-    table = Table(boxed)
+    table = PointsTable(boxed)
     scenes: dict[str, str | None] = {}  # what cells say, once for all rows that say it
     labels: dict[str, int] = {}
     for row in rows:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any
 
 from resam_runtime.common.checked import Malformed
 from resam_runtime.points.entry import Parsed, PointKind
 from resam_runtime.points.outside import Point, Shapes
 from resam_runtime.points.values import cell_number, scene_name, take_point
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _IGNORED = ("tag",)  # of the whole image
 
@@ -21,6 +23,8 @@ _IGNORED = ("tag",)  # of the whole image
 def _parse(text: str, boxes: bool) -> Parsed:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:  # CVAT writes none, and entities may blow up
         raise Malformed("an XML file with a document type of its own; expected CVAT's annotations.xml")
+    from xml.etree import ElementTree  # takes longer to import than a run without such a file should
+
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
@@ -53,7 +57,7 @@ def _parse(text: str, boxes: bool) -> Parsed:
     return shapes.parsed()
 
 
-def _corners(box: ElementTree.Element, where: str) -> Iterator[Point]:
+def _corners(box: Element, where: str) -> Iterator[Point]:
     """The corners of a box, which is turned about its middle, clockwise on the screen."""
     x0, y0, x1, y1 = (_number(box, name, where) for name in ("xtl", "ytl", "xbr", "ybr"))
     turned = math.radians(_number(box, "rotation", where)) if box.get("rotation") else 0.0
@@ -62,15 +66,15 @@ def _corners(box: ElementTree.Element, where: str) -> Iterator[Point]:
         yield x + right * c - down * s, y + right * s + down * c
 
 
-def _points(shape: ElementTree.Element, where: str) -> list[Point]:
+def _points(shape: Element, where: str) -> list[Point]:
     pairs = (shape.get("points") or "").split(";")
     return [take_point([cell_number(number.strip()) for number in pair.split(",")], where) for pair in pairs]
 
 
-def _number(element: ElementTree.Element, name: str, where: str) -> float:
+def _number(element: Element, name: str, where: str) -> float:
     value: Any = cell_number(element.get(name) or "")
     if isinstance(value, str) or not math.isfinite(value):
-        raise Malformed(f"{where}: {name} {value[:40] if isinstance(value, str) else value!r} is no number")
+        raise Malformed(f"{where}: {name} {value[:40] if isinstance(value, str) else value!r} is not a number")
     return float(value)
 
 

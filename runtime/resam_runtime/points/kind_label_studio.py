@@ -48,7 +48,7 @@ def _add(shapes: Shapes, name: str, place: int, region: dict[str, Any], parents:
     if kind not in _REGIONS:
         raise Malformed(f"{where}: expected {', '.join(_REGIONS)}, got {full[:40]!r}")
     if region.get("image_rotation"):
-        raise Malformed(f"{where}: drawn on an image that was turned; turn it back")
+        raise Malformed(f"{where}: drawn on a rotated image; rotate it back")
     value = take(region.get("value"), dict, where)
     labels = take(value.get(full), LIST, where) if full != kind else []
     label = take(labels[0], str, where) if labels else ""

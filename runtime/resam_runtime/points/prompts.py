@@ -67,7 +67,7 @@ def check_prompts(prompts: Sequence[Prompt], width: int, height: int) -> tuple[S
         if not len(coords):
             reason = "has no points"
         elif np.isnan(coords).any():
-            reason = "a point has no place in the scene's coordinate reference system"
+            reason = "a point has no position in the scene's coordinate reference system"
         elif not inside.all():
             at = int(np.argmin(inside))
             x, y = coords[at]

@@ -17,7 +17,7 @@ NO_POINT, NO_BOX = (math.nan, math.nan), (math.nan, math.nan, math.nan, math.nan
 _NUMBER, _TEXT, _LINE = 0, 1, 2  # what an instance is called: a whole number, a text, or the line that it stands in
 
 
-class Table(Sequence[Entry]):
+class PointsTable(Sequence[Entry]):
     """The instances of a file, in the order of their first rows; each is put together when it is asked for."""
 
     def __init__(self, boxed: bool) -> None:
@@ -28,7 +28,7 @@ class Table(Sequence[Entry]):
         self._scene, self._kind, self._value = array("i"), array("b"), array("q")
         self._points, self._labels = array("d"), array("b")
         self._boxes = array("d") if boxed else None
-        self._order: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._order: npt.NDArray[np.integer[Any]] = np.empty(0, np.intp)
         self._starts = self._order
 
     def add(
@@ -60,6 +60,11 @@ class Table(Sequence[Entry]):
     def close(self) -> None:
         """All rows are there."""
         self._scene_names, self._text_names = list(self._scenes), list(self._texts)
+        number = np.int32 if len(self._kind) < 2**31 else np.intp  # half the memory
+        if np.all(np.frombuffer(self._kind, "b") == _LINE):  # each row is an instance, in order as it is
+            self._order = np.arange(len(self._kind), dtype=number)
+            self._starts = np.arange(len(self._kind) + 1, dtype=number)
+            return
         keys = [np.frombuffer(column, column.typecode) for column in (self._value, self._kind, self._scene)]
         order = np.lexsort(keys)  # stable: rows of an instance stay in their order
         first = np.ones(len(order), bool)
@@ -67,17 +72,19 @@ class Table(Sequence[Entry]):
         starts = np.flatnonzero(first)
         ranks = np.argsort(order[starts], kind="stable")  # of instances by their first rows
         counts = np.diff(starts, append=len(order))[ranks]
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(number)
         within = np.arange(len(order)) - np.repeat(self._starts[:-1], counts)
-        self._order = order[np.repeat(starts[ranks], counts) + within]
+        self._order = order[np.repeat(starts[ranks], counts) + within].astype(number)
 
     def by_scene(self) -> dict[str | None, Sequence[Entry]]:
         """Scene -> its instances."""
+        if len(self._scenes) == 1:
+            return {scene: _Rows(self, np.arange(len(self), dtype=self._starts.dtype)) for scene in self._scenes}
         own = np.frombuffer(self._scene, "i")[self._order[self._starts[:-1]]] if len(self) else np.empty(0, int)
         order = np.argsort(own, kind="stable")
         ends = np.cumsum(np.bincount(own, minlength=len(self._scenes)))
         return {
-            scene: _Part(self, order[(ends[number - 1] if number else 0) : ends[number]])
+            scene: _Rows(self, order[(ends[number - 1] if number else 0) : ends[number]])
             for scene, number in self._scenes.items()
         }
 
@@ -116,10 +123,10 @@ class Table(Sequence[Entry]):
         return entry
 
 
-class _Part(Sequence[Entry]):
+class _Rows(Sequence[Entry]):
     """Some of a table's instances."""
 
-    def __init__(self, table: Table, numbers: npt.NDArray[np.intp]) -> None:
+    def __init__(self, table: PointsTable, numbers: npt.NDArray[np.integer[Any]]) -> None:
         self._table, self._numbers = table, numbers
 
     def __len__(self) -> int:
@@ -138,7 +145,7 @@ class _Part(Sequence[Entry]):
 class ParsedTable(Parsed):
     """A whole file in columns."""
 
-    table: Table | None = None
+    table: PointsTable | None = None
 
     def by_scene(self) -> Mapping[str | None, Sequence[Entry]]:
         """Scene -> its instances."""

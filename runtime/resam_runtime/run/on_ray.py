@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class RayCluster:
         automatic: AutomaticOptions | None = None,
         min_score: float | None = None,
         views: int = 1,
+        batch: int | None = None,
     ) -> None:
         """address: host:port, or ray://host:port; None: the cluster that this machine belongs to, else one of its own.
 
@@ -63,7 +65,7 @@ class RayCluster:
         self._gpus = 1 if there.get("GPU", 0) >= 1 and device != "cpu" else 0
         self._workers = max(1, int(there.get("GPU", 0) if self._gpus else there.get("CPU", 1) // self._threads))
         content = engine.path.read_bytes()
-        how = {"automatic": automatic, "min_score": min_score, "views": views}
+        how = {"automatic": automatic, "min_score": min_score, "views": views, "batch": batch}
         self._engine = ray.put((engine.path.name, content, device, self._threads, pickle.dumps(how)))
 
     def __enter__(self) -> RayCluster:
@@ -102,7 +104,7 @@ class RayCluster:
             if not left:
                 return
         for scene in left.values():
-            why = f"{scene.path}: its worker was lost each time, for want of memory perhaps"
+            why = f"{scene.path}: its worker was lost every time, perhaps for lack of memory"
             record = _save(Record(scene.name, scene.stem, points.signature(scene), reason=why), [], folder)
             on_scene(record)
 
@@ -114,15 +116,18 @@ class RayCluster:
         context.enable_progress_bars = False
         rows = [{"scene": pickle.dumps(scene)} for scene in scenes]
         source = data.from_items(rows, override_num_blocks=-(-len(rows) // together))
-        made = source.map(
-            _Worker,
-            fn_constructor_args=(self._engine, work),
-            concurrency=(1, self._workers),
-            num_cpus=self._threads,
-            num_gpus=self._gpus,
-            max_restarts=-1,
-            max_task_retries=_AGAIN,
-        )
+        with warnings.catch_warnings():
+            # Remote arguments go in Ray 2.64, which has no other word for how often lost work is done again.
+            warnings.filterwarnings("ignore", "`ray_remote_args`")
+            made = source.map(
+                _Worker,
+                fn_constructor_args=(self._engine, work),
+                concurrency=(1, self._workers),
+                num_cpus=self._threads,
+                num_gpus=self._gpus,
+                max_restarts=-1,
+                max_task_retries=_AGAIN,
+            )
         for row in made.iter_rows():
             yield Record.from_json(pickle.loads(row["record"])), pickle.loads(row["contents"])
 

@@ -39,15 +39,23 @@ def output_names(stem: str, formats: Collection[str], scene: SceneInfo | None = 
 
 def check_outputs(scenes: Sequence[SceneFile], out: Path, formats: Collection[str]) -> None:
     """Raise ResamError if an output would overwrite a scene, by whatever path either is reached."""
-    # A scene that is a link is two files: the link, and what it points to.
-    paths = [scene.local for scene in scenes if scene.local is not None]
-    sources = {_place(path) for path in paths} | {os.path.realpath(path) for path in paths}
+    folders: dict[str, str] = {}  # each asked for once, without its links
+
+    def place(path: str) -> str:
+        """The path without links, but for its last part: what a rename onto it would replace."""
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        return os.path.join(folders[folder], name)
+
+    sources = set()
+    for scene in scenes:
+        if scene.local is not None:
+            path = os.path.abspath(scene.local)
+            sources.add(place(path))
+            if os.path.islink(path):  # two files: the link, and what it points to
+                sources.add(os.path.realpath(path))
     for scene in scenes:
         for name in output_names(scene.stem, formats):
-            if _place(out / name) in sources:
+            if place(os.path.join(out, name)) in sources:
                 raise ResamError(f"{out / name}: is a scene and would be overwritten; choose another folder with -o")
-
-
-def _place(path: Path) -> str:
-    """The path without links, but for its last part: what a rename onto it would replace."""
-    return os.path.join(os.path.realpath(path.parent), path.name)

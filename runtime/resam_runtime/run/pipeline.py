@@ -11,13 +11,13 @@ that fails is recorded with its reason and the run goes on; an output that canno
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from resam_runtime.common.errors import ResamError
 from resam_runtime.run.channel import Channel, Closed
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.outputs import output_errors
-from resam_runtime.run.process_scene import PreparedTile, SceneJob
+from resam_runtime.run.process_scene import PreparedTile, SceneJob, segment_tiles
 from resam_runtime.run.records import RunFolder
 from resam_runtime.run.scene_prompts import PointsSource
 from resam_runtime.run.stop import StopRequest
@@ -47,7 +47,9 @@ def process_scenes(
     all scenes whose records were saved before that are done.
     """
     stop = stop or StopRequest()
-    work: Channel[PreparedTile | SceneJob] = Channel(_TILES_AHEAD)  # the tiles of a scene, then its job
+    work: Channel[PreparedTile | SceneJob] = Channel(
+        max(_TILES_AHEAD, segmenter.batch)
+    )  # the tiles of a scene, then its job
     done: Channel[SceneJob] = Channel(_SCENES_BEHIND)
     errors: list[BaseException] = []
 
@@ -91,13 +93,13 @@ def process_scenes(
 
     threads = [thread_of(read), thread_of(write)]
     try:
-        for item in work:
-            if isinstance(item, PreparedTile):
-                if not stop.at_once:
-                    on_points(item.job.segment(item))
-            elif not item.dropped and not (stop.at_once and item.failure is None):
-                item.gather()
-                done.put(item)
+        for tiles, jobs in _together(work, segmenter.batch):
+            if tiles and not stop.at_once:
+                on_points(segment_tiles(segmenter, tiles))
+            for job in jobs:
+                if not job.dropped and not (stop.at_once and job.failure is None):
+                    job.gather()
+                    done.put(job)
         done.finish()
     except Closed:
         pass
@@ -110,6 +112,24 @@ def process_scenes(
             thread.join()
     if errors:
         raise errors[0]
+
+
+def _together(
+    work: Iterable[PreparedTile | SceneJob], most: int
+) -> Iterator[tuple[list[PreparedTile], list[SceneJob]]]:
+    """As many tiles as share an encoder call, and the jobs that are through when they are."""
+    tiles: list[PreparedTile] = []
+    jobs: list[SceneJob] = []
+    for item in work:
+        if isinstance(item, PreparedTile):
+            tiles.append(item)
+        else:
+            jobs.append(item)
+        if len(tiles) == most or not tiles:
+            yield tiles, jobs
+            tiles, jobs = [], []
+    if tiles or jobs:
+        yield tiles, jobs
 
 
 def save_scene(job: SceneJob, folder: RunFolder) -> Record:

@@ -14,11 +14,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 from resam_runtime.common.checked import Kind, Malformed, kind, parse_json, shown, whole
 from resam_runtime.common.errors import ResamError
 from resam_runtime.common.files import TEMPORARY, atomic_write, open_regular, read_regular
+from resam_runtime.run.spool import RecordSpool
 from resam_runtime.scenes.scene_files import STATE_FOLDER
 from resam_runtime.writers import run_writers
 from resam_runtime.writers.record import FORMAT, Record, plain_name
@@ -29,13 +30,27 @@ _REQUEST = kind({"format": _FORMAT, "request": dict, "run": dict | None})
 _WRITING = kind({"format": _FORMAT, "outputs": [plain_name]})
 
 
+class Earlier(NamedTuple):
+    """What an earlier run's record says of a scene, as far as it tells whether that is done; see `Record`."""
+
+    stem: str
+    failed: bool
+    source: Mapping[str, Any]
+    outputs: tuple[str, ...]
+
+
 class RunFolder:
-    """An output folder taken by one run. Use as a context manager: it holds a lock while open."""
+    """An output folder taken by one run. Use as a context manager: it holds a lock while open.
+
+    earlier: what records said when the folder was taken, by the names of their scenes.
+    """
 
     def __init__(self, out: Path, lock: IO[bytes] | None) -> None:
         self.out = out
         self._state = out / STATE_FOLDER
         self._lock = lock
+        self._lead_inside: dict[str, bool] = {}
+        self.earlier: dict[str, Earlier] = {}
         self._ours: set[str] | None = set()  # outputs that this run or an earlier one wrote; None: all there may be
 
     @classmethod
@@ -104,10 +119,15 @@ class RunFolder:
             if record is not None:
                 yield record
 
-    def has_outputs(self, record: Record) -> bool:
+    def spool(self, names: Iterable[str]) -> RecordSpool:
+        """The records of scenes, in this order, those that there are. Raises OSError."""
+        records = (record for name in names if (record := self.record(name)) is not None)
+        return RecordSpool(records, self._state)
+
+    def has_outputs(self, record: Record | Earlier) -> bool:
         """Whether the files that a record lists are there."""
         # os.path's isfile: Path's raises where a folder cannot be read, before Python 3.14
-        return all(os.path.isfile(self.out / name) for name in record.outputs)
+        return all(os.path.isfile(os.path.join(self.out, name)) for name in record.outputs)
 
     def remove_outputs(self, record: Record) -> None:
         """Remove the files that a record lists, and the record first: a half-removed scene is done again."""
@@ -136,7 +156,8 @@ class RunFolder:
         self._mark([*outputs, *(() if earlier is None else earlier.outputs)])
 
     def _mark(self, outputs: list[str]) -> None:
-        write_json(self._state / "writing.json", {"format": FORMAT, "outputs": outputs})
+        # a note for who is killed: not waited for, since the disk is then well, and it is written for every scene
+        write_json(self._state / "writing.json", {"format": FORMAT, "outputs": outputs}, flush=False)
 
     def _path(self, name: str) -> Path:
         # a name may hold slashes and be longer than a file name may be
@@ -159,21 +180,24 @@ class RunFolder:
         if begun and mode == "resume":
             difference = _difference((earlier or {}).get("request", {}), request)
             if difference:
-                raise ResamError(f"{self.out}: cannot resume, {difference}; ask for the same, or use --overwrite")
+                raise ResamError(f"{self.out}: cannot resume: {difference}; use the same, or --overwrite")
         for folder in {self.out, self._state, self._state / "scenes", *self._output_folders()}:
             for leftover in folder.iterdir():
                 if TEMPORARY.fullmatch(leftover.name):
                     leftover.unlink(missing_ok=True)
         if begun:
-            self._ours = {name for record in self.records() for name in record.outputs}
+            for record in self.records():
+                self.earlier[record.name] = Earlier(record.stem, record.failed, record.source, tuple(record.outputs))
+            self._ours = {name for earlier in self.earlier.values() for name in earlier.outputs}
             cut_short = set((_read(self._state / "writing.json", _WRITING) or {}).get("outputs", [])) - self._ours
             with contextlib.suppress(OSError):
                 self._remove(sorted(cut_short))
         if mode == "overwrite":
             self._mark(sorted(self._ours or ()))
             self._ours = None
-            for record in list(self.records()):
+            for record in self.records():
                 self.remove_outputs(record)
+            self.earlier = {}
             formats = (earlier or {}).get("request", {}).get("--format")
             written = run_writers(
                 [name for name in formats if isinstance(name, str)] if isinstance(formats, list) else []
@@ -186,9 +210,16 @@ class RunFolder:
     def _read_record(self, path: Path) -> Record | None:
         with contextlib.suppress(OSError, Malformed):
             record = Record.from_json(parse_json(read_regular(path)))
-            if all(_inside(self.out, self.out / name) for name in record.outputs):
+            if all(self._leads_inside(name) for name in record.outputs):
                 return record
         return None
+
+    def _leads_inside(self, name: str) -> bool:
+        """As `_inside`, of an output's name, asked once for each folder: what removes or writes files asks again."""
+        folder = os.path.dirname(name)
+        if folder not in self._lead_inside:
+            self._lead_inside[folder] = _inside(self.out, self.out / name)
+        return self._lead_inside[folder]
 
     def _output_folders(self) -> set[Path]:
         """Folders that outputs of this run may lie in: those under the output folder, but for hidden ones and those of
@@ -209,9 +240,10 @@ def read_request(out: Path) -> dict[str, Any] | None:
     return _read(out / STATE_FOLDER / "run.json", _REQUEST)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write plain data as compact JSON, whole or not at all, the same bytes for the same data. Raises OSError."""
-    with atomic_write(path) as temporary:
+def write_json(path: Path, data: Any, flush: bool = True) -> None:
+    """Write plain data as compact JSON, whole or not at all, the same bytes for the same data. flush: as for
+    `atomic_write`. Raises OSError."""
+    with atomic_write(path, flush) as temporary:
         temporary.write_text(json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii")
 
 

@@ -9,15 +9,15 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resam_runtime.common.errors import ResamError, words
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.points import SUFFIXES, PointsFile, find_points, path_ends, shared_names
-from resam_runtime.run.on_ray import RayCluster
 from resam_runtime.run.options import RunOptions
 from resam_runtime.run.outputs import check_outputs, output_errors, output_names
 from resam_runtime.run.pipeline import process_scenes
@@ -25,11 +25,15 @@ from resam_runtime.run.records import Mode, RunFolder
 from resam_runtime.run.report import Observer, RunReport
 from resam_runtime.run.scene_prompts import PointsSource, searched
 from resam_runtime.run.shard import Shard
+from resam_runtime.run.spool import DoneRecords
 from resam_runtime.run.stop import StopRequest
 from resam_runtime.scenes.scene_files import SceneFile, check_apart, check_exist, find_scenes
 from resam_runtime.segment.segmenter import Segmenter
-from resam_runtime.writers import WRITERS, Record, RunInfo, run_writers
+from resam_runtime.writers import WRITERS, RunInfo, run_writers
 from resam_runtime.writers.summary import Summary, resam_version, write_summary
+
+if TYPE_CHECKING:
+    from resam_runtime.run.on_ray import RayCluster
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,10 @@ class Run:
     def is_done(self, scene: SceneFile, folder: RunFolder) -> bool:
         """Whether an earlier run did this scene, neither it nor the points beside it have changed since, and its
         outputs are still there."""
-        record = folder.record(scene.name)
-        if record is None or record.failed or record.stem != scene.stem:
+        earlier = folder.earlier.get(scene.name)
+        if earlier is None or earlier.failed or earlier.stem != scene.stem:
             return False
-        return record.source == self.points.signature(scene) and folder.has_outputs(record)
+        return earlier.source == self.points.signature(scene) and folder.has_outputs(earlier)
 
     def execute(
         self,
@@ -164,7 +168,7 @@ class Run:
                 on_scene=observer.scene,
             )
             kept = self._kept(folder)
-            line = f"kept what an earlier run made of {len(kept)} scenes that are not among the images now"
+            line = f"kept the earlier run's results of {len(kept)} scenes that are no longer among the images"
             names = sorted([*kept, *(scene.name for scene in self.scenes)])
             whole = replace(self, notes=[*self.notes, line]) if kept else self
             report = whole.finish(folder, names, segmenter, time.monotonic() - begin)
@@ -181,19 +185,18 @@ class Run:
     ) -> RunReport:
         """Write the files of the whole run from the records of the scenes named. Raises OutputError."""
         options, summary, left_out = self.options, Summary(), 0
-        with output_errors(self.out):
+        with output_errors(self.out), folder.spool(names) as records:
+            for record in records:
+                summary.add(record)
             for writer in run_writers(options.formats):
-                left_out += writer.write(self.out / writer.files, _Done(folder, names), self.info, options)
-            for name in names:
-                if (record := folder.record(name)) is not None:
-                    summary.add(record)
+                left_out += writer.write(self.out / writer.files, DoneRecords(records), self.info, options)
             totals = summary.totals
             complete = totals["scenes"] == len(names)
             nowhere = 0
             whole = complete and self.shard is None  # what lies in no scene of a shard may lie in one of another
             if whole and self.points.file is not None and totals["failed"] < totals["scenes"]:
                 nowhere = len(self.points.file.placed_ids - summary.by_place)
-            notes = [f"{nowhere} instances of the points file lie in no scene that is done"] if nowhere else []
+            notes = [f"{nowhere} instances of the points file lie in no processed scene"] if nowhere else []
             if left_out and left_out == totals["instances"]:
                 notes.append(f"--budget {options.budget}: none of {left_out} instances fits into instances.json")
             about = {
@@ -205,7 +208,7 @@ class Run:
                 "notes": [*_shorten(self.notes), *notes],
                 "wall_seconds": round(seconds, 3),
             }
-            write_summary(self.out / "summary.json", summary.to_json(about))
+            write_summary(self.out / "summary.json", summary.to_json(about), records)
         return RunReport(
             out=self.out,
             scenes=totals["scenes"],
@@ -230,12 +233,12 @@ class Run:
         outputs another scene has taken."""
         names, stems = {scene.name for scene in self.scenes}, {scene.stem.casefold() for scene in self.scenes}
         others = [
-            record.name
-            for record in folder.records()
-            if record.name not in names
-            and not record.failed
-            and record.stem.casefold() not in stems
-            and folder.has_outputs(record)
+            name
+            for name, earlier in folder.earlier.items()
+            if name not in names
+            and not earlier.failed
+            and earlier.stem.casefold() not in stems
+            and folder.has_outputs(earlier)
         ]
         paths = [scene.full_path for scene in self.scenes] if others else []
         ends = {end for path in paths for end in path_ends(path)}
@@ -245,19 +248,6 @@ class Run:
 def _found_categories(manifest: Manifest) -> list[dict[str, int | str]]:
     """COCO's categories of what an engine's prompter finds."""
     return [] if manifest.prompter is None else [{"id": one.id, "name": one.name} for one in manifest.prompter.classes]
-
-
-class _Done:
-    """Records of the scenes that are done, read anew each time, one by one."""
-
-    def __init__(self, folder: RunFolder, names: Sequence[str]) -> None:
-        self._folder, self._names = folder, names
-
-    def __iter__(self) -> Iterator[Record]:
-        for name in self._names:
-            record = self._folder.record(name)
-            if record is not None and not record.failed:
-                yield record
 
 
 def _check_points(

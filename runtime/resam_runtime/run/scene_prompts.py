@@ -72,7 +72,7 @@ class PointsSource:
         placeless = scene.georeference is None and file.path.suffix.lower() not in RASTER_SUFFIXES
         if placeless and not beside and found.by_place and called is None:
             # a quicklook beside GeoTIFFs, say: it cannot be where the points are
-            return without(f"no points for it in {found.path.name}: it has no place on the map")
+            return without(f"no points for it in {found.path.name}: it is not georeferenced")
         prompts = found.prompts(scene, called or "")
         by_place = [prompt.id for prompt in prompts if prompt.by_place]
         if not prompts and beside and len(found) and called is None:

@@ -65,7 +65,7 @@ def open_image(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> O
         raise ResamError(f"{path}: {error.strerror or error}") from None
     header = read_header(data)
     if header is None:
-        raise ResamError(f"{path}: not an image that can be read, or damaged")
+        raise ResamError(f"{path}: not a readable image, or damaged")
     if not header.whole:
         raise ResamError(f"{path}: truncated {header.kind.upper()} file")
     if header.zeroed:
@@ -88,7 +88,7 @@ def open_image(path: Path, bands: Sequence[int] | None, alpha: bool = True) -> O
     except cv2.error as error:
         raise ResamError(f"{path}: cannot be decoded ({error.err})") from None
     if pixels is None:
-        raise ResamError(f"{path}: not an image that can be read, or damaged")
+        raise ResamError(f"{path}: not a readable image, or damaged")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     count = pixels.shape[2]
     order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # OpenCV: blue first

@@ -30,7 +30,6 @@ from resam_runtime.scenes.georeference import world_files
 from resam_runtime.scenes.headers import file_header
 from resam_runtime.scenes.quiet_gdal import quiet_gdal
 from resam_runtime.scenes.remote import RemoteFile
-from resam_runtime.scenes.vrt import rewritten_vrt
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _IMAGINE = b"EHFA_HEADER_TAG"
@@ -122,7 +121,7 @@ def open_dataset(path: Path) -> GdalFile:
         opened = GdalFile(_open(place, driver, notes, alone=view is None), notes, view)
         if _leads_elsewhere(opened.dataset) and view is not None and driver != "VRT":
             opened.close()
-            notes.append("the files beside it name other files: they are not read")
+            notes.append("files beside it refer to other files, which are not read")
             opened = GdalFile(_open(os.fspath(path), driver, notes, alone=True), notes)
         _check(opened, path)
         return opened
@@ -132,7 +131,7 @@ def open_dataset(path: Path) -> GdalFile:
         import rasterio
 
         if isinstance(error, UnicodeEncodeError):
-            raise ResamError(f"{path}: GDAL reads no file whose name is not UTF-8; rename it") from None
+            raise ResamError(f"{path}: GDAL cannot read a file whose name is not UTF-8; rename it") from None
         if isinstance(error, rasterio.errors.RasterioError | OSError):
             raise ResamError(f"{path}: cannot be read ({cause(error)})") from None
         raise
@@ -194,7 +193,9 @@ class _View:
         place.parent.mkdir()
         if driver == "VRT":
             if depth == _DEEPEST:
-                raise ResamError(f"{path}: VRT files that name each other without end")
+                raise ResamError(f"{path}: VRT files that refer to each other in a circle")
+            from resam_runtime.scenes.vrt import rewritten_vrt  # brings XML, which few runs need
+
             place.write_text(rewritten_vrt(path, lambda source: self.add(source, depth + 1)), encoding="utf-8")
         else:
             place.symlink_to(path)
@@ -265,7 +266,7 @@ def _driver(path: Path) -> str:
             )
     if any(True for _ in _headers(path)):
         return "ENVI"
-    raise ResamError(f"{path}: not a raster of a kind that is read, or damaged; gdal_translate makes a GeoTIFF of it")
+    raise ResamError(f"{path}: not a supported raster, or damaged; convert it to GeoTIFF with gdal_translate")
 
 
 @functools.cache

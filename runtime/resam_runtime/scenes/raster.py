@@ -104,8 +104,8 @@ class _RasterSource:
         seen = seen[seen != 0]
         if len(seen) and np.unique(seen, return_counts=True)[1].max() < len(seen) / 2:
             self._file.notes.append(
-                f"band {self._alpha} is called alpha but varies as measured ones do: where it is 0 there is no data; "
-                "if it is none, see --no-alpha"
+                f"band {self._alpha} is called alpha but varies like data; pixels where it is 0 count as no data "
+                "(--no-alpha turns this off)"
             )
 
     def _alpha_at(self, place: tuple[int, int, int, int]) -> Array:
@@ -161,7 +161,7 @@ def open_raster(path: Path | RemoteFile, bands: Sequence[int] | None, alpha: boo
         with file.calls(file.notes):
             dataset = file.dataset
             if dataset.count == 0:
-                raise ResamError(f"{path}: holds no bands, only sub-datasets; export the one you mean")
+                raise ResamError(f"{path}: has no bands, only subdatasets; export the one you want")
             kinds = list(dataset.colorinterp)
             named = [_bands_called(kinds, names) for names in (_RGB, _CMYK)]
             plain = [index for index, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha or not alpha] or [1]

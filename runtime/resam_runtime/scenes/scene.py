@@ -144,8 +144,8 @@ def _unsaid_no_data(values: npt.NDArray[np.float64]) -> str:
     if least not in _NO_DATA or share < 0.001 or (values[values > least] < least / 2).any():
         return ""
     return (
-        f"{least:.10g} in {share:.0%} of its pixels counts as data, since the file does not say otherwise: "
-        f"gdal_edit.py -a_nodata {least:.10g} does"
+        f"{least:.10g} in {share:.0%} of its pixels counts as data, since the file does not mark it as no data; "
+        f"gdal_edit.py -a_nodata {least:.10g} marks it"
     )
 
 
@@ -168,7 +168,7 @@ def open_scene(
         raise ResamError(f"bands {','.join(map(str, bands))}: give one or three band numbers, counted from 1")
     if isinstance(path, RemoteFile):
         if not has_rasterio():
-            raise ResamError(f"{path}: read by rasterio, which is not installed; pip install 'resam[geo]'")
+            raise ResamError(f"{path}: needs rasterio, which is not installed; pip install 'resam[geo]'")
         return _scene(open_raster(path, bands, alpha), path, name or Path(path.place).name, True)
     try:
         size = path.stat().st_size
@@ -195,7 +195,7 @@ def _open_pixels(path: Path, bands: Sequence[int] | None, alpha: bool) -> Opened
     if header is None:
         return opened
     if header.pages > 1:
-        opened.notes.append(f"holds {header.pages} pages; only the first is read")
+        opened.notes.append(f"has {header.pages} pages; only the first is read")
     # a map's pixels are placed, and drawn, as they are stored
     if header.orientation != 1 and not (header.georeferenced or georeferenced_beside(path)):
         opened = replace(opened, source=UprightSource(opened.source, header.orientation))

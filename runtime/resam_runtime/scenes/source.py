@@ -52,5 +52,5 @@ def choose_bands(path: Path | RemoteFile, count: int, bands: Sequence[int] | Non
     """The bands asked for, else the default; `ResamError` for one that a file of `count` bands lacks."""
     chosen = list(bands or default)
     if max(chosen) > count:
-        raise ResamError(f"{path}: has {count} band{'s' * (count > 1)}, band {max(chosen)} was asked for; see --bands")
+        raise ResamError(f"{path}: has {count} band{'s' * (count > 1)}, band {max(chosen)} was requested; see --bands")
     return chosen

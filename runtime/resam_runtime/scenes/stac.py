@@ -13,9 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
-from urllib.request import Request, urlopen
 
 from resam_runtime.common.checked import Malformed, kind, parse_json
 from resam_runtime.common.errors import ResamError, one_line
@@ -168,6 +166,9 @@ def _read(path: Path) -> bytes:
 def _fetched(source: RemoteFile) -> bytes:
     if urlsplit(source.address).scheme.lower() not in ("http", "https"):
         raise ResamError(f"{source}: a catalogue is read from a file or the web; copy it here")
+    from urllib.error import HTTPError, URLError  # here: they bring TLS and e-mail, 50 ms of a run that has no URLs
+    from urllib.request import Request, urlopen
+
     for left in reversed(range(_TRIES)):
         try:
             request = Request(source.address, headers={"Accept": "application/geo+json, application/json, */*"})

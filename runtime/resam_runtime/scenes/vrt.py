@@ -55,7 +55,7 @@ def rewritten_vrt(path: Path, place: Callable[[Path], str]) -> str:
         kind = element.get("subClass", "")
         if element.tag not in _WORDS or kind not in _CLASSES:
             raise ResamError(
-                f"{path}: holds {kind or element.tag}, which is not read; gdal_translate makes a GeoTIFF of it"
+                f"{path}: {kind or element.tag} is not supported; convert it to GeoTIFF with gdal_translate"
             )
         if element.tag in _SOURCES:
             element.text = place(_source(path, element))

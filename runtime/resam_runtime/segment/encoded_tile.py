@@ -22,17 +22,23 @@ Image = NDArray[np.uint8]
 
 
 class EncodedTile:
-    """The embedding of a tile, made now, and those of its views' windows, made when they are first asked for."""
+    """The embedding of a tile, and those of its views' windows, made when they are first asked for."""
 
     def __init__(
-        self, backend: Backend, manifest: Manifest, tile_image: Image, views: tuple[View, ...], max_points: int
+        self,
+        backend: Backend,
+        manifest: Manifest,
+        tile_image: Image,
+        views: tuple[View, ...],
+        max_points: int,
+        embedding: Any,
     ) -> None:
         """backend: of the engine that `manifest` describes. tile_image: (S, S, 3) uint8. views: itself first.
-        max_points: prompts in one run of a graph at most."""
+        max_points: prompts in one run of a graph at most. embedding: of the tile."""
         self._backend, self.manifest, self._image, self._views = backend, manifest, tile_image, views
         self.max_points = max_points
         self._windows: dict[Window, Any] = {}
-        self._whole = self._encode(tile_image)
+        self._whole = embedding
 
     def decode(self, graph: str, coords: NDArray[np.float32], labels: NDArray[np.int32]) -> Decoded:
         """What a graph, "decoder" or "loop", makes of prompts on the tile as it is.

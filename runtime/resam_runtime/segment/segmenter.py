@@ -17,6 +17,7 @@ from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.masks.instance import Instance, in_order
 from resam_runtime.segment.automatic import AutomaticOptions, GridSearch
+from resam_runtime.segment.batch import measured_batch
 from resam_runtime.segment.encoded_tile import EncodedTile, Image
 from resam_runtime.segment.finder import PrompterSearch
 from resam_runtime.segment.search import Search
@@ -24,7 +25,7 @@ from resam_runtime.tiles.averaged_views import VIEWS
 from resam_runtime.tiles.letterbox import scale_to_tile
 from resam_runtime.tiles.placement import compact, owners
 from resam_runtime.tiles.prompt_batch import PADDING, PromptBatch, prompt_batch
-from resam_runtime.tiles.tiling import DEFAULT_OVERLAP, Tile, plan_tiles
+from resam_runtime.tiles.tiling import Tile, plan_tiles
 
 DEFAULT_MAX_POINTS = 32
 """Instances in one call of a graph. Memory grows with it (ViT-B: about 60 MB each), time per instance does not fall
@@ -54,27 +55,26 @@ class Segmenter:
         device: str | None = None,
         threads: int | None = None,
         *,
-        overlap: float = DEFAULT_OVERLAP,
         max_points: int = DEFAULT_MAX_POINTS,
         automatic: AutomaticOptions | None = None,
         min_score: float | None = None,
         views: int = 1,
+        batch: int | None = None,
     ) -> None:
         """Load an engine file (a path or an open `EngineFile`).
 
         device: None picks the best there is; else "cpu", "cuda", "cuda:1", "tensorrt-ep" for ONNX graphs,
-        "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores). overlap: of tiles, 0 to 0.9.
+        "cuda" or "cuda:1" for plans. threads: CPU threads (None: all physical cores).
         max_points: instances decoded together at most; the engine's own limit counts too. automatic: how instances
         are proposed where no points are given: by a grid, also where the engine has a prompter; None: by the prompter,
         else by a grid. min_score: least score of what the prompter finds, 0 to 1; None: the engine's own, class by
         class. views: of each tile, 1 to 7 (`resam_runtime.tiles.averaged_views.VIEWS`): with more, masks and scores
-        are means over mirrored and rescaled images, slower and better. Raises `ResamError` for a file, a device or
-        another argument that will not do.
+        are means over mirrored and rescaled images, slower and better. batch: tiles that share a call of the encoder in
+        runs over many; None: as many as a GPU gains from, measured now, and 1 on a CPU. Raises `ResamError` for a file,
+        a device or another argument that will not do.
         """
         engine = engine_file if isinstance(engine_file, EngineFile) else EngineFile.open(engine_file)
         max_points, views = _whole("max_points", max_points), _whole("views", views, len(VIEWS))
-        if not isinstance(overlap, int | float | np.number) or not 0 <= overlap <= 0.9:
-            raise ResamError(f"overlap: expected 0 to 0.9, got {overlap!r}")
         if device is not None and not isinstance(device, str):
             raise ResamError(f'device: expected a text such as "cpu" or "cuda:1", got {device!r}')
         if automatic is not None and not isinstance(automatic, AutomaticOptions):
@@ -90,13 +90,19 @@ class Segmenter:
         )
         self._views = VIEWS[:views]
         self._path = engine.path
-        self._overlap = overlap
         self._max_points = min(max_points, engine.manifest.max_points or max_points)
         self.backend: Backend = load_backend(engine, device, None if threads is None else _whole("threads", threads))
+        most = engine.manifest.max_batch
+        self.batch = (
+            measured_batch(self.backend, engine.manifest)
+            if batch is None
+            else min(_whole("batch", batch), most or batch)
+        )
 
     def describe(self) -> str:
         """One line: engine file, backend, what executes it in fact, precision."""
-        return f"{self._path.name}: {self.backend.describe()}"
+        together = f", {self.batch} tiles a call" if self.batch > 1 else ""
+        return f"{self._path.name}: {self.backend.describe()}{together}"
 
     def __call__(
         self, image: Image, points: Any = None, labels: Any = None, exclusive: bool = False, *, sizes: Any = None
@@ -156,7 +162,7 @@ class Segmenter:
 
     def tiles(self, width: int, height: int) -> list[Tile]:
         """The tiles of a scene of width x height pixels."""
-        return plan_tiles(width, height, self.manifest.image_size, self.manifest.framing, self._overlap)
+        return plan_tiles(width, height, self.manifest.image_size, self.manifest.framing)
 
     def plan(self, prompts: PromptBatch, width: int, height: int) -> list[tuple[Tile, NDArray[np.intp]]]:
         """The tiles that own prompts, each with the indices of its own; together every index once."""
@@ -180,15 +186,24 @@ class Segmenter:
 
     def encode_tile(self, tile_image: Image) -> EncodedTile:
         """Encode one tile (S, S, 3) uint8. Raises `ResamError` for pixels that are not as `prepare_tile` gives them."""
-        size = self.manifest.image_size
-        if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
-            what = f"{tile_image.shape} {tile_image.dtype}"
-            raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, got {what}")
-        return EncodedTile(self.backend, self.manifest, tile_image, self._views, self._max_points)
+        return self.encode_tiles([tile_image])[0]
+
+    def encode_tiles(self, tile_images: Sequence[Image]) -> list[EncodedTile]:
+        """Encode tiles (S, S, 3) uint8 in one call, no more of them than `batch`. Raises `ResamError` as `encode_tile`
+        does."""
+        for tile_image in tile_images:
+            self._check_tile(tile_image)
+        image = np.stack(tile_images)
+        kept = self.backend.run("encoder", {"image": image}, ["embedding"], keep=True)[0]
+        embeddings = [kept] if len(image) == 1 else self.backend.split(kept)
+        return [
+            EncodedTile(self.backend, self.manifest, tile_image, self._views, self._max_points, embedding)
+            for tile_image, embedding in zip(tile_images, embeddings, strict=True)
+        ]
 
     def segment_tile(
         self,
-        tile_image: Image,
+        tile_image: Image | EncodedTile,
         tile: Tile,
         prompts: PromptBatch,
         indices: Sequence[int] | NDArray[np.intp],
@@ -196,18 +211,19 @@ class Segmenter:
         *,
         keep_logits: bool = False,
     ) -> list[Instance]:
-        """Encode one prepared tile (S, S, 3) and run Refine and Requery for the prompts `indices` on it.
+        """Encode one prepared tile (S, S, 3), if it is not encoded yet, and run Refine and Requery for the prompts
+        `indices` on it.
 
         prompts: those of the whole scene, in scene pixels; scene_hw: (H, W) of the scene. Returns their instances in
         the order of `indices`, in scene pixels, `Instance.index` as in `prompts`. keep_logits keeps what
         `make_exclusive` compares.
         """
-        encoded = self.encode_tile(tile_image)
+        encoded = self._encoded(tile_image)
         return encoded.instances("loop", tile, prompts, indices, scene_hw, keep_logits)
 
     def propose_tile(
         self,
-        tile_image: Image,
+        tile_image: Image | EncodedTile,
         tile: Tile,
         where: NDArray[np.float32],
         scene_hw: tuple[int, int],
@@ -215,18 +231,28 @@ class Segmenter:
         valid: NDArray[np.bool_] | None = None,
         keep_logits: bool = False,
     ) -> list[Instance]:
-        """Find instances on one prepared tile (S, S, 3) without points: by the prompter, or from a grid of points.
+        """Find instances on one tile, prepared (S, S, 3) or encoded, without points: by the prompter, or from a grid of
+        points.
 
         tile, where: as `plan_automatic` gives them. scene_hw: (H, W).
         valid: which of the window's pixels have data, (tile.height, tile.width) bool, None: all; no instance is looked
         for, nor kept, where there are none. Follow with `merge_proposals` once all tiles are done: neighbours see the
         same instances.
         """
-        return self.search.on_tile(self.encode_tile(tile_image), tile, where, scene_hw, valid, keep_logits)
+        return self.search.on_tile(self._encoded(tile_image), tile, where, scene_hw, valid, keep_logits)
 
     def merge_proposals(self, instances: Sequence[Instance], scene_hw: tuple[int, int]) -> list[Instance]:
         """Drop empty, weak and repeated proposals of all tiles; the best first, numbered anew."""
         return self.search.merge(instances, self.tiles(scene_hw[1], scene_hw[0]))
+
+    def _check_tile(self, tile_image: Image) -> None:
+        size = self.manifest.image_size
+        if tile_image.shape != (size, size, 3) or tile_image.dtype != np.uint8:
+            what = f"{tile_image.shape} {tile_image.dtype}"
+            raise ResamError(f"tile: expected ({size}, {size}, 3) uint8 from prepare_tile, got {what}")
+
+    def _encoded(self, tile: Image | EncodedTile) -> EncodedTile:
+        return tile if isinstance(tile, EncodedTile) else self.encode_tile(tile)
 
     def _find(self, image: Image, exclusive: bool) -> list[Instance]:
         height, width = image.shape[:2]

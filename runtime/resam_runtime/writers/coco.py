@@ -33,9 +33,7 @@ class CocoWriter(RunWriter):
         """As `Writer.check`; a budget must hold at least a file without any instance."""
         super().check(run, options)
         if options.budget is not None and options.budget < (least := smallest_budget(run)):
-            raise ResamError(
-                f"--budget {options.budget}: an empty instances.json takes {least} bytes already; give more"
-            )
+            raise ResamError(f"--budget {options.budget}: an empty instances.json takes {least} bytes; give more")
 
     def write(self, path: Path, records: Iterable[Record], run: RunInfo, options: OutputOptions) -> int:
         """As `RunWriter.write`.

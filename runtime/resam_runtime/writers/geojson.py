@@ -93,7 +93,7 @@ def feature_collection(
     if off_map and notes is not None:
         shown = ", ".join(off_map[:_TOLD]) + (", ..." if len(off_map) > _TOLD else "")
         notes.append(
-            f"geojson: {counted(len(off_map), 'instance')} left out, beyond the globe in part: {shown}; "
+            f"geojson: {counted(len(off_map), 'instance')} left out, partly beyond the edge of the map: {shown}; "
             "--crs source keeps them"
         )
     return document

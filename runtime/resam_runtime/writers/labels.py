@@ -49,7 +49,7 @@ class LabelsWriter(SceneWriter):
         if not hidden:
             return ()
         shown = ", ".join(hidden[:_TOLD]) + (", ..." if len(hidden) > _TOLD else "")
-        return [f"labels: {counted(len(hidden), 'instance')} wholly under better ones, without a pixel there: {shown}"]
+        return [f"labels: {counted(len(hidden), 'instance')} hidden by better ones: {shown}"]
 
 
 def _strips(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ class Summary:
         self.without_points = 0
         self.by_place: set[str | int | None] = set()
         self._seconds = dict.fromkeys(RUN_STAGES, 0.0)
-        self._scenes: list[dict[str, Any]] = []
 
     def add(self, record: Record) -> None:
         """One more scene."""
@@ -37,33 +36,24 @@ class Summary:
         self.totals["scenes"] += 1
         self.without_points += record.without_points is not None
         self.notes += [f"{record.name}: {note}" for note in record.notes if note != record.without_points]
-        entry: dict[str, Any] = {"name": record.name, "status": "failed" if record.failed else "done"}
         if record.scene is None:
             self.totals["failed"] += 1
-            entry["reason"] = record.reason
-            if record.traceback is not None:
-                entry["traceback"] = record.traceback
-        else:
-            count = len(record.annotations)
-            for name, more in (("instances", count), ("points", record.points), ("skipped", len(record.skipped))):
-                self.totals[name] += more
-            self.by_place.update(record.by_place)
-            found_by = Counter(item.get("found_by", "points") for item in record.annotations)
-            self.found_by += found_by
-            entry |= {"width": record.scene.width, "height": record.scene.height, "instances": count}
-            entry["found_by"] = dict(found_by)
-            entry |= {"skipped": [one._asdict() for one in record.skipped], "outputs": list(record.outputs)}
-        self._scenes.append({**entry, "notes": list(record.notes), "seconds": dict(record.seconds)})
+            return
+        counts = (len(record.annotations), record.points, len(record.skipped))
+        for name, count in zip(("instances", "points", "skipped"), counts):
+            self.totals[name] += count
+        self.by_place.update(record.by_place)
+        self.found_by += _found_by(record)
 
     def to_json(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain data: `about` (engine, options, complete, ...), totals, seconds per stage, and one entry per scene.
+        """Plain data: `about` (engine, options, complete, ...), totals, seconds per stage.
 
         Seconds are wall-clock time spent in a stage, summed over scenes; stages overlap: their sum exceeds the run's
         time.
         """
         seconds = {stage: round(value, 4) for stage, value in self._seconds.items()}
         totals = {**self.totals, "found_by": dict(self.found_by)}
-        return {"format": 1, **about, "totals": totals, "seconds": seconds, "scenes": self._scenes}
+        return {"format": 1, **about, "totals": totals, "seconds": seconds}
 
 
 def resam_version() -> str:
@@ -74,7 +64,30 @@ def resam_version() -> str:
         return "unknown"
 
 
-def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write the summary, indented for reading. Raises OSError."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="ascii")
+def scene_entry(record: Record) -> dict[str, Any]:
+    """What the summary says of one scene, as plain data."""
+    entry: dict[str, Any] = {"name": record.name, "status": "failed" if record.failed else "done"}
+    if record.scene is None:
+        entry["reason"] = record.reason
+        if record.traceback is not None:
+            entry["traceback"] = record.traceback
+    else:
+        entry |= {"width": record.scene.width, "height": record.scene.height, "instances": len(record.annotations)}
+        entry["found_by"] = dict(_found_by(record))
+        entry |= {"skipped": [one._asdict() for one in record.skipped], "outputs": list(record.outputs)}
+    return {**entry, "notes": list(record.notes), "seconds": dict(record.seconds)}
+
+
+def write_summary(path: Path, summary: Mapping[str, Any], records: Iterable[Record]) -> None:
+    """Write the summary of all scenes (`Summary.to_json`), indented for reading, and a line for each of them. Raises
+    OSError."""
+    head = json.dumps(summary, indent=1, allow_nan=False).removesuffix("\n}")
+    with atomic_write(path) as temporary, temporary.open("w", encoding="ascii") as out:
+        out.write(f'{head},\n "scenes": [')
+        for number, record in enumerate(records):
+            out.write(f"{',' if number else ''}\n  {json.dumps(scene_entry(record), allow_nan=False)}")
+        out.write("\n ]\n}\n")
+
+
+def _found_by(record: Record) -> Counter[str]:
+    return Counter(item.get("found_by", "points") for item in record.annotations)

@@ -38,7 +38,7 @@ class YoloWriter(SceneWriter):
         named = [one for one in result.instances if one.category is not None and one.category.id is None]
         if not named:
             return ()
-        return [f"yolo: {counted(len(named), 'instance')} of class 0: their category has a name but no number"]
+        return [f"yolo: {counted(len(named), 'instance')} written as class 0: their category has a name but no number"]
 
 
 def joined(rings: Sequence[Ring]) -> Ring:

@@ -170,7 +170,7 @@ async function open(at, { stay = false } = {}) {
     scene = answer;
     scenes[at].problem = scene.problem;
     images.update(at, scenes[at]);
-    if (scene.problem) showMessage("This image cannot be annotated", `${scene.problem}. The others go on.`);
+    if (scene.problem) showMessage("This image cannot be annotated", `${scene.problem}. The other images are not affected.`);
     else {
       $("place").textContent = `${at + 1} of ${scenes.length} · ${scene.width} × ${scene.height}`;
       if (!again) view.show(scene);
@@ -261,7 +261,7 @@ function nextOpen() {
       return;
     }
   }
-  toast("That was the last one; all images are done");
+  toast("All images are done");
 }
 
 // --- editing -----------------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ function travel(from, to) {
   const operation = from.pop();
   if (!operation) return;
   const redo = [...points.redo]; // perform() empties it for anything new
-  if (!perform(operation, to)) toast("That was changed in another window; nothing to take back");
+  if (!perform(operation, to)) toast("That was changed in another window; nothing to undo");
   else if (to === points.undo) points.redo.splice(0, points.redo.length, ...redo);
 }
 
@@ -329,7 +329,7 @@ function drawn(box, hit) {
 async function decide(accepted) {
   const one = proposals.focus;
   if (!one || !proposing) {
-    toast(proposals.there ? "Nothing is proposed here" : "No engine proposes anything: start with --engine");
+    toast(proposals.there ? "No proposals here" : "No proposals without an engine: start with --engine");
     return;
   }
   let category = null;
@@ -392,7 +392,7 @@ function removeSelected() {
 
 function removeCurrent() {
   const instance = points.find(current);
-  if (instance && perform({ act: "delete", handle: current })) toast("Instance deleted; Ctrl-Z brings it back");
+  if (instance && perform({ act: "delete", handle: current })) toast("Instance deleted; undo with Ctrl-Z");
 }
 
 function toggleDone() {
@@ -435,20 +435,20 @@ function refresh() {
   $("hint").textContent = !ready
     ? ""
     : view.boxing
-      ? "Drag a box around an object · Space moves the image · B ends this"
+      ? "Drag a box around an object · hold Space to move the image · B to stop"
     : single
-      ? "Every click begins a new instance · right-click: not part of the last one · O ends this"
+      ? "Every click starts a new instance · right-click: not part of the last one · O to stop"
       : shown.length && !chosen
         ? `${shown.length} proposed, dashed · A accepts the highlighted one, R rejects it · Tab: the next`
       : chosen
         ? `Click adds to instance ${chosen.handle.id ?? ""} · right-click: not part of it · N for the next object`
-        : "Click an object to begin a new instance · ? shows all keys";
+        : "Click an object to start a new instance · ? shows all keys";
   masks.ask();
 }
 
 function begin() {
   select(null);
-  toast("The next click begins a new instance");
+  toast("The next click starts a new instance");
 }
 
 const ACTIONS = {

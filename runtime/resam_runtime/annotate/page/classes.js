@@ -84,8 +84,8 @@ export class Classes {
     const field = element("input", "name");
     field.maxLength = 100;
     field.value = one?.name ?? "";
-    field.placeholder = "Name of the class";
-    field.setAttribute("aria-label", "Name of the class");
+    field.placeholder = "Class name";
+    field.setAttribute("aria-label", "Class name");
     let over = false;
     const end = async (keep) => {
       if (over) return;

@@ -89,7 +89,7 @@ export class Client {
         if (problem.status === 410) await this.restart();
         else if (problem.status === 0 || problem.status >= 500) {
           entry.retry = true; // it may have been done, and only the answer was lost
-          this.on.status("unsaved", `Not saved: ${problem.message}. Keep this window open, it goes on trying.`);
+          this.on.status("unsaved", `Not saved: ${problem.message}. Keep this window open; it keeps trying.`);
           await pause(RETRY_MS);
         } else {
           this.queue.shift();

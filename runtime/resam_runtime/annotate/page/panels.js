@@ -119,13 +119,13 @@ const HELP = [
   ["Points", [
     ["Click", "add a point to the current instance"],
     ["Right-click", "add a negative point: not part of it (also Alt-click)"],
-    ["Shift-click", "begin a new instance here"],
-    ["Shift-drag", "a box: around the current instance, else of a new one"],
+    ["Shift-click", "start a new instance here"],
+    ["Shift-drag", "draw a box around the current instance, or a new one"],
     ["B", "every drag draws a box (Space moves the image)"],
     ["N  Enter", "the next click begins a new instance"],
     ["O", "every click begins a new instance"],
     ["Drag a point", "move it"],
-    ["Click a point", "select it and its instance; a box by its corner"],
+    ["Click a point", "select it and its instance; select a box by its corner"],
     ["Del", "delete the selected point or box, else the instance"],
     ["X", "delete the current instance"],
     ["[  ]", "previous, next instance"],
@@ -135,10 +135,10 @@ const HELP = [
   ["Classes", [
     ["1 … 9", "the class of the next instances and of the current one; again: none"],
   ]],
-  ["Proposals of the engine, dashed", [
+  ["Engine proposals (dashed)", [
     ["A", "accept the highlighted one"],
     ["R", "reject it"],
-    ["Tab", "the next one; the pointer chooses too"],
+    ["Tab", "select the next one, or point at it"],
     ["P", "show or hide proposals"],
     ["U", "images of which the engine is least sure first"],
   ]],
@@ -197,7 +197,7 @@ export function applyTheme(step = 0) {
   localStorage.setItem("theme", chosen);
   const dark = chosen === "dark" || (chosen === "system" && darkSystem.matches);
   document.documentElement.dataset.theme = dark ? "dark" : "light";
-  if (step) toast(chosen === "system" ? "Theme: as the system" : `Theme: ${chosen}`);
+  if (step) toast(chosen === "system" ? "Theme: system" : `Theme: ${chosen}`);
 }
 
 darkSystem.addEventListener("change", () => applyTheme());

@@ -46,7 +46,7 @@ export class Proposals {
       }
       this.on.status("");
     } catch (problem) {
-      this.on.status(`Nothing proposed: ${problem.message}`);
+      this.on.status(`No proposals: ${problem.message}`);
     }
     this.running = false;
   }

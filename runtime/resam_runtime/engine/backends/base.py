@@ -18,8 +18,17 @@ class Backend(Protocol):
     of the same backend, and frees its memory when the last reference to it goes.
     """
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU, which several tiles may fill better than one."""
+        ...
+
     def run(self, graph: str, inputs: Mapping[str, Any], outputs: Sequence[str], keep: bool = False) -> list[Any]:
         """Run a graph and return the named outputs in order; with `keep`, left on the device."""
+        ...
+
+    def split(self, kept: Any) -> list[Any]:
+        """What a run kept of a batch, item by item, each with a first axis of 1."""
         ...
 
     def describe(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from resam_runtime.engine.backends.base import parse_device
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import DIGEST_KEY, GraphSpec
 from resam_runtime.engine.precisions import precision_named
+from resam_runtime.engine.shipped import SHIPPED
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -36,6 +38,7 @@ _DTYPES = {
     "int64": "tensor(int64)",
     "bool": "tensor(bool)",
 }
+_DTYPE_NAMES = {written: name for name, written in _DTYPES.items()}
 # On a CPU these two do by single numbers what the operators they join do by vectors (ONNX Runtime 1.32:
 # the loop of a ViT-B takes 1.27 s with them and 1.08 s without, 32 instances on two cores).
 _SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
@@ -96,8 +99,9 @@ class OnnxBackend:
             sessions = _load_sessions(ort, engine, kind, number, threads)
         used = threads or physical_cores()
         where = f"CPU, {used} thread{'s' * (used != 1)}" if kind == "cpu" else f"{kind} device {number}"
-        doubt = precision_named(engine.manifest.precision).doubt(find_cpu()) if kind == "cpu" else ""
-        note += f"; {doubt}" if doubt else ""
+        if kind == "cpu" and engine.path not in SHIPPED.values():  # nobody exported the shipped one for this machine
+            doubt = precision_named(engine.manifest.precision).doubt(find_cpu())
+            note += f"; {doubt}" if doubt else ""
         line = f"ONNX Runtime {ort.__version__}, {where}, {engine.manifest.precision}{note}"
         return cls(sessions, engine.manifest.graphs, (kind, number), line, ort)
 
@@ -114,6 +118,20 @@ class OnnxBackend:
         _check_shapes(graph, self._graphs[graph], inputs, dict(zip(outputs, values)))
         return values
 
+    @property
+    def on_gpu(self) -> bool:
+        """See `Backend.on_gpu`."""
+        return self._device[0] != "cpu"
+
+    def split(self, kept: Any) -> list[Any]:
+        """See `Backend.split`. The items share the batch's memory, which goes with the last of them."""
+        if isinstance(kept, np.ndarray):
+            return [kept[number : number + 1] for number in range(len(kept))]
+        dtype = np.dtype(_DTYPE_NAMES[kept.data_type()])
+        count, *rest = kept.shape()
+        size = dtype.itemsize * int(np.prod(rest))
+        return [_Part(kept, kept.data_ptr() + number * size, dtype, (1, *rest)) for number in range(count)]
+
     def describe(self) -> str:
         """For instance "ONNX Runtime 1.20.1, CPU, 8 threads, fp32"."""
         return self._description
@@ -123,6 +141,9 @@ class OnnxBackend:
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            elif isinstance(value, _Part):
+                where = value.batch.device_name(), self._device[1]
+                binding.bind_input(name, *where, value.dtype.type, value.shape, value.pointer)
             else:
                 binding.bind_ortvalue_input(name, value)
         for name in outputs:
@@ -148,6 +169,16 @@ def physical_cores() -> int:
         except OSError:
             cores.add(str(cpu))
     return max(1, len(cores))
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """An item of a batch that ONNX Runtime keeps on a device: the batch, and where in its memory the item begins."""
+
+    batch: Any
+    pointer: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
 
 
 class _NotStarted(Exception):
@@ -252,7 +283,8 @@ def _check_shapes(graph: str, spec: GraphSpec, inputs: Mapping[str, Any], output
 
 
 def _shape(value: Any) -> Sequence[int]:
-    return value.shape if isinstance(value, np.ndarray) else value.shape()  # the latter: ONNX Runtime's own, kept
+    plain = isinstance(value, np.ndarray | _Part)
+    return value.shape if plain else value.shape()  # the latter: ONNX Runtime's own, kept
 
 
 def _fits(shape: Sequence[Any], wanted: Sequence[Any]) -> bool:

@@ -125,6 +125,15 @@ class TensorRTBackend:
             # Pinned memory is reused by the next run: hand out copies.
             return [result if keep else result.copy() for result in results]
 
+    @property
+    def on_gpu(self) -> bool:
+        """See `Backend.on_gpu`."""
+        return True
+
+    def split(self, kept: Any) -> list[Any]:
+        """See `Backend.split`. Plans are compiled for one tile (`max_batch` of their manifests)."""
+        return [kept]
+
     def describe(self) -> str:
         """For instance "TensorRT 10.3.0, Orin (compute capability 8.7), fp16"."""
         return self._description

@@ -1,4 +1,4 @@
-"""The parts that a machine may have or lack, beyond the base install. A new one is an entry of `PARTS`."""
+"""The components that a machine may have or lack, beyond the base install. A new one is an entry of `COMPONENTS`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """name: of the part. gives: what it is for. command: what brings it. find: looks for it, without loading torch."""
 
     name: str
@@ -86,44 +86,44 @@ def _gpu() -> Found:
     try:
         gpu = find_gpu()
     except NotHereError as error:
-        return Found(False, str(error).removeprefix("no NVIDIA GPU is here ").strip("()"))
+        return Found(False, str(error).removeprefix("no NVIDIA GPU found ").strip("()"))
     return Found(True, f"{gpu.name}, compute capability {gpu.compute_capability}")
 
 
-PARTS = (
-    Part(
+COMPONENTS = (
+    Component(
         "NVIDIA GPU",
         "engines on CUDA and TensorRT, and faster training",
         "where one is built in: install its driver, until nvidia-smi lists it",
         _gpu,
     ),
-    Part("ONNX Runtime", "runs .resam files on the CPU", "pip install onnxruntime", _package("onnxruntime")),
-    Part(
+    Component("ONNX Runtime", "runs .resam files on the CPU", "pip install onnxruntime", _package("onnxruntime")),
+    Component(
         "ONNX Runtime on CUDA",
         "runs .resam files on the GPU",
         "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu>=1.18'",
         _provider("CUDAExecutionProvider"),
     ),
-    Part(
+    Component(
         "TensorRT",
         "builds and runs .plan files on the GPU",
         "pip install 'resam[tensorrt]' (JetPack: apt install python3-libnvinfer)",
         _package("tensorrt"),
     ),
-    Part(
+    Component(
         "CUDA for Python",
         "runs .plan files, with TensorRT",
         "pip install 'cuda-bindings<13' for CUDA 12, 'cuda-bindings<14' for CUDA 13; or pip install pycuda",
         _cuda_package,
     ),
-    Part("rasterio", "georeferenced scenes (GeoTIFF)", "pip install 'resam[geo]'", _package("rasterio")),
-    Part(
+    Component("rasterio", "georeferenced scenes (GeoTIFF)", "pip install 'resam[geo]'", _package("rasterio")),
+    Component(
         "torch",
-        "resam-train, and resam-export from an adapter",
+        "resam-train, resam-distill, and resam-export from an adapter",
         "pip install 'resam[train,export]'",
         _package("torch", "segment_anything", "safetensors", "lightning_fabric", load=False),
     ),
-    Part(
+    Component(
         "onnx",
         "resam-export from an adapter",
         "pip install 'resam[train,export]'",
