@@ -125,8 +125,10 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
 def find(engines: tuple[Path, ...], data: Path, split: str, out: Path, quiet: bool, **chosen: Any) -> None:
     """Measure what ENGINE files find without points: with their prompters, and with the grid of --automatic.
 
-    Uses COCO's own evaluation. Writes finding.json.
+    Uses COCO's own evaluation. Writes finding.json, and for engines trained
+    on different numbers of images the plot finding.svg.
     """
+    from resam_benchmarks.finding.curve import write_curve
     from resam_benchmarks.finding.find_bench import measure, table_of
     from resam_benchmarks.measure.dataset import annotation_file
     from resam_benchmarks.report import document
@@ -138,6 +140,8 @@ def find(engines: tuple[Path, ...], data: Path, split: str, out: Path, quiet: bo
     document.write(out / "finding.json", {**found, "command": _typed()})
     print_tables(None, [table_of(found)])
     click.echo(out / "finding.json")
+    if write_curve(out / "finding.svg", found):
+        click.echo(out / "finding.svg")
 
 
 @bench.command(epilog="Example: resam-bench compare main/bench.json bench/bench.json --limit 10%")

@@ -35,7 +35,8 @@ BOX_LABELS = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], np.int32)
 class TileViews:
     """A sample in both views; `weak` also holds the prompts. given: (N, M, M) in 0..1, masks to teach, where there are
     any but those of the loop; weight: (N,) what each counts, None: all alike. asked: (N, P) the labels of the points
-    that the student sees, None: all. coins: (N,) in 0..1, for what is decided instance by instance."""
+    that the student sees, None: all. coins: (N,) in 0..1, for what is decided instance by instance. mirror: whether the
+    views show the window mirrored in x and in y."""
 
     weak: TileArrays
     strong: NDArray[np.uint8]
@@ -44,6 +45,7 @@ class TileViews:
     weight: NDArray[np.float32] | None
     asked: NDArray[np.int32] | None
     coins: NDArray[np.float64]
+    mirror: tuple[bool, bool] = (False, False)
 
 
 class TrainingSet:
@@ -164,7 +166,7 @@ class TrainingSet:
             weight = np.array([self._weights.get((sample.scene, i), 1.0) for i in sample.prompts], np.float32)
         strong = strong_view(weak.image, rng, weak.extent, self.strength)
         asked, coins = _asked(weak.labels, self.asked, rng), rng.random(len(prompts))
-        return TileViews(weak, strong, given, scene.name, weight, asked, coins)
+        return TileViews(weak, strong, given, scene.name, weight, asked, coins, mirror)
 
     def _check_annotated(self) -> None:
         """`ResamError` for a prompt without a true mask, now, not at its turn in training. Points that were drawn from

@@ -99,12 +99,16 @@ class DecoderLora(Part):
 
 
 class PrompterHead(Part):
-    """The prompter. It is taught once the others are (`resam.training.prompter`), so that `add` makes none."""
+    """The prompter. It is taught once the others are (`resam.training.prompter`), with one that learns beside them to
+    begin with where the options say so: the trainer makes that, since it knows the classes."""
 
     prefix = "prompter."
 
     def add(self, sam: Sam, options: TrainOptions) -> list[Trained]:
-        return []
+        head = prompter_of(sam)
+        if head is None or not options.joint:
+            return []
+        return [Trained(list(head.requires_grad_().parameters()), options.prompter_rate / options.learning_rate)]
 
     def state(self, sam: Sam) -> Tensors:
         head = prompter_of(sam)
@@ -114,7 +118,11 @@ class PrompterHead(Part):
     def load(self, sam: Sam, tensors: Mapping[str, torch.Tensor]) -> None:
         state = {name.removeprefix(self.prefix): value for name, value in tensors.items()}
         size, grid = sam.prompt_encoder.input_image_size[0], sam.prompt_encoder.image_embedding_size[0]
-        sam.add_module("prompter", load_prompter(state, size, grid).eval())
+        head, own = load_prompter(state, size, grid).eval(), prompter_of(sam)
+        if own is None or own.classes != head.classes:
+            sam.add_module("prompter", head)
+        else:
+            own.load_state_dict(head.state_dict())  # the very parameters that an optimiser knows
 
     def merge(self, sam: Sam) -> None:
         """It is plain already."""

@@ -106,9 +106,13 @@ class Adapter:
             found = cls.open(path)
         except ResamError:
             return None
-        if {name for name in found.state if not name.startswith(PrompterHead.prefix)} != state.keys():
+        kept, wanted = (
+            {name: value for name, value in tensors.items() if not name.startswith(PrompterHead.prefix)}
+            for tensors in (found.state, state)
+        )
+        if kept.keys() != wanted.keys():
             return None
-        return found if all(torch.equal(found.state[name], value.cpu()) for name, value in state.items()) else None
+        return found if all(torch.equal(kept[name], value.cpu()) for name, value in wanted.items()) else None
 
 
 def write_adapter(path: Path, state: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> None:

@@ -72,6 +72,7 @@ class TrainOptions:
     prompter: bool = False  # teach the head that finds instances without points (`resam.training.prompter`)
     prompter_steps: int = 1200
     prompter_rate: float = 4e-3  # its learning rate
+    prompter_joint: float = 0.0  # weight of its loss while the adapter is trained; 0: it is taught on frozen embeddings
     clicked: float = 1.0  # share of the instances in the training images that have a click
     # optimisation
     epochs: int = 10
@@ -104,6 +105,7 @@ class TrainOptions:
             "beta": 0 <= self.beta < math.inf,
             "prompter_steps": self.prompter_steps >= 1,
             "prompter_rate": 0 < self.prompter_rate < math.inf,
+            "prompter_joint": 0 <= self.prompter_joint < math.inf,
             "clicked": 0 < self.clicked <= 1,
             "epochs": self.epochs >= 0,
             "batch": self.batch >= 1,
@@ -147,6 +149,11 @@ class TrainOptions:
     def needs_consensus(self) -> bool:
         """Whether a consensus is to be made before training: true masks come before it."""
         return self.pseudo == "consensus" and not self.supervised
+
+    @property
+    def joint(self) -> bool:
+        """Whether the prompter's loss reaches the adapter."""
+        return self.prompter and self.prompter_joint > 0
 
     def point_options(self, file: Path | None = None, keypoints: bool = False) -> PointOptions:
         """The part of the options that says where points come from."""

@@ -8,6 +8,7 @@ and decide nothing.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import json
@@ -22,6 +23,7 @@ from lightning_fabric import Fabric
 import resam
 from resam.model.bases import Base, load_base
 from resam.model.parts import PrompterHead
+from resam.model.prompter import prompter_of
 from resam.training.aside import Agreement, judge, measure_aside
 from resam.training.checkpoints import Adapter, describe_base, latest_checkpoint, save_checkpoint, write_adapter
 from resam.training.devices import make_fabric, on_main
@@ -246,6 +248,7 @@ class TrainingRun:
                 self.fabric,
                 reporter.start,
                 reporter.step,
+                begin=copy.deepcopy(prompter_of(self.base.sam)) if self.options.joint else None,
             )
         self.base.sam.add_module("prompter", taught.head)
         for line in taught.lines():

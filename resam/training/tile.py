@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -19,7 +20,8 @@ class TileTensors:
     height and width of the mask grid that are not padding. given: (N, M, M) in 0..1, masks to teach in place of the
     loop's: the true ones in supervised training, or a consensus. weight: (N,) what each of those counts; all alike
     without it. asked: (N, P) the labels that the student sees, -1 where a point is kept from it; the teacher's without
-    it. own: (N,) bool, instances whose taught Requery asks with the student's own box.
+    it. own: (N,) bool, instances whose taught Requery asks with the student's own box. wanted: what the prompter is
+    taught of the tile, where it is taught with the adapter.
     """
 
     weak: torch.Tensor
@@ -31,6 +33,15 @@ class TileTensors:
     weight: torch.Tensor | None = None
     asked: torch.Tensor | None = None
     own: torch.Tensor | None = None
+    wanted: Wanted | None = None
+
+
+class Wanted(NamedTuple):
+    """The instances of a tile as the prompter is to find them. classes: (N,) int64, numbers of the heat maps. owned:
+    x0, y0, x1, y1 in tile pixels: the part whose instances are all among these N; the rest is a neighbour's."""
+
+    classes: torch.Tensor
+    owned: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ device.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from resam.training.epochs import EpochTrainer
 from resam.training.losses import LOSSES, loss_weights
 from resam.training.losses.alignment import push, queue_width
 from resam.training.options import TrainOptions
+from resam.training.prompter.joint import JointTiles
 from resam.training.step import ChunkedDecoder, StepLosses, agreement, pseudo_masks, reinforce
 from resam.training.tile import Pseudo, to_device
 from resam_runtime.common.errors import ResamError
@@ -45,8 +47,11 @@ class Trainer(EpochTrainer[TileViews]):
         self.base, self.samples, self.options = base, samples, options
         check_base(base, options)
         base.sam.requires_grad_(False)
+        self.joint = JointTiles(samples) if options.joint else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
+            if self.joint is not None:
+                base.sam.add_module("prompter", self.joint.head().to(fabric.device))
             trained = add_parts(base.sam, options)
         self.encoder = ImageEncoder(base.sam).to(fabric.device)
         self.decoder = PromptDecoder(base.sam).to(fabric.device)
@@ -86,6 +91,8 @@ class Trainer(EpochTrainer[TileViews]):
     ) -> tuple[StepLosses, Pseudo]:
         options = self.options
         tile = to_device(view, self.fabric.device, self.base.architecture.mask_size, options.own_boxes)
+        if self.joint is not None:
+            tile = dataclasses.replace(tile, wanted=self.joint.wanted(number, view.mirror, self.fabric.device))
         look = tile.given is None or options.ssa != "off"
         # Two contexts: autocast remembers weights cast without gradient until its context ends.
         with self._teacher(), self.fabric.autocast():

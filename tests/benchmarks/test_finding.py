@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from resam_benchmarks.cli import bench
+from resam_benchmarks.finding.curve import clicked_images, curve, write_curve
 from resam_benchmarks.finding.evaluation import FoundMask, Scenes, average_precision, evaluate
 from resam_runtime.masks.rle import encode_rle
 
@@ -104,3 +106,28 @@ def test_the_command_compares_prompter_and_grid(tmp_path: Path) -> None:
     assert (rows[0]["precision"], rows[0]["recall"]) == (1, 1)
     assert rows[1]["ap"] is None
     assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_engines_taught_on_more_images_make_a_curve(tmp_path: Path) -> None:
+    def row(images: int | None, value: float, scenes: int = 9) -> dict[str, object]:
+        figures = dict.fromkeys(("recall50_free", "ap50_free", "ap50", "ap"), value)
+        return {"clicked_images": images, "scenes": scenes, **figures}
+
+    rows = [row(160, 0.4), row(10, 0.1), row(40, 0.2), row(640, 0.9, scenes=2), {"scenes": 9}]
+    assert write_curve(tmp_path / "finding.svg", {"rows": rows})
+    drawn = ElementTree.parse(tmp_path / "finding.svg").getroot()
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+    lines = [one for one in drawn.iter() if one.get("class") == "line"]
+    assert len(lines) == 3
+    places = [tuple(map(float, place.split())) for place in lines[0].get("d", "")[1:].split("L")]
+    (x0, y0), (x1, y1), (x2, y2) = places
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2), "each four times the one before"
+    assert y1 - y2 == pytest.approx(2 * (y0 - y1), abs=0.2)
+    assert curve({"rows": [row(10, 0.1), row(10, 0.2)]}) is None
+    assert curve({"rows": [row(None, 0.1), row(10, 0.2)]}) is None
+
+
+def test_the_number_of_clicked_images_is_what_the_engine_says() -> None:
+    assert clicked_images({"data": {"scenes": 40}}) == 40
+    assert clicked_images({"data": {}}) is None
+    assert clicked_images(None) is None

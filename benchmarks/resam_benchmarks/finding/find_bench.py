@@ -13,6 +13,7 @@ import numpy as np
 
 from resam.data.coco import CocoData, CocoScene
 from resam.data.spread import spread
+from resam_benchmarks.finding.curve import clicked_images
 from resam_benchmarks.finding.evaluation import FoundMask, Scenes, evaluate
 from resam_benchmarks.measure.machine import describe
 from resam_benchmarks.report.console import Progress
@@ -98,6 +99,7 @@ def _prompter(
         return FoundMask(one.rle, one.score, number, one.score >= threshold)
 
     row = _row(f"{engine.path.stem}, prompter{where}", faint, found, data, scenes, True, progress)
+    row["clicked_images"] = clicked_images(engine.manifest.training)
     return {**row, **_times(Segmenter(engine, device, threads), scenes)}
 
 

@@ -82,8 +82,10 @@ def teach_prompter(
     fabric: Fabric,
     start: Callable[[str, int], None] = lambda what, steps: None,
     step: Callable[[], None] = lambda: None,
+    begin: Prompter | None = None,
 ) -> TaughtPrompter:
-    """Teach a new head on the embeddings of `encoder`, with pseudo-masks that `loop` makes or `samples` are given.
+    """Teach a new head, or go on with the head `begin`, on the embeddings of `encoder`, with pseudo-masks that `loop`
+    makes or `samples` are given.
 
     folder: where a file of embeddings lies meanwhile. start: told what begins and in how many steps; step: called after
     each. Raises `ResamError` for an image that cannot be read, and a disk that is full.
@@ -100,7 +102,8 @@ def teach_prompter(
         examples = make_examples(known, loop, samples, classes, fabric)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            head = Prompter(architecture.embedding_dim, len(classes), size, architecture.grid).to(fabric.device)
+            new = Prompter(architecture.embedding_dim, len(classes), size, architecture.grid)
+        head = (begin or new).to(fabric.device)
         start("prompter", options.prompter_steps)
         losses = fit(head, known, examples, options, fabric, step)
         aside = windows_to_choose(scenes, chosen, size, samples.framing)
