@@ -70,7 +70,7 @@ def _precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_precision_options
 @click.option("--base", help="Base to export as it is ('tiny' or a SAM checkpoint), or the one ADAPTER was trained on.")
 @click.option("--images", type=_PATH, help="Folder of your images, for verification and calibration.")
-@click.option("--edges", is_flag=True, help="Faster: masks are made in full only where their edges may lie.")
+@click.option("--edges", is_flag=True, help="Faster on CPUs: masks are made in full only where their edges may lie.")
 @click.option("--size", multiple=True, metavar="NAME=SIZE", help="How large the objects of a class are: "
               "ship=30x6m, or tank=12px; may be repeated. For a point of that class the engine takes the mask nearest "
               "to that size  [default: the sizes that the adapter was trained with].")  # fmt: skip
@@ -202,6 +202,10 @@ def write_plan(source: Path, output: Path, given: dict[str, Any], set_here: list
     """Compile a .resam; where TensorRT or the GPU is missing, say so, and which command to run where they are."""
     engine = EngineFile.open(source)
     precision = check_precision(engine, given["precision"], output)
+    if engine.manifest.upscaling == "edges":
+        raise ResamError(
+            f"{source}: made with --edges, which TensorRT cannot compile; export it without, then here again"
+        )
     options = PlanOptions(
         Limits(given["max_points"], given["points_per_instance"]),
         given["workspace"],

@@ -75,6 +75,8 @@ def export_engine(
     then the file is written and its manifest says what is missed.
     """
     chosen = precision_named(precision)
+    if edges and chosen.for_gpus:
+        raise ResamError(f"--edges is for CPUs, {chosen.option} for GPUs: TensorRT cannot compile it; leave one out")
     check_size(base, chosen)
     options = _options(adapter)
     framing = Framing(options.fit_within or base.fit_within, options.scale)

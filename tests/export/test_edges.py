@@ -1,4 +1,4 @@
-"""Engines whose masks are made in full near their edges alone: what is exported, compiled, and how it is judged."""
+"""Engines whose masks are made in full near their edges alone: what is exported, for whom, and how it is judged."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from resam.model.bases import load_base
+from resam_export.cli import export
+from resam_export.engine import export_engine
 from resam_export.graphs import build_graphs
 from resam_export.models import open_session, run_session
 from resam_export.onnx_export import export_graphs
 from resam_export.prompted_tiles import PromptedTile
 from resam_export.verify import _Findings, relative_error
+from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.precisions import FP16, FP32
 
-from .conftest import Traced
-from .test_tensorrt_graphs import compile_every_precision
+from ..runtime.engines import write_engine
 
 
 @pytest.mark.parametrize(("lost", "passes"), [(0, True), (1, True), (8, False)])
@@ -46,10 +49,10 @@ def test_such_masks_are_judged_as_masks(lost: int, passes: bool) -> None:
 
 
 @pytest.mark.slow
-def test_such_graphs_compute_what_torch_does_and_compile(tmp_path: Path) -> None:
+def test_such_graphs_compute_what_torch_does() -> None:
     base = load_base("tiny")
     graphs = build_graphs(base.sam, edges=True)
-    traced = Traced(base, graphs, export_graphs(graphs))
+    models = export_graphs(graphs)
     rng = np.random.default_rng(0)
     for count, points in ((1, 1), (9, 3)):
         feeds = {
@@ -58,9 +61,18 @@ def test_such_graphs_compute_what_torch_does_and_compile(tmp_path: Path) -> None
             "point_labels": rng.integers(-1, 4, (count, points)).astype(np.int32),
         }
         for name in ("decoder", "loop"):
-            found = run_session(open_session(traced.models[name]), feeds)
+            found = run_session(open_session(models[name]), feeds)
             with torch.no_grad():
                 wanted = graphs[name].module(*(torch.from_numpy(value) for value in feeds.values()))
             for spec, value in zip(graphs[name].outputs, wanted, strict=True):
                 assert relative_error(found[spec.name], value.numpy()) <= 1e-4, (name, spec.name)
-    compile_every_precision(traced, tmp_path)
+
+
+def test_such_graphs_are_for_cpus(tmp_path: Path) -> None:
+    for precision, option in (("fp16", "--fp16"), ("int8", "--int8")):
+        with pytest.raises(ResamError, match=f"--edges is for CPUs, {option} for GPUs"):
+            export_engine(load_base("tiny"), None, tmp_path / "a.resam", precision=precision, edges=True)
+    write_engine(tmp_path / "b.resam", upscaling="edges")
+    result = CliRunner().invoke(export, [str(tmp_path / "b.resam"), "-o", str(tmp_path / "b.plan")])
+    assert result.exit_code == 2
+    assert "made with --edges, which TensorRT cannot compile" in result.stderr
