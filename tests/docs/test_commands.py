@@ -40,7 +40,7 @@ from .pages import PAGES, ROOT, Line, blocks, commands
 
 COMMANDS = {
     "resam-train": "resam.cli:train",
-    "resam-distill": "resam.training.distill.cli:distill",
+    "resam-distill": "resam.distill_cli:distill",
     "resam-export": "resam_export.cli:export",
     "resam-run": "resam_runtime.cli:run",
     "resam-merge": "resam_runtime.merge.cli:merge",
@@ -75,6 +75,8 @@ NOT_HERE = (
     r"grep -i 'POWER_MODEL' .*",
     r"free -m",
     r"python3 -c .*",
+    # an hour, and files in memory; tests/benchmarks/test_archive.py runs it with fewer scenes
+    r"python -m resam_benchmarks\.steps\.archive .*",
     # the tests themselves, and what .ci/run runs before them
     r"pytest.*|ruff .*|mypy|\.ci/run",
     r"git .*",
@@ -340,7 +342,7 @@ OURS: Callable[[], set[str]] = lambda: {  # noqa: E731
     for parameter in one.params
     for option in [*parameter.opts, *parameter.secondary_opts]
 }
-THEIRS = {"--system-site-packages", "--no-deps", "--help", "--no-cache-dir", "--build-arg", "--gpus"}
+THEIRS = {"--system-site-packages", "--no-deps", "--help", "--no-cache-dir", "--build-arg", "--gpus", "--durations"}
 
 
 def test_options_named_in_the_text_exist() -> None:

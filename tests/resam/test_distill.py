@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from resam.data.coco import CocoData
+from resam.distill_cli import distill
 from resam.encoders import ARCHITECTURES, ENCODERS
 from resam.encoders.convolutions import take_statistics
 from resam.model.bases import Base, load_base
 from resam.model.sam import build_sam
 from resam.training.devices import make_fabric
-from resam.training.distill.cli import distill
 from resam.training.distill.distiller import Distiller
 from resam.training.distill.losses import embedding_loss, mask_losses
 from resam.training.distill.models import RESULT, Student, Teacher
@@ -286,7 +286,7 @@ def test_what_is_refused(base_file: Path, images: Path, half: str, tmp_path: Pat
         ({"--teacher": str(tmp_path / "empty")}, "no such adapter"),
         ({"--base": "tiny"}, "leave it out"),
         ({"--set": "zoom=0.5"}, "option zoom"),
-        ({"--set": "tau=0.5"}, "'tau' is no option"),
+        ({"--set": "tau=0.5"}, "'tau' is not an option"),
         ({"--epochs": "0"}, "option epochs"),
         ({"-o": str(images)}, "not empty"),
     ]

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 import resam
 from resam.cli import train
+from resam.distill_cli import distill
 from resam.pretrain.__main__ import pretrain
 from resam.pretrain.measure import measure
 from resam.synthetic.__main__ import main as synthetic
-from resam.training.distill.cli import distill
 from resam_benchmarks.cli import bench
 from resam_benchmarks.demo.cli import demo
 from resam_export.cli import export

@@ -31,7 +31,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (TRAIN, [], "torch", "resam-train", "train"),
         (TRAIN, [], "lightning_fabric", "resam-train", "train"),
-        ("resam.training.distill.cli:distill", [], "torch", "resam-distill", "train"),
+        ("resam.distill_cli:distill", [], "torch", "resam-distill", "train"),
         (BENCH, ["train"], "torch", "resam-bench train", "train"),
         (BENCH, ["ablation"], "torch", "resam-bench ablation", "train"),
         (BENCH, ["ablation"], "lightning_fabric", "resam-bench ablation", "train"),

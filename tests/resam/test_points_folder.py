@@ -52,10 +52,10 @@ def test_points_and_images_are_a_training_set(drawn: Path) -> None:
 
 
 def test_points_without_their_images_are_refused_in_one_line(drawn: Path) -> None:
-    with pytest.raises(ResamError, match=r"points\.json: with --images"):
+    with pytest.raises(ResamError, match=r"points\.json: give the folder of its scenes with --images"):
         Sources.choose(None, None, None, None, drawn / "points.json", False, scenes=None)
     (drawn / "images" / "b.png").unlink()
-    with pytest.raises(ResamError, match=r"images: no image there is 'b\.png', but points\.json has points for it"):
+    with pytest.raises(ResamError, match=r"images: has no image 'b\.png', but points\.json has points for it"):
         sources(drawn).open(drawn / "run")
 
 

@@ -224,7 +224,7 @@ def test_scenes_are_called_by_the_longest_end_of_their_path_as_in_a_run(tmp_path
     data = CocoData.open(path)
     prompts = scene_prompts(data, PointOptions(file=tmp_path / "p.csv"))
     assert {scene.name: one.coords.tolist() for scene, [one] in zip(data.scenes, prompts)} == expected
-    with pytest.raises(ResamError, match=r"images: no image there is 'a\.png', but p\.csv has points for it"):
+    with pytest.raises(ResamError, match=r"images: has no image 'a\.png', but p\.csv has points for it"):
         scenes_of_points(tmp_path / "p.csv", folder)
     (tmp_path / "p.csv").write_text("scene,x,y\n" + rows.replace("a.png,2,2\n", ""))
     data = scenes_of_points(tmp_path / "p.csv", folder)

@@ -209,7 +209,7 @@ def test_a_click_decides_a_proposal_too_and_they_can_be_hidden(page: Page, serve
     page.wait(f"document.getElementById('hint').textContent.startsWith('{len(LARGE) - 1} proposed')")
     page.key("p")
     page.key("a")
-    page.wait("document.getElementById('toast').textContent.startsWith('Nothing is proposed')")
+    page.wait("document.getElementById('toast').textContent.startsWith('No proposals here')")
     page.wait(SAVED)
     assert len(drawn_on(server.store.path, "a.png")) == 1
 
@@ -238,6 +238,6 @@ def test_an_engine_that_finds_nothing_by_itself_offers_nothing(browser: Chromium
         page.wait(READY)
         assert page.run("['proposing', 'uncertain'].every((id) => document.getElementById(id).hidden)")
         page.key("a")
-        page.wait("document.getElementById('toast').textContent.startsWith('No engine proposes')")
+        page.wait("document.getElementById('toast').textContent.startsWith('No proposals without an engine')")
         assert page.errors() == []
         page.close()

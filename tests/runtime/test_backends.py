@@ -23,6 +23,7 @@ class OtherBackend:
     reads = OnnxBackend.reads
     suffix = OnnxBackend.suffix
     devices = ("other",)
+    on_gpu = False
 
     def __init__(self, device: str | None) -> None:
         self.device = device
@@ -33,6 +34,9 @@ class OtherBackend:
 
     def run(self, graph: str, inputs: Mapping[str, Any], outputs: Sequence[str], keep: bool = False) -> list[Any]:
         return []
+
+    def split(self, kept: Any) -> list[Any]:
+        return [kept]
 
     def describe(self) -> str:
         return f"other {self.device}"

@@ -275,7 +275,15 @@ def test_a_manifest_out_of_range_names_the_field(engine: Path, changes: dict[str
 
 def test_every_manifest_field_is_needed_or_may_be_null(engine: Path) -> None:
     original = json.loads(entries_of(engine)["manifest.json"])
-    may_be_left_out = {"digest", "max_points", "max_points_per_instance", "max_batch", "adapter", "training"}
+    may_be_left_out = {
+        "digest",
+        "max_points",
+        "max_points_per_instance",
+        "max_batch",
+        "adapter",
+        "training",
+        "upscaling",
+    }
     for key in original:
         data = {name: value for name, value in original.items() if name not in (key, "format")}
         if key in may_be_left_out or key == "format":

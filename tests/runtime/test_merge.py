@@ -144,4 +144,4 @@ def test_what_is_there_is_replaced_on_request_only(parts: list[Path], tmp_path: 
     result = resam_merge(*parts, "-o", tmp_path / "out")
     assert (result.code, "--overwrite" in result.stderr) == (2, True)
     assert resam_merge(*parts, "-o", tmp_path / "out", "--overwrite").code == 1
-    assert "holds a run" in resam_merge(*parts, "-o", parts[0], "--overwrite").stderr
+    assert "holds another run" in resam_merge(*parts, "-o", parts[0], "--overwrite").stderr

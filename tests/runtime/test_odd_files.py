@@ -50,7 +50,7 @@ def test_messages_are_one_line_whatever_a_name_holds(engine: Path, tmp_path: Pat
     result = resam_run("--engine", engine, images, "-o", tmp_path / "out", "--automatic")
     assert result.code == 1
     assert len(result.stderr.splitlines()) == 1
-    assert r"torn\nline.png: not an image" in result.stderr
+    assert r"torn\nline.png: not a readable image" in result.stderr
     assert printable("a\nb\x1b[31m\udce9é") == r"a\nb\x1b[31m\udce9é"
 
 

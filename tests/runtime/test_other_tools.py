@@ -66,7 +66,7 @@ def test_a_joined_ring_has_the_area_of_its_parts_less_the_holes() -> None:
 def test_classes_without_a_number_are_0_and_told(tmp_path: Path) -> None:
     named = [dataclasses.replace(instance(0, MASKS[0]), category=Category(name="ship")), instance(1, MASKS[1])]
     [note] = write_yolo(tmp_path / "a.txt", scene(named))
-    assert "1 instance of class 0" in note
+    assert "1 instance written as class 0" in note
     assert [line[:2] for line in (tmp_path / "a.txt").read_text().splitlines()] == ["0 ", "0 "]
 
 

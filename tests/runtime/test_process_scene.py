@@ -48,7 +48,7 @@ def test_a_scene_that_fails_gives_a_record_that_says_why(engine: Path, tmp_path:
     (tmp_path / "a.png").write_bytes(b"junk")
     record = process_scene(Segmenter(engine, "cpu", 1), tmp_path / "a.png", tmp_path / "out")
     assert record.failed
-    assert "a.png: not an image" in str(record.reason)
+    assert "a.png: not a readable image" in str(record.reason)
     assert (record.scene, list(record.outputs)) == (None, [])
     assert Record.from_json(record.to_json()).to_json() == record.to_json()
 

@@ -188,7 +188,8 @@ def test_what_was_done_stays_though_its_image_is_gone(engine: Path, images: Path
     (images / "s0.png").unlink()
     result = resam_run("--engine", engine, images, "-o", out, "--resume")
     assert (result.code, "12 instances in 3 scenes" in result.stdout) == (0, True)
-    assert result.stderr == "note: kept what an earlier run made of 1 scenes that are no longer among the images\n"
+    kept = "note: kept the earlier run's results of 1 scene that is no longer among the images\n"
+    assert result.stderr == kept
     assert (out / "instances.json").read_bytes() == before
     assert summary_of(out)["notes"] == [result.stderr.removeprefix("note: ").strip()]
     # the same file by another name, and another whose outputs take the place of what is gone

@@ -328,7 +328,7 @@ def test_pages_that_are_not_read_are_told(
     if not with_rasterio:
         monkeypatch.setitem(sys.modules, "rasterio", None)
     with open_scene(tmp_path / "pages.tif") as scene:
-        assert scene.notes == ("holds 3 pages; only the first is read",)
+        assert scene.notes == ("has 3 pages; only the first is read",)
         np.testing.assert_array_equal(scene.read(0, 0, 53, 37), rgb)
     with open_scene(single) as scene:
         assert scene.notes == ()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resam_runtime.common.errors import ResamError, words
+from resam_runtime.common.errors import ResamError, counted, words
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.manifest import Manifest
 from resam_runtime.points import SUFFIXES, PointsFile, find_points, path_ends, shared_names
@@ -168,7 +168,10 @@ class Run:
                 on_scene=observer.scene,
             )
             kept = self._kept(folder)
-            line = f"kept the earlier run's results of {len(kept)} scenes that are no longer among the images"
+            are = "is" if len(kept) == 1 else "are"
+            line = (
+                f"kept the earlier run's results of {counted(len(kept), 'scene')} that {are} no longer among the images"
+            )
             names = sorted([*kept, *(scene.name for scene in self.scenes)])
             whole = replace(self, notes=[*self.notes, line]) if kept else self
             report = whole.finish(folder, names, segmenter, time.monotonic() - begin)

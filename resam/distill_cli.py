@@ -10,6 +10,7 @@ import click
 from resam_runtime.common.commands import HELP, version
 from resam_runtime.common.errors import ResamError, command_errors
 from resam_runtime.common.extras import needs_extra
+from resam_runtime.common.option_types import TrainingPrecision
 
 _PATH = click.Path(path_type=Path)
 _FREE_ON_RESUME = ("resume", "devices", "accelerator", "precision")  # how it is computed, not what
@@ -41,7 +42,7 @@ _FREE_ON_RESUME = ("resume", "devices", "accelerator", "precision")  # how it is
 @click.option("--devices", type=click.IntRange(1), default=1, show_default=True,
               help="Devices (or CPU processes) that share each batch.")  # fmt: skip
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "32", "bf16"]), default="auto", show_default=True,
+@click.option("--precision", type=TrainingPrecision(), default="auto", show_default=True,
               help="As of resam-train.")  # fmt: skip
 @version
 @command_errors
