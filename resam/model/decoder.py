@@ -135,9 +135,8 @@ class PromptDecoder(nn.Module):
 
     def _upscale(self, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Image tokens (N, HW, C) and weights of K masks (N, K, C/8) -> logits (N, K, 4G, 4G)."""
-        count, tokens, channels = keys.shape
-        features = self._cells(keys.reshape(count * tokens, channels)).reshape(count, tokens * 16, -1)
-        logits = (features @ weights.transpose(1, 2)).reshape(count, tokens, 16, -1)  # (N, HW, 16, K)
+        count, tokens, _ = keys.shape
+        logits = (self._cells(keys) @ weights.transpose(1, 2)).reshape(count, tokens, 16, -1)  # (N, HW, 16, K)
         return _in_place(logits)
 
     def _upscale_edges(
@@ -152,7 +151,7 @@ class PromptDecoder(nn.Module):
         count, tokens, channels = keys.shape
         sample = self._sample(keys, weights)  # (N, HW)
         chosen = self._near_edges(sample, coords, labels, edges_to).reshape(-1).nonzero()[:, 0]  # (R,)
-        features = self._cells(keys.reshape(count * tokens, channels)[chosen])  # (R, 16, C/8)
+        features = self._cells(keys.reshape(1, count * tokens, channels)[:, chosen]).reshape(chosen.shape[0], 16, -1)
         cells = (features @ weights[chosen // tokens].unsqueeze(2)).reshape(-1, 2, 2, 2, 2)  # (R, dy1, dx1, dy2, dx2)
         grid = math.isqrt(tokens)
         logits = sample.reshape(-1, grid, 1, grid, 1).expand(-1, grid, 4, grid, 4)
@@ -163,13 +162,15 @@ class PromptDecoder(nn.Module):
         return logits.reshape(-1, 4).index_put((places.reshape(-1),), written).reshape(count, 4 * grid, 4 * grid)
 
     def _cells(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Image tokens (R, C) -> features of their 16 cells (R, 16, C/8), ordered dy1, dx1, dy2, dx2."""
+        """Image tokens (B, R, C) -> features of their 16 cells (B, 16 R, C/8), those of a token ordered dy1, dx1, dy2,
+        dx2. In three dimensions throughout: so are products that the exporter makes in integers."""
         first, norm, activation, second, last_activation = self.mask_decoder.output_upscaling
-        x = tokens @ _as_matrix(first) + first.bias.repeat(4)  # (R, 4 * C/4)
-        x = x.reshape(-1, norm.weight.shape[0])
+        batch, count, _ = tokens.shape
+        x = tokens @ _as_matrix(first) + first.bias.repeat(4)  # (B, R, 4 * C/4)
+        x = x.reshape(batch, count * 4, -1)
         x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = last_activation(x @ _as_matrix(second) + second.bias.repeat(4))
-        return x.reshape(-1, 16, second.weight.shape[1])
+        return x.reshape(batch, count * 16, -1)
 
     def _sample(self, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Image tokens (N, HW, C) and weights (N, C/8) -> logits (N, HW) of one cell of each, next to its centre."""

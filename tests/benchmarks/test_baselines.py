@@ -65,9 +65,9 @@ def test_segment_anything_finds_what_our_modules_find(picture: Any, torch_answer
 
 def test_the_published_onnx_decoder_finds_it_too(tmp_path: Path, picture: Any, torch_answer: Any) -> None:
     from resam_benchmarks.baselines.onnx_per_prompt import OnnxPerPrompt
-    from resam_benchmarks.baselines.published_export import Exporter, export_graphs
+    from resam_benchmarks.baselines.published_export import PublishedExporter, export_graphs
 
-    size = export_graphs(Exporter(), Weights(base="tiny"), str(tmp_path))
+    size = export_graphs(PublishedExporter(), Weights(base="tiny"), str(tmp_path))
     assert_alike(answer(OnnxPerPrompt(str(tmp_path), size, SETTINGS, "cpu", threads=1), picture), torch_answer)
 
 

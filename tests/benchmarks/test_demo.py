@@ -90,7 +90,7 @@ def test_a_chosen_scale_is_said_beside_the_gain(tmp_path: Path) -> None:
 def test_a_precision_that_was_not_made_says_why(tmp_path: Path) -> None:
     shown = page(bench(), {"fp16": "loop: masks differ by 3 <limit 1>"}, tmp_path)
     assert "loop: masks differ by 3 &lt;limit 1&gt;" in shown
-    assert "not made" in shown
+    assert "not exported" in shown
     assert "INT8" in shown
 
 

@@ -342,7 +342,16 @@ OURS: Callable[[], set[str]] = lambda: {  # noqa: E731
     for parameter in one.params
     for option in [*parameter.opts, *parameter.secondary_opts]
 }
-THEIRS = {"--system-site-packages", "--no-deps", "--help", "--no-cache-dir", "--build-arg", "--gpus", "--durations"}
+THEIRS = {
+    "--system-site-packages",
+    "--no-deps",
+    "--help",
+    "--no-cache-dir",
+    "--build-arg",
+    "--gpus",
+    "--durations",
+    "--runtime",
+}
 
 
 def test_options_named_in_the_text_exist() -> None:
