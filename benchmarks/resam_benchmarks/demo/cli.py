@@ -21,7 +21,7 @@ from resam_runtime.common.extras import needs_extra
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Output folder."
 )
-@click.option("--scenes", type=click.IntRange(1), default=24, show_default=True, help="Scenes to train on.")
+@click.option("--scenes", type=click.IntRange(1), default=16, show_default=True, help="Scenes to train on.")
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Passes over them.")
 @click.option("--limit", type=click.IntRange(2), default=16, show_default=True, help="Test scenes to measure on.")
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Timings of every test scene.")
@@ -32,7 +32,7 @@ def demo(output: Path, scenes: int, epochs: int, limit: int, repeats: int) -> No
 
     Draws scenes, adapts the tiny base to them from clicks, exports the engine in fp32, fp16 and INT8, runs it on unseen
     scenes, with and without clicks, and measures everything. The page demo.html opens after the first minute and fills
-    up as the work proceeds: about ten minutes on two CPU cores. Run the same command again to resume.
+    up as the work proceeds: ten to fifteen minutes on two CPU cores. Run the same command again to resume.
     """
     with needs_extra("resam-demo", "train,export"):
         # what the later steps import: nobody waits for training to hear that the export cannot be done

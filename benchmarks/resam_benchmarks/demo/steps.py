@@ -46,7 +46,7 @@ class DemoOptions:
     The defaults are for ten minutes on two CPU cores; `resam-train` by itself trains longer.
     """
 
-    scenes: int = 24
+    scenes: int = 16
     epochs: int = 2
     limit: int = 16
     repeats: int = 2
