@@ -14,7 +14,7 @@ from resam_benchmarks.baselines import rivals
 from resam_benchmarks.baselines.random_engine import export_random
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.measure import dataset
-from resam_benchmarks.measure.cases import Case, Rival
+from resam_benchmarks.measure.cases import BenchScene, Case, Rival
 from resam_benchmarks.measure.metrics import BOUNDARY_TOLERANCE
 from resam_benchmarks.measure.runner import Progress, run
 from resam_benchmarks.report import document, report_html
@@ -22,6 +22,7 @@ from resam_benchmarks.report.page_style import save_page
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.precisions import FP32
+from resam_runtime.scenes.scene import open_scene
 from resam_runtime.tiles.prompt_batch import PromptBatch
 
 
@@ -141,13 +142,18 @@ def _cases(options: BenchOptions, contenders: Sequence[Rival], work: Path) -> tu
 
 def _known_sizes(rival: Rival, data: dataset.BenchData, count: int) -> Sequence[PromptBatch]:
     """The prompts of every scene; for an engine that knows the sizes of classes with those of their instances."""
-    sizes = EngineFile.open(rival.options["path"]).manifest.sizes if rival.about.get("kind") == "engine" else None
-    if sizes is None:
+    engine = EngineFile.open(rival.options["path"], verify=False) if rival.about.get("kind") == "engine" else None
+    if engine is None or (sizes := engine.manifest.sizes) is None:
         return data.points[count]
     return [
-        dataclasses.replace(batch, sides=sizes.sides(scene.categories, scene.metres_per_pixel))
+        dataclasses.replace(batch, sides=sizes.sides(scene.categories, _metres(scene) if sizes.in_metres else None))
         for scene, batch in zip(data.scenes, data.points[count])
     ]
+
+
+def _metres(scene: BenchScene) -> float | None:
+    with open_scene(scene.path) as opened:
+        return opened.info.metres_per_pixel
 
 
 def _counted(count: int, what: str) -> str:

@@ -130,11 +130,22 @@ def export(ctx: click.Context, **given: Any) -> None:
     else:
         precision: Precision = given["precision"] or (FP16 if output.suffix == PLAN else FP32)
         plan = output if output.suffix == PLAN else None
-        base, images, keep_anyway = given["base"], given["images"], given["keep_anyway"]
-        sizes, edges = given["size"], given["edges"]
-        write_engine(source, base, engine_path, precision, images, keep_anyway, console, plan, sizes, edges)
+        _write_resam(source, engine_path, precision, given, console, plan)
     if output.suffix == PLAN:
         write_plan(engine_path, output, given, set_here, console)
+
+
+def _write_resam(
+    source: Path | None,
+    path: Path,
+    precision: Precision,
+    given: dict[str, Any],
+    console: Console,
+    plan: Path | None = None,
+) -> None:
+    """`write_engine` with what was given on the command line."""
+    base, images, keep_anyway = given["base"], given["images"], given["keep_anyway"]
+    write_engine(source, base, path, precision, images, keep_anyway, console, plan, given["size"], given["edges"])
 
 
 def _write_for(ctx: click.Context, given: dict[str, Any], console: Console) -> None:
@@ -149,9 +160,9 @@ def _write_for(ctx: click.Context, given: dict[str, Any], console: Console) -> N
             raise ResamError(f"--{name.replace('_', '-')} is for plans, and {option} writes none; leave it out")
     engine_file = source
     if source is not None and source.suffix == RESAM:
-        misplaced = [flag for flag in ("base", "images", "precision") if given[flag] is not None]
-        if misplaced:
-            flag = given["precision"].option if misplaced[0] == "precision" else f"--{misplaced[0]}"
+        _check_finished(source, given)
+        if given["precision"] is not None:
+            flag = given["precision"].option
             raise ResamError(f"{flag} goes with an adapter; {source} holds finished graphs: leave it out")
     else:
         if source is None and given["base"] is None:
@@ -160,8 +171,7 @@ def _write_for(ctx: click.Context, given: dict[str, Any], console: Console) -> N
         made_from = Path(given["base"]) if source is None else source.parent if source.is_file() else source
         engine_file = folder / f"{made_from.resolve().stem}{RESAM}"
         _check_names(source, engine_file, given)
-        precision = given["precision"] or FP32
-        write_engine(source, given["base"], engine_file, precision, given["images"], given["keep_anyway"], console)
+        _write_resam(source, engine_file, given["precision"] or FP32, given, console)
     for path in TARGETS[given["target"]](EngineFile.open(engine_file), folder):
         size = path.stat().st_size / 1e6
         console.print(f"wrote   {path} ({size:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
@@ -193,9 +203,14 @@ def _check_names(source: Path | None, output: Path, given: dict[str, Any]) -> No
     if source.suffix == RESAM:
         if output.suffix == RESAM:
             raise ResamError(f"{source}: its graphs are final; for other ones run resam-export ADAPTER -o {output}")
-        misplaced = [name for name in ("base", "images", "size", "edges") if given[name]]
-        if misplaced:
-            raise ResamError(f"--{misplaced[0]} goes with an adapter; {source} holds finished graphs: leave it out")
+        _check_finished(source, given)
+
+
+def _check_finished(source: Path, given: dict[str, Any]) -> None:
+    """`ResamError` for options that decide graphs, where those of an engine file are finished."""
+    misplaced = [name for name in ("base", "images", "size", "edges") if given[name]]
+    if misplaced:
+        raise ResamError(f"--{misplaced[0]} goes with an adapter; {source} holds finished graphs: leave it out")
 
 
 def write_plan(source: Path, output: Path, given: dict[str, Any], set_here: list[str], console: Console) -> None:

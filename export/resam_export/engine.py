@@ -86,14 +86,22 @@ def export_engine(
     own = [] if images is None else list(image_tiles(size, framing, images, max(2, count // 4), VERIFICATION_PHASE))
     calibrate = [] if chosen.exact else list(calibration(size, framing, images))
 
-    sizes, how = _known_sizes(base, adapter, sizes), {"fold": chosen.for_gpus, "edges": edges}
-    graphs = build_graphs(base.sam, options.tau, options.requery, options.rounds, sized=sizes is not None, **how)
+    sizes = _known_sizes(base, adapter, sizes)
+    graphs = build_graphs(
+        base.sam,
+        options.tau,
+        options.requery,
+        options.rounds,
+        fold=chosen.for_gpus,
+        sized=sizes is not None,
+        edges=edges,
+    )
     models = export_graphs(graphs, lambda name: advance(f"export: {name}"))
     models, made = set_precision(models, chosen, calibrate, advance)
     for model in models.values():
         onnx.checker.check_model(ir.to_proto(model))
     tiles = itertools.chain(own, synthetic_tiles(size, count))
-    verification = verify(graphs, models, chosen, tiles, advance, sizes is not None)
+    verification = verify(graphs, models, chosen, tiles, advance)
     report: dict[str, Any] = plain({"precision": made, **verification.report})
     if verification.misses and not keep_anyway:
         more = f" (and {len(verification.misses) - 1} more)" if len(verification.misses) > 1 else ""

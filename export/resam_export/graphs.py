@@ -28,6 +28,7 @@ class Graph:
     """A network of the engine file: what is traced, what it must equal, and its tensors.
 
     edges: masks equal the reference's near their edges alone, so that they are compared as masks, not as numbers.
+    sized: its prompts may say sizes.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     edges: bool = False
+    sized: bool = False
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """Inputs to trace with. Their values do not matter: the modules have no branches."""
@@ -85,6 +87,7 @@ def build_graphs(
     )
     masks = (TensorSpec("masks", "float32", ("N", mask, mask)), TensorSpec("scores", "float32", ("N",)))
     coarse = (TensorSpec("coarse_masks", "float32", ("N", mask, mask)), TensorSpec("coarse_scores", "float32", ("N",)))
+    boxes = TensorSpec("boxes", "float32", ("N", 4))
     graphs = [
         Graph(
             "encoder",
@@ -94,7 +97,7 @@ def build_graphs(
             (TensorSpec("embedding", "float32", ("B", channels, grid, grid)),),
         ),
         Graph("decoder", traced, decoder, prompts, masks, edges),
-        Graph("loop", traced_loop, loop, prompts, (*masks, TensorSpec("boxes", "float32", ("N", 4)), *coarse), edges),
+        Graph("loop", traced_loop, loop, prompts, (*masks, boxes, *coarse), edges, sized),
     ]
     head = prompter_of(sam)
     if head is not None:

@@ -51,11 +51,10 @@ def verify(
     precision: Precision,
     tiles: Iterable[PromptedTile],
     advance: Callable[[str], None] = lambda step: None,
-    sized: bool = False,
 ) -> Verification:
-    """Compare every graph with its torch reference on random inputs and on tiles. sized: whether the loop takes sizes;
-    every other prompt then has one."""
-    found = _Findings(precision.tolerances, edges=graphs["loop"].edges)
+    """Compare every graph with its torch reference on random inputs and on tiles; of a loop that takes sizes every
+    other prompt has one."""
+    found, sized = _Findings(precision.tolerances, edges=graphs["loop"].edges), graphs["loop"].sized
     stored = {name: open_session(to_bytes(model)) for name, model in models.items()}
     advance("verify: random inputs")
     for name, graph in graphs.items():

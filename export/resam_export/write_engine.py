@@ -43,14 +43,13 @@ def write_engine(
     with needs_extra(str(output), "train,export", ", or give a .resam file"):
         from resam.model.bases import load_base
         from resam.training.checkpoints import load_adapted
-        from resam.training.sizes import parse_sizes
+        from resam.training.sizes import said_areas
 
         from .engine import LimitError, export_engine
-    said = parse_sizes(",".join(sizes)) if sizes else {}
-    units = {unit for _, unit in said.values()}
-    if len(units) > 1:
-        raise ResamError(f"--size: {', '.join(sizes)}: give all in m or all in px")
-    known = ClassSizes(f"{units.pop()}2", {name: area for name, (area, _) in said.items()}) if said else None
+    known = None
+    if sizes:
+        unit, areas = said_areas(",".join(sizes))
+        known = ClassSizes(f"{unit}2", areas)
     adapter = None
     if source is not None:
         loaded, adapter = load_adapted(source, base)

@@ -205,3 +205,13 @@ def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
     except Malformed:
         raise ResamError(damaged) from None
     return {**whole, "framing": state["framing"]}
+
+
+def own_checkpoint(folder: Path, identity: Mapping[str, Any], parts: str) -> dict[str, Any] | None:
+    """The newest checkpoint of the run in `folder`; None where there is none yet. `ResamError` for a damaged one, and
+    for one of another identity. parts: of what that is made, in words.
+    """
+    saved = latest_checkpoint(folder / "checkpoints")
+    if saved is not None and saved["identity"] != identity:
+        raise ResamError(f"{folder}: its checkpoint was made with other {parts}; start a new run")
+    return saved

@@ -120,9 +120,7 @@ class TrainOptions:
             "fit_within": self.fit_within >= 0,
             "scale": MIN_SCALE <= self.scale <= MAX_SCALE,
         }
-        for name, holds in checks.items():
-            if not holds:
-                raise ResamError(f"option {name}: {getattr(self, name)} is out of range")
+        check_ranges(self, checks)
         for name, hint in get_type_hints(TrainOptions).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 raise ResamError(f"option {name}: expected {' or '.join(get_args(hint))}, got {getattr(self, name)!r}")
@@ -206,6 +204,13 @@ def _preset_values(path: Path) -> dict[str, Any]:
     if below not in preset_names() or PRESETS / f"{below}.toml" == path:
         raise ResamError(f"{path}: preset: expected another preset's name, got {below!r}")
     return _preset_values(PRESETS / f"{below}.toml") | values
+
+
+def check_ranges(options: Any, checks: Mapping[str, bool]) -> None:
+    """`ResamError` for the first option whose value is out of range. checks: by its name, whether it is in."""
+    for name, holds in checks.items():
+        if not holds:
+            raise ResamError(f"option {name}: {getattr(options, name)} is out of range")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

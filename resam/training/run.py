@@ -25,7 +25,7 @@ from resam.model.bases import Base, load_base
 from resam.model.parts import PrompterHead
 from resam.model.prompter import prompter_of
 from resam.training.aside import Agreement, judge, measure_aside
-from resam.training.checkpoints import Adapter, describe_base, latest_checkpoint, save_checkpoint, write_adapter
+from resam.training.checkpoints import Adapter, describe_base, own_checkpoint, save_checkpoint, write_adapter
 from resam.training.devices import make_fabric, on_main
 from resam.training.options import TrainOptions
 from resam.training.preparation import choose_framing, teach_consensus, training_set
@@ -156,13 +156,9 @@ class TrainingRun:
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         """The newest checkpoint, after what it knows of the run is taken over; None where there is none yet."""
-        saved = latest_checkpoint(self.folder / "checkpoints")
+        saved = own_checkpoint(self.folder, self._identity, "options, data or base")
         if saved is None:
             return None
-        if saved["identity"] != self._identity:
-            raise ResamError(
-                f"{self.folder}: its checkpoint was made with other options, data or base; start a new run"
-            )
         if saved.get("measured", self._measured) != self._measured:
             # else one table would hold figures of two test splits
             raise ResamError(f"{self.folder}: its val or test split has changed since it began; start a new run")

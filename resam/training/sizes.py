@@ -78,17 +78,23 @@ def parse_sizes(text: str) -> dict[str, tuple[float, str]]:
     return found
 
 
-def said_sizes(text: str, data: CocoData, names: Collection[str]) -> ObjectSizes:
-    """The sizes of `parse_sizes` for the classes of a data set, which are called `names`. Raises `ResamError` for
-    another class, two units, and metres where a scene has no georeference."""
+def said_areas(text: str) -> tuple[str, dict[str, float]]:
+    """The one unit of all sizes of `parse_sizes`, and the areas by class name. Raises `ResamError` for two units."""
     said = parse_sizes(text)
     units = {unit for _, unit in said.values()}
     if len(units) > 1:
         raise ResamError(f"sizes: {text}: give all in m or all in px")
-    if unknown := [name for name in said if name not in names]:
+    return units.pop(), {name: area for name, (area, _) in said.items()}
+
+
+def said_sizes(text: str, data: CocoData, names: Collection[str]) -> ObjectSizes:
+    """The sizes of `parse_sizes` for the classes of a data set, which are called `names`. Raises `ResamError` for
+    another class, two units, and metres where a scene has no georeference."""
+    unit, areas = said_areas(text)
+    if unknown := [name for name in areas if name not in names]:
         raise ResamError(f"sizes: no class {unknown[0]!r} in {data.path}; it has {', '.join(sorted(names))}")
-    ground = [1.0] * len(data.scenes) if units == {"px"} else _metres(data)
-    return ObjectSizes(ground, units.pop(), {name: area for name, (area, _) in said.items()})
+    ground = [1.0] * len(data.scenes) if unit == "px" else _metres(data)
+    return ObjectSizes(ground, unit, areas)
 
 
 def example_sizes(

@@ -171,3 +171,11 @@ def test_what_cannot_be_written_is_one_line(tiny: Path, tmp_path: Path) -> None:
         assert result.exit_code == 2, reason
         assert reason in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [("--size", "ship=30x6m"), ("--edges",)])
+def test_what_decides_graphs_is_not_passed_over_for_finished_ones(tmp_path: Path, option: tuple[str, ...]) -> None:
+    write_engine(tmp_path / "discs.resam")
+    result = export_for(tmp_path / "discs.resam", tmp_path / "out", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} goes with an adapter" in result.stderr

@@ -47,12 +47,7 @@ OPTIONS = DistillOptions(
 HALF = replace(TOY, encoder_dim=16, encoder_depth=1, encoder_heads=1, global_blocks=(0,), window_size=8)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

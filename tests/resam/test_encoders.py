@@ -38,12 +38,7 @@ PUBLISHED: dict[str, Callable[..., torch.Tensor]] = {
 FAMILIES = pytest.mark.parametrize("family", TOYS)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def check_against_published(architecture: Any) -> None:

@@ -52,12 +52,7 @@ OPTIONS = TrainOptions(epochs=2, batch=2, queue=4, learning_rate=0.01, warmup=2,
 NO_ALIGNMENT = loss_weights(OPTIONS, 0.0) | {"alignment": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load_copy(base: Base) -> Base:

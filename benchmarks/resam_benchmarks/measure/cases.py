@@ -28,7 +28,7 @@ class Rival:
 @dataclass(frozen=True, eq=False)
 class BenchScene:
     """A scene and the truth about it. truths, ids and categories run along the prompts; all empty where only time
-    matters. metres_per_pixel: None where nothing says so."""
+    matters."""
 
     name: str
     path: str
@@ -37,7 +37,6 @@ class BenchScene:
     truths: Sequence[Crop] = ()
     ids: Sequence[int | str] = ()
     categories: Sequence[Category | None] = ()
-    metres_per_pixel: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

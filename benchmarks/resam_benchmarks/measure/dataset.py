@@ -65,18 +65,8 @@ def load(
         truths = [crop_of(scene.mask(own[name])) for name in prompted]
         numbers = [own[name].category for name in prompted]
         classes = [None if number is None else Category(number, data.categories.get(number)) for number in numbers]
-        scenes.append(
-            BenchScene(
-                scene.name,
-                str(scene.path),
-                scene.width,
-                scene.height,
-                truths,
-                prompted,
-                classes,
-                scene.metres_per_pixel(),
-            )
-        )
+        image = str(scene.path)
+        scenes.append(BenchScene(scene.name, image, scene.width, scene.height, truths, prompted, classes))
         kept.append(place)
     return BenchData(
         scenes,

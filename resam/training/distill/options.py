@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resam.training.options import read_toml, typed
+from resam.training.options import check_ranges, read_toml, typed
 from resam_runtime.common.errors import ResamError
 
 
@@ -54,9 +54,7 @@ class DistillOptions:
             "seed": 0 <= self.seed < 1 << 63,  # torch takes no larger one
             "chunk": self.chunk >= 1,
         }
-        for name, holds in checks.items():
-            if not holds:
-                raise ResamError(f"option {name}: {getattr(self, name)} is out of range")
+        check_ranges(self, checks)
 
     @classmethod
     def of(cls, where: str, values: dict[str, Any]) -> DistillOptions:

@@ -15,7 +15,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 import resam
-from resam.training.checkpoints import latest_checkpoint, save_checkpoint, write_base
+from resam.training.checkpoints import own_checkpoint, save_checkpoint, write_base
 from resam.training.devices import on_main
 from resam.training.distill.distiller import Distiller
 from resam.training.distill.losses import DISTILLED
@@ -26,7 +26,6 @@ from resam.training.distill.windows import Windows
 from resam.training.progress import Reporter, Silent
 from resam.training.report import is_shown, write_page, write_strip
 from resam.training.run_folder import start_folder, write_metrics
-from resam_runtime.common.errors import ResamError
 from resam_runtime.tiles.tiling import Framing
 
 SHOWN_PROMPTS = 9
@@ -67,13 +66,14 @@ class DistillRun:
         self.windows = Windows(Path(sources.images), sizes, framing, options, self.reporter)
         self.history: list[dict[str, Any]] = []
         self._framing = framing
-        saved = self._read_checkpoint() if resume else None
+        saved = own_checkpoint(folder, self._identity, "options, images, teacher or student") if resume else None
         if not resume:
             on_main(fabric, partial(start_folder, folder, options, asdict(sources)))
         self.distiller = Distiller(teacher.base, self.student, self.windows, options, fabric)
         if saved is None:
             self.distiller.begin()
         else:
+            self.history = json.loads(saved["history"])
             self.distiller.load_state(saved["trainer"])
 
     def train(self) -> Distilled:
@@ -98,18 +98,6 @@ class DistillRun:
         """What a checkpoint must have in common with the run that goes on from it."""
         told = {"options": self.options.to_dict(), "teacher": self.teacher.digests, "student": self.student.start}
         return told | {"images": self.windows.digest}
-
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        saved = latest_checkpoint(self.folder / "checkpoints")
-        if saved is None:
-            return None
-        if saved["identity"] != self._identity:
-            raise ResamError(
-                f"{self.folder}: its checkpoint was made with other options, images, teacher or student; "
-                "start a new run"
-            )
-        self.history = json.loads(saved["history"])
-        return saved
 
     def _keep_epoch(self, means: dict[str, float]) -> None:
         distiller = self.distiller

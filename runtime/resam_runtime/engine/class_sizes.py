@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resam_runtime.common.checked import Malformed, choice, number, text
+from resam_runtime.engine.prompter_spec import MOST_CLASSES
 from resam_runtime.masks.instance import Category
 
-MOST_CLASSES = 1000
 _AREA, _NAME = number(1e-6, 1e12), text()
 
 
@@ -30,6 +30,11 @@ class ClassSizes:
     unit: Annotated[str, choice("m2", "px2")]
     areas: Annotated[Mapping[str, float], _areas]
 
+    @property
+    def in_metres(self) -> bool:
+        """Whether a scene's scale is needed to tell a size in pixels."""
+        return self.unit == "m2"
+
     def sides(
         self, categories: Sequence[Category | None], metres_per_pixel: float | None
     ) -> NDArray[np.float32] | None:
@@ -37,7 +42,7 @@ class ClassSizes:
 
         metres_per_pixel: of the scene, None where it has none.
         """
-        pixel = metres_per_pixel if self.unit == "m2" else 1.0
+        pixel = metres_per_pixel if self.in_metres else 1.0
         if pixel is None:
             return None
         known = {name.casefold(): math.sqrt(area) / pixel for name, area in self.areas.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resam_runtime.common.checked import Malformed, take
+from resam_runtime.common.files import open_regular
 from resam_runtime.points.entry import LIST, Parsed, PointKind
 from resam_runtime.points.outside import Shapes
 from resam_runtime.points.values import scene_name, take_id, take_point
@@ -42,7 +43,7 @@ def _parse(data: dict[str, Any], boxes: bool) -> Parsed:
 def is_labelme(path: Path) -> bool:
     """Whether a file begins as labelme's do; False where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(_HEAD)
     except OSError:
         return False

@@ -47,9 +47,8 @@ def process_scenes(
     all scenes whose records were saved before that are done.
     """
     stop = stop or StopRequest()
-    work: Channel[PreparedTile | SceneJob] = Channel(
-        max(_TILES_AHEAD, segmenter.batch)
-    )  # the tiles of a scene, then its job
+    # the tiles of a scene, then its job
+    work: Channel[PreparedTile | SceneJob] = Channel(max(_TILES_AHEAD, segmenter.batch))
     done: Channel[SceneJob] = Channel(_SCENES_BEHIND)
     errors: list[BaseException] = []
 
