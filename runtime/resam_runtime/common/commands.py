@@ -14,7 +14,7 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 HELP = {"help_option_names": ["-h", "--help"]}
-"""`context_settings` of a command; the commands of a group have its."""
+"""`context_settings` of a command, those of a group too: click keeps the help option of its first call."""
 
 
 def version(command: Command) -> Command:
