@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from .shared import Shared
 
 # Test processes with a thread for every core each would wait for one another all the time. Set before torch loads.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
@@ -29,3 +32,33 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    return Shared.of(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def traces(shared: Shared) -> Iterator[None]:
+    """A graph that is exported again is not traced again, in no process of the run: it takes half a minute for a loop.
+
+    Graphs are the same where their modules, settings and weights are.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    from resam_export import onnx_export
+    from resam_export.graphs import Graph
+    from resam_export.models import to_bytes
+
+    trace = onnx_export.export_graph
+
+    def traced_once(graph: Graph) -> ir.Model:
+        path = shared.path(f"{fingerprint(graph)}.onnx", lambda path: path.write_bytes(to_bytes(trace(graph))))
+        return ir.from_proto(onnx.ModelProto.FromString(path.read_bytes()))
+
+    fingerprint = onnx_export.fingerprint
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(onnx_export, "export_graph", traced_once)
+        yield

@@ -60,14 +60,14 @@ _last_traced: dict[str, bytes] = {}
 
 
 def _traced_once(graph: Graph) -> ir.Model:
-    key = _fingerprint(graph)
+    key = fingerprint(graph)
     if key not in _last_traced:
         _last_traced.clear()
         _last_traced[key] = to_bytes(export_graph(graph))
     return ir.from_proto(onnx.ModelProto.FromString(_last_traced[key]))
 
 
-def _fingerprint(graph: Graph) -> str:
+def fingerprint(graph: Graph) -> str:
     """A digest of all that a graph is made of: its tensors' names and shapes, its modules' settings and weights."""
     digest = hashlib.sha256(repr((graph.name, graph.inputs, graph.outputs)).encode())
     for name, module in graph.module.named_modules():

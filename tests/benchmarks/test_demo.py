@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from resam_benchmarks.demo.steps import DemoOptions, DemoRecord
 from resam_benchmarks.demo.strips import LOOP_MASKS, ShownScene, _first_of_each_kind
 from resam_runtime.common.errors import ResamError
 
+from ..without import command_without
 from .documents import make_document
 
 
@@ -156,25 +155,18 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-WITHOUT = """
-import sys
-sys.modules[sys.argv.pop(1)] = None
-from resam_benchmarks.demo.cli import demo
-demo()
-"""
+DEMO = "resam_benchmarks.demo.cli:demo"
 
 
 def test_a_missing_module_of_our_own_is_a_defect_with_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT, "resam_benchmarks.demo.steps", "-o", str(tmp_path / "demo")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 1
-    assert "Traceback" in ended.stderr
+    code, said = command_without("resam_benchmarks.demo.steps", DEMO, ["-o", "demo"], tmp_path)
+    assert code == 1
+    assert "Traceback" in said
 
 
 @pytest.mark.parametrize("missing", ["segment_anything", "onnx", "onnxscript"])
 def test_a_missing_extra_is_named_before_anything_is_done(missing: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT, missing, "-o", str(tmp_path / "demo"), "--scenes", "1", "--epochs", "1"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 2, ended.stderr
-    assert ended.stderr == f"error: resam-demo: {missing} is not installed; pip install 'resam[train,export]'\n"
+    code, said = command_without(missing, DEMO, ["-o", "demo", "--scenes", "1", "--epochs", "1"], tmp_path)
+    assert code == 2, said
+    assert said == f"error: resam-demo: {missing} is not installed; pip install 'resam[train,export]'\n"
     assert not (tmp_path / "demo").exists()

@@ -36,6 +36,7 @@ from resam.training.options import preset_names
 from resam_benchmarks.ablation.rows import NAMES
 from resam_export.engine import export_engine
 
+from ..shared import Shared
 from .pages import PAGES, ROOT, Line, blocks, commands
 
 COMMANDS = {
@@ -53,7 +54,8 @@ COMMANDS = {
     "python -m resam.pretrain.measure": "resam.pretrain.measure:measure",
 }
 SMALL = {
-    "resam-train": ["--epochs", "1", "--set", "prompter_steps=2"],
+    # without LoRA in the decoder its graphs are the base's, traced already; the demonstration exports adapted ones
+    "resam-train": ["--epochs", "1", "--set", "prompter_steps=2", "--set", "decoder_rank=0"],
     "resam-distill": ["--epochs", "1", "--tiles", "2", "--prompts", "1"],
     "resam-bench": ["--repeats", "1", "--automatic", "0", "--quiet"],
     "resam-bench compare": ["--limit", "1000%", "--miou-limit", "1"],
@@ -87,10 +89,13 @@ PLAN = re.compile(r"\.plan\b")  # needs TensorRT and its GPU: parsed only
 TORCHLESS = ("resam-run", "resam-annotate")
 
 
-@pytest.fixture(scope="module")
-def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def user(shared: Shared, traces: None) -> Path:
+    return shared.path("user", write_user)
+
+
+def write_user(folder: Path) -> None:
     """A user's folder: images/, points on them, a data set with masks in mydata/, an engine file."""
-    folder = tmp_path_factory.mktemp("user")
     write_dataset(folder / "mydata", train=1, val=0, test=1, seed=3, size=200)
     data = CocoData.open(folder / "mydata" / "train.json")
     (folder / "images").mkdir()
@@ -103,7 +108,6 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("drawn.json", "points.json"):
         (folder / name).write_text(json.dumps(document))
     export_engine(load_base("tiny"), None, folder / "model.resam", scenes=1)
-    return folder
 
 
 @pytest.fixture
@@ -199,7 +203,7 @@ def test_every_command_exists_and_has_its_options(page: str) -> None:
         parse(*found)
 
 
-SLOW = ("README.md", "docs/encoders.md")  # they train and export
+SLOW = ("README.md", "docs/encoders.md", "docs/finding.md", "docs/benchmarks.md")  # they train, export, measure
 PARSED = ("docs/results.md", "docs/tiny-base.md")  # hours, and data that are not here
 PAPER = "docs/paper-tables.md"  # its own test below
 RUN = [
@@ -254,7 +258,11 @@ def test_presets_and_rows_that_pages_name_exist() -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_demonstration_ends_with_its_page(here: Path) -> None:
+def test_the_readmes_demonstration_ends_with_its_page(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resam.training.sources.VAL_SCENES", 1)
+    monkeypatch.setattr("resam.training.sources.TEST_SCENES", 4)
+    monkeypatch.setattr("resam_benchmarks.demo.steps.PROMPTER_STEPS", 10)
+    monkeypatch.setattr("resam_benchmarks.demo.steps.CHECKED", 1)
     (line,) = [one for one in commands("README.md") if one.text.startswith("resam-demo")]
     execute(line, here)
     page = (here / "demo" / "demo.html").read_text("utf-8")

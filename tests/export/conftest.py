@@ -22,6 +22,11 @@ class Traced:
     models: Mapping[str, ir.Model]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _traces(traces: None) -> None:
+    pass
+
+
 @pytest.fixture(scope="session")
 def traced() -> Traced:
     base = load_base("tiny")

@@ -34,10 +34,10 @@ FIELDS = ("masks", "scores", "boxes", "coarse_masks", "coarse_scores")
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A folder with a base of toy size, `toy.pth`, and an adapter for it whose weights are not zero."""
-    return make_run(tmp_path, TOY)
+    return make_run(tmp_path, TOY, OPTIONS)
 
 
-def make_run(tmp_path: Path, architecture: VitArchitecture) -> Path:
+def make_run(tmp_path: Path, architecture: VitArchitecture, options: TrainOptions) -> Path:
     sam = random_base(architecture).sam
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -51,8 +51,8 @@ def make_run(tmp_path: Path, architecture: VitArchitecture) -> Path:
         add_lora(base.sam.image_encoder, rank=2)
         fresh = lora_state(base.sam.image_encoder)  # half of it zeros
         state = {name: value + 0.3 * torch.randn_like(value) for name, value in fresh.items()}
-    options = OPTIONS.to_dict() | {"base": str(tmp_path / "toy.pth")}
-    write_adapter(tmp_path / "adapter.safetensors", state, {"base": describe_base(base), "options": options})
+    said = options.to_dict() | {"base": str(tmp_path / "toy.pth")}
+    write_adapter(tmp_path / "adapter.safetensors", state, {"base": describe_base(base), "options": said})
     return tmp_path
 
 
@@ -79,6 +79,7 @@ def torch_loop(folder: Path, tau: float, requery: Requery, rounds: int, *inputs:
     return {name: getattr(output, name).numpy() for name in FIELDS}
 
 
+@pytest.mark.slow
 def test_an_engine_is_what_its_run_trained(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resam_export.engine.default_count", lambda *about: 2)  # scenes of 64 px hold little
     path = run / "model.resam"
@@ -111,8 +112,10 @@ def test_an_engine_is_what_its_run_trained(run: Path, monkeypatch: pytest.Monkey
         assert np.linalg.norm(found["masks"] - masks) > 1e-2 * np.linalg.norm(masks), other
 
 
+@pytest.mark.slow
 def test_an_engine_takes_masks_by_size_as_torch_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tmp_path, dataclasses.replace(TOY, multimask_outputs=3))
+    options = dataclasses.replace(OPTIONS, rounds=1)
+    run = make_run(tmp_path, dataclasses.replace(TOY, multimask_outputs=3), options)
     monkeypatch.setattr("resam_export.engine.default_count", lambda *about: 1)
     path = run / "sized.resam"
     command = [str(run), "-o", str(path), "--size", "ship=30x6px", "--size", "tank=5px"]
@@ -122,7 +125,7 @@ def test_an_engine_takes_masks_by_size_as_torch_does(tmp_path: Path, monkeypatch
     assert engine.manifest.sizes is not None
     assert dataclasses.asdict(engine.manifest.sizes) == {"unit": "px2", "areas": {"ship": 180.0, "tank": 25.0}}
     base = apply_adapter(load_base(run / "toy.pth"), Adapter.open(run))
-    loop = RefineRequery(PromptDecoder(base.sam), 0.4, "box", 2, sized=True).eval()
+    loop = RefineRequery(PromptDecoder(base.sam), 0.4, "box", 1, sized=True).eval()
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     embedding = run_session(open_session(bytes(engine.graph("encoder"))), {"image": image})["embedding"]
     session, masks = open_session(bytes(engine.graph("loop"))), []

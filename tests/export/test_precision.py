@@ -18,11 +18,11 @@ import torch
 from onnx import TensorProto, helper
 
 from resam.model.bases import load_base
+from resam_export import onnx_export
 from resam_export.engine import calibration, set_precision
 from resam_export.graphs import build_graphs
 from resam_export.int8 import quantise, quantise_weight
 from resam_export.models import add_constant, constant, open_session, run_session, to_bytes
-from resam_export.onnx_export import export_graph
 from resam_export.precision import to_fp16
 from resam_export.prompted_tiles import PromptedTile, synthetic_tiles
 from resam_export.ranges import measure_ranges, too_large
@@ -102,7 +102,7 @@ def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
 
 @pytest.fixture(scope="module")
 def for_cpus(traced: Traced) -> dict[str, ir.Model]:
-    encoder = export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
+    encoder = onnx_export.export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
     return set_precision({**traced.models, "encoder": encoder}, INT8_FP32, few(6))[0]
 
 
@@ -247,7 +247,7 @@ def large(traced: Traced) -> tuple[Traced, Any]:
         for parameter in scaled:
             parameter.mul_(factor)
     graphs = build_graphs(base.sam)
-    models = {**traced.models, "encoder": export_graph(graphs["encoder"])}
+    models = {**traced.models, "encoder": onnx_export.export_graph(graphs["encoder"])}
     return Traced(base, graphs, models), few(2)
 
 

@@ -17,10 +17,10 @@ from resam.model.bases import Base, load_base, random_base
 from resam.model.prompter import Prompter, prompter_of
 from resam.training.checkpoints import Adapter, describe_base, load_adapted, write_adapter
 from resam.training.options import TrainOptions
+from resam_export import onnx_export
 from resam_export.engine import calibration, export_engine
 from resam_export.graphs import build_graphs
 from resam_export.models import to_bytes
-from resam_export.onnx_export import export_graph
 from resam_export.precision import half_values, to_fp16
 from resam_runtime import EngineFile, ResamError, Segmenter
 from resam_runtime.engine.engine_file import write_engine_file
@@ -103,7 +103,7 @@ def test_an_engine_finds_what_the_head_in_torch_finds(
 def test_in_fp16_the_head_is_fp16_and_its_boxes_are_not() -> None:
     base = random_base(TOY)
     with_prompter(base)
-    model = to_fp16(export_graph(build_graphs(base.sam)["prompter"]))
+    model = to_fp16(onnx_export.export_graph(build_graphs(base.sam)["prompter"]))
     kinds = {node.op_type: node.outputs[0].dtype for node in model.graph}
     assert half_values(model) >= 5
     assert kinds["ConvTranspose"] == ir.DataType.FLOAT16
@@ -130,7 +130,7 @@ def test_a_prompter_compiles_for_tensorrt(tmp_path: Path) -> None:
     manifest = engine_manifest(finds=True, precision="fp16")
     specs = {**manifest.graphs, "prompter": GraphSpec("prompter.onnx", "", graph.inputs, graph.outputs)}
     manifest = dataclasses.replace(manifest, graphs=specs)
-    graphs = {**engine_graphs(finds=True), "prompter": to_bytes(to_fp16(export_graph(graph)))}
+    graphs = {**engine_graphs(finds=True), "prompter": to_bytes(to_fp16(onnx_export.export_graph(graph)))}
     onnx.checker.check_model(onnx.ModelProto.FromString(graphs["prompter"]))
     write_engine_file(tmp_path / "small.resam", manifest, graphs)
     plan = tmp_path / "small.plan"

@@ -1,5 +1,6 @@
-"""The real graphs compile: encoder, decoder and loop, of the tiny base and of ViT-B, in every precision, with dynamic
-batch, instances and points. By TensorRT's own parser and compiler, on the CPU; no GPU runs them here.
+"""The real graphs compile: encoder, decoder and loop, of the tiny base and of ViT-B, and the encoders of the other
+families, in every precision, with dynamic batch, instances and points. By TensorRT's own parser and compiler, on the
+CPU; no GPU runs them here.
 """
 
 from __future__ import annotations
@@ -7,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 
 from resam.encoders import ARCHITECTURES
 from resam.model.bases import random_base
+from resam_export import onnx_export
 from resam_export.engine import set_precision
 from resam_export.graphs import build_graphs
 from resam_export.int8 import quantise
 from resam_export.models import to_bytes
-from resam_export.onnx_export import export_graph, export_graphs
 from resam_export.precision import to_fp16
 from resam_export.prompted_tiles import synthetic_tiles
 from resam_runtime.engine.class_sizes import ClassSizes
@@ -70,7 +72,7 @@ def in_precision(traced: Traced, precision: Precision) -> Mapping[str, ir.Model]
     """The graphs as an export writes them, calibrated on one tile instead of many."""
     tile = next(synthetic_tiles(traced.base.architecture.image_size, 1, prompts=2))
     if not precision.for_gpus:
-        encoder = export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
+        encoder = onnx_export.export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
         return set_precision({**traced.models, "encoder": encoder}, precision, [tile])[0]
     if precision is INT8:  # as `set_precision` makes them, without measuring ranges again: the loop is that of fp16
         quantised = quantise(traced.models["encoder"], [{"image": tile.image}]).model
@@ -83,19 +85,40 @@ def test_the_tiny_graphs_compile_in_every_precision(traced: Traced, tmp_path: Pa
     compile_every_precision(traced, tmp_path, INT8_FP32)
 
 
-@pytest.mark.slow
-def test_the_graphs_of_vit_b_compile_in_every_precision(tmp_path: Path) -> None:
-    base = random_base(ARCHITECTURES["vit_b"], "vit_b")
+@pytest.fixture(scope="module")
+def vit_b() -> Traced:
+    """ViT-B, as wide and large as it is, with one block of windows and one of the whole grid: ten more are the same."""
+    base = random_base(replace(ARCHITECTURES["vit_b"], encoder_depth=2, global_blocks=(1,)), "vit_b")
     graphs = build_graphs(base.sam)
-    compile_every_precision(Traced(base, graphs, export_graphs(graphs)), tmp_path)
+    return Traced(base, graphs, onnx_export.export_graphs(graphs))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobile_sam", "efficientvit_sam_l0"])
-def test_the_graphs_of_other_families_compile_in_every_precision(name: str, tmp_path: Path) -> None:
-    base = random_base(replace(ARCHITECTURES[name], image_size=256), name)  # all of its weights, a small tile
+def test_the_graphs_of_vit_b_compile_in_every_precision(vit_b: Traced, tmp_path: Path) -> None:
+    compile_every_precision(vit_b, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "one_of_each"),
+    [
+        ("mobile_sam", {"depths": (1, 1, 1, 1)}),
+        ("efficientvit_sam_l0", {"depths": (1, 1, 1, 1, 1), "neck_depth": 1}),
+    ],
+)
+def test_the_encoders_of_other_families_compile_in_every_precision(
+    name: str, one_of_each: dict[str, Any], vit_b: Traced, tmp_path: Path
+) -> None:
+    """With the decoder of ViT-B behind them, which has theirs' tensors."""
+    base = random_base(replace(ARCHITECTURES[name], **one_of_each), name)
     graphs = build_graphs(base.sam)
-    compile_every_precision(Traced(base, graphs, export_graphs(graphs)), tmp_path)
+    for graph in ("decoder", "loop"):
+        assert (graphs[graph].inputs, graphs[graph].outputs) == (
+            vit_b.graphs[graph].inputs,
+            vit_b.graphs[graph].outputs,
+        )
+    models = {**vit_b.models, "encoder": onnx_export.export_graph(graphs["encoder"])}
+    compile_every_precision(Traced(base, graphs, models), tmp_path)
 
 
 @pytest.mark.slow

@@ -45,6 +45,12 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=4, val=1, test=2, seed=3, size=128)
 
 
+@pytest.fixture(scope="session")
+def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smaller one, for tests of several whole runs: two to train on, one to watch, one to test on."""
+    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=2, val=1, test=1, seed=3, size=128)
+
+
 @pytest.fixture
 def scenes(scenes_folder: Path) -> CocoData:
     return CocoData.open(scenes_folder / "train.json")

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from resam.cli import train
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions
 from resam.data.taught import SoftMask, save_masks
@@ -98,33 +100,53 @@ train()
 """
 
 
+@pytest.fixture
+def arguments(base_file: Path, two_scenes: Path, tmp_path: Path) -> list[str]:
+    """A run into run/, in the test's folder."""
+    write_options(tmp_path / "options.toml", TrainOptions(epochs=1, batch=2, rank=2, base=str(base_file)))
+    places = {"--annotations": two_scenes / "train.json", "--preset": tmp_path / "options.toml", "-o": tmp_path / "run"}
+    return [str(word) for option in places.items() for word in option]
+
+
+def check_end(code: int, stderr: str, folder: Path, named: str) -> None:
+    assert code == 2, stderr
+    said = [line for line in stderr.splitlines() if line.startswith("error:")]
+    assert len(said) == 1, stderr
+    assert said[0].startswith(f"error: {folder / named}: cannot be written (File too large)")
+    assert "Traceback" not in stderr
+    assert not (folder / named).exists()
+    assert not list(folder.rglob("*.tmp*"))
+
+
 @pytest.mark.parametrize(
-    ("suffix", "named", "devices"),
-    [
-        (".jpg", "strips/0-0000.jpg", 2),
-        (".pt", "checkpoints/epoch-0001.pt", 1),
-        (".pt", "checkpoints/epoch-0001.pt", 2),
-        (".safetensors", "adapter.safetensors", 1),
-    ],
+    ("suffix", "named"), [(".pt", "checkpoints/epoch-0001.pt"), (".safetensors", "adapter.safetensors")]
 )
-def test_a_run_whose_disk_is_full_ends_with_one_line_in_every_process(
-    suffix: str, named: str, devices: int, base_file: Path, scenes_folder: Path, tmp_path: Path
+def test_a_run_whose_disk_is_full_ends_with_one_line(
+    suffix: str, named: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, config, folder = tmp_path / "limited.py", tmp_path / "options.toml", tmp_path / "run"
-    script.write_text(LIMITED)
-    write_options(config, TrainOptions(epochs=1, batch=2, rank=2, base=str(base_file)))
-    arguments = ["--annotations", scenes_folder / "train.json", "--preset", config, "-o", folder]
+    make, full = os.open, contextlib.ExitStack()
+
+    def limited(path: Any, *more: Any, **named: Any) -> int:
+        if str(path).endswith(f".tmp{suffix}"):
+            full.enter_context(_full_after(1000))
+        return make(path, *more, **named)
+
+    monkeypatch.setattr(os, "open", limited)
+    with full:
+        result = CliRunner().invoke(train, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    check_end(result.exit_code, result.stderr, tmp_path / "run", named)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "named"), [(".jpg", "strips/0-0000.jpg"), (".pt", "checkpoints/epoch-0001.pt")])
+def test_so_does_a_run_of_two_processes(suffix: str, named: str, arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "limited.py").write_text(LIMITED)
     ended = subprocess.run(
-        [sys.executable, script, *arguments, "--devices", str(devices), "--accelerator", "cpu"],
+        [sys.executable, tmp_path / "limited.py", *arguments, "--devices", "2", "--accelerator", "cpu"],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "FULL_FOR": suffix},
         timeout=120,
     )
-    assert ended.returncode == 2, ended.stderr
-    said = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
-    assert len(said) == 1, ended.stderr
-    assert said[0].startswith(f"error: {folder / named}: cannot be written (File too large)")
-    assert "Traceback" not in ended.stderr
-    assert not (folder / named).exists()
-    assert not list(folder.rglob("*.tmp*"))
+    check_end(ended.returncode, ended.stderr, tmp_path / "run", named)

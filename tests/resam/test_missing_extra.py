@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-WITHOUT = """
-import sys
-sys.modules[sys.argv.pop(1)] = None
-from {module} import {command}
-{command}()
-"""
+from ..without import command_without
+
 TRAIN, BENCH = "resam.cli:train", "resam_benchmarks.cli:bench"
 
 
@@ -52,29 +46,21 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_missing_and_how_to_install_it_is_one_line(
     command: str, arguments: list[str], missing: str, who: str, extras: str, engine: Path, tmp_path: Path
 ) -> None:
-    module, name = command.split(":")
-    words = [word.format(engine=engine) for word in arguments]
-    code = WITHOUT.format(module=module, command=name)
-    ended = subprocess.run(
-        [sys.executable, "-c", code, missing, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.startswith(f"error: {who}: {missing} is not installed; pip install 'resam[{extras}]'")
-    assert ended.stderr.count("\n") == 1
+    code, said = command_without(missing, command, [word.format(engine=engine) for word in arguments], tmp_path)
+    assert code == 2, said
+    assert said.startswith(f"error: {who}: {missing} is not installed; pip install 'resam[{extras}]'")
+    assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_module_of_our_own_is_a_defect_with_a_traceback(tmp_path: Path) -> None:
-    code = WITHOUT.format(module="resam.cli", command="train")
-    command = [sys.executable, "-c", code, "resam.training.sources"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 1
-    assert "Traceback" in ended.stderr
+    code, said = command_without("resam.training.sources", TRAIN, [], tmp_path)
+    assert code == 1
+    assert "Traceback" in said
 
 
 def test_engines_are_measured_without_torch(engine: Path, tmp_path: Path) -> None:
-    code = WITHOUT.format(module="resam_benchmarks.cli", command="bench")
-    command = [sys.executable, "-c", code, "torch", "run", str(engine), "--prompts", "1", "--repeats", "1", "-o", "out"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
+    arguments = ["run", str(engine), "--prompts", "1", "--repeats", "1", "-o", "out"]
+    code, said = command_without("torch", BENCH, arguments, tmp_path)
+    assert code == 0, said
     assert (tmp_path / "out" / "bench.html").is_file()

@@ -145,15 +145,16 @@ def _run_command(*arguments: str, **more: Any) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pseudo", ["coarse", "consensus"])
-def test_a_killed_run_goes_on_bit_for_bit(base_file: Path, scenes_folder: Path, tmp_path: Path, pseudo: str) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(base_file: Path, two_scenes: Path, tmp_path: Path, pseudo: str) -> None:
     changes = {"epochs": 4, "rank": 2, "learning_rate": 0.01, "warmup": 2, "batch": 2, "pseudo": pseudo}
     options = read_options("tiny", base=str(base_file), **changes)
-    whole_run = run(tmp_path / "whole", options, _data(scenes_folder))
+    whole_run = run(tmp_path / "whole", options, _data(two_scenes))
     assert whole_run.history[-1]["labelled"] > 0.3
     config = tmp_path / "options.toml"
     write_options(config, options)
-    process = _run_command("--data", str(scenes_folder), "--preset", str(config), "-o", str(tmp_path / "cut"))
+    process = _run_command("--data", str(two_scenes), "--preset", str(config), "-o", str(tmp_path / "cut"))
     try:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "cut" / "checkpoints").glob("epoch-*.pt")) and process.poll() is None:
@@ -199,18 +200,24 @@ def test_a_finished_run_that_is_resumed_keeps_its_adapter(base_file: Path, scene
     assert Adapter.open(path).state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pseudo", ["coarse", "consensus"])
-def test_two_processes_equal_one(base_file: Path, scenes_folder: Path, tmp_path: Path, pseudo: str) -> None:
-    processes = []
-    for count in (1, 2):
-        config, folder = tmp_path / f"{count}.toml", tmp_path / f"run-{count}"
-        options = options_from(vars(OPTIONS) | {"base": str(base_file), "pseudo": pseudo}, "test")
-        write_options(config, options)
-        arguments = ["--annotations", str(scenes_folder / "train.json"), "--preset", str(config), "-o", str(folder)]
-        processes.append(_run_command(*arguments, "--devices", str(count), "--accelerator", "cpu"))
-    for process in processes:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
+def test_two_processes_equal_one(base_file: Path, two_scenes: Path, tmp_path: Path, pseudo: str) -> None:
+    options = options_from(vars(OPTIONS) | {"base": str(base_file), "pseudo": pseudo}, "test")
+    run(tmp_path / "run-1", options, RunData(CocoData.open(two_scenes / "train.json")))
+    config = tmp_path / "options.toml"
+    write_options(config, options)
+    arguments = [
+        "--annotations",
+        str(two_scenes / "train.json"),
+        "--preset",
+        str(config),
+        "-o",
+        str(tmp_path / "run-2"),
+    ]
+    process = _run_command(*arguments, "--devices", "2", "--accelerator", "cpu")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
     one, two = (Adapter.open(tmp_path / f"run-{count}") for count in (1, 2))
     change = max(float(value.abs().max()) for name, value in one.state.items() if "up" in name)
     assert change > 0.005
@@ -240,13 +247,14 @@ train()
 """
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_stops_both_with_one_line(
-    base_file: Path, scenes_folder: Path, tmp_path: Path
+    base_file: Path, two_scenes: Path, tmp_path: Path
 ) -> None:
     script, config = tmp_path / "poisoned.py", tmp_path / "options.toml"
     script.write_text(POISONED)
     write_options(config, options_from(vars(OPTIONS) | {"base": str(base_file), "supervised": True}, "test"))
-    arguments = ["--annotations", scenes_folder / "train.json", "--preset", config, "-o", tmp_path / "run"]
+    arguments = ["--annotations", two_scenes / "train.json", "--preset", config, "-o", tmp_path / "run"]
     ended = subprocess.run(
         [sys.executable, script, *arguments, "--devices", "2", "--accelerator", "cpu"],
         capture_output=True,

@@ -1,0 +1,35 @@
+"""What tests make once for all processes of a run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+class Shared:
+    """A folder that all processes of a test run have in common, gone with the run's other temporary files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+
+    @classmethod
+    def of(cls, factory: pytest.TempPathFactory) -> Shared:
+        base = factory.getbasetemp()  # with pytest-xdist one for each process, in the one of the run
+        return cls((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared")
+
+    def path(self, name: str, make: Callable[[Path], object]) -> Path:
+        """`name` in the folder: a file or a folder that `make(path)` writes where no process has yet. Read only."""
+        path, partial = self.folder / name, self.folder / f"partial-{name}"
+        with open(self.folder / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                shutil.rmtree(partial, ignore_errors=True)  # of a test that failed
+                make(partial)
+                partial.rename(path)
+        return path
