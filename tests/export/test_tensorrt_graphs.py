@@ -27,7 +27,7 @@ from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 from resam_runtime.engine.manifest import GraphSpec
 from resam_runtime.engine.precisions import FP16, FP32, INT8, INT8_FP32, Precision
 
-from ..runtime.engines import engine_manifest
+from ..runtime.engines import engine_graphs, engine_manifest
 from .conftest import Traced
 from .trt_cpu.command import resam_export
 
@@ -52,7 +52,10 @@ def compiled(engine: Path, folder: Path) -> EngineFile:
     return built
 
 
-def compile_every_precision(traced: Traced, folder: Path, *more: Precision) -> None:
+def compile_every_precision(
+    traced: Traced, folder: Path, *more: Precision, beside: Mapping[str, bytes] | None = None
+) -> None:
+    """beside: graphs of the engine that are no concern of the test, in any precision."""
     size, patch_size = traced.base.architecture.image_size, traced.base.architecture.stride
     specs = {name: GraphSpec(f"{name}.onnx", "", graph.inputs, graph.outputs) for name, graph in traced.graphs.items()}
     channels, sizes = traced.base.architecture.embedding_dim, {}
@@ -60,7 +63,9 @@ def compile_every_precision(traced: Traced, folder: Path, *more: Precision) -> N
         manifest = engine_manifest(size, patch_size, embedding_dim=channels, precision=precision.name, graphs=specs)
         engine = folder / f"{precision.name}.resam"
         models = in_precision(traced, precision)
-        write_engine_file(engine, manifest, {name: to_bytes(model) for name, model in models.items()})
+        write_engine_file(
+            engine, manifest, {**(beside or {}), **{name: to_bytes(model) for name, model in models.items()}}
+        )
         del models
         sizes[precision.name] = compiled(engine, folder).size("encoder")
     # What is compiled has the precision of the graphs; how much smaller it is depends on what stays in float32.
@@ -85,17 +90,12 @@ def test_the_tiny_graphs_compile_in_every_precision(traced: Traced, tmp_path: Pa
     compile_every_precision(traced, tmp_path, INT8_FP32)
 
 
-@pytest.fixture(scope="module")
-def vit_b() -> Traced:
-    """ViT-B, as wide and large as it is, with one block of windows and one of the whole grid: ten more are the same."""
+@pytest.mark.slow
+def test_the_graphs_of_vit_b_compile_in_every_precision(tmp_path: Path) -> None:
+    """As wide and large as it is, with one block of windows and one of the whole grid: ten more are the same."""
     base = random_base(replace(ARCHITECTURES["vit_b"], encoder_depth=2, global_blocks=(1,)), "vit_b")
     graphs = build_graphs(base.sam)
-    return Traced(base, graphs, onnx_export.export_graphs(graphs))
-
-
-@pytest.mark.slow
-def test_the_graphs_of_vit_b_compile_in_every_precision(vit_b: Traced, tmp_path: Path) -> None:
-    compile_every_precision(vit_b, tmp_path)
+    compile_every_precision(Traced(base, graphs, onnx_export.export_graphs(graphs)), tmp_path)
 
 
 @pytest.mark.slow
@@ -107,18 +107,15 @@ def test_the_graphs_of_vit_b_compile_in_every_precision(vit_b: Traced, tmp_path:
     ],
 )
 def test_the_encoders_of_other_families_compile_in_every_precision(
-    name: str, one_of_each: dict[str, Any], vit_b: Traced, tmp_path: Path
+    name: str, one_of_each: dict[str, Any], tmp_path: Path
 ) -> None:
-    """With the decoder of ViT-B behind them, which has theirs' tensors."""
+    """The rest is small: their decoder is that of ViT-B."""
     base = random_base(replace(ARCHITECTURES[name], **one_of_each), name)
-    graphs = build_graphs(base.sam)
-    for graph in ("decoder", "loop"):
-        assert (graphs[graph].inputs, graphs[graph].outputs) == (
-            vit_b.graphs[graph].inputs,
-            vit_b.graphs[graph].outputs,
-        )
-    models = {**vit_b.models, "encoder": onnx_export.export_graph(graphs["encoder"])}
-    compile_every_precision(Traced(base, graphs, models), tmp_path)
+    graphs, a = build_graphs(base.sam), base.architecture
+    rest = engine_graphs(a.image_size, a.stride, embedding_dim=a.embedding_dim)
+    models = {"encoder": onnx_export.export_graph(graphs["encoder"])}
+    beside = {name: rest[name] for name in graphs if name not in models}
+    compile_every_precision(Traced(base, graphs, models), tmp_path, beside=beside)
 
 
 @pytest.mark.slow

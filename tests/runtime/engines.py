@@ -34,7 +34,11 @@ encoder (uint8[B, S, S, 3] image) => (float[B, 16, G, G] embedding) {{
 """
 
 DECODER_BODY = """
-    gray = DepthToSpace <blocksize = 4> (embedding)
+    first_channel = Constant <value_ints = [0]> ()
+    last_channel = Constant <value_ints = [16]> ()
+    channels = Constant <value_ints = [1]> ()
+    used = Slice (embedding, first_channel, last_channel, channels)
+    gray = DepthToSpace <blocksize = 4> (used)
     flat_shape = Constant <value_ints = [-1]> ()
     gray_flat = Reshape (gray, flat_shape)
     zero = Constant <value_float = 0.0> ()
@@ -120,7 +124,7 @@ DECODER_BODY = """
 DECODER = (
     """
 <ir_version: 8, opset_import: ["" : 18]>
-decoder (float[1, 16, G, G] embedding, float[N, P, 2] point_coords, int32[N, P] point_labels)
+decoder (float[1, C, G, G] embedding, float[N, P, 2] point_coords, int32[N, P] point_labels)
     => (float[N, M, M] masks, float[N] scores) {{"""
     + DECODER_BODY
     + "}}"
@@ -129,7 +133,7 @@ decoder (float[1, 16, G, G] embedding, float[N, P, 2] point_coords, int32[N, P] 
 LOOP = (
     """
 <ir_version: 8, opset_import: ["" : 18]>
-loop (float[1, 16, G, G] embedding, float[N, P, 2] point_coords, int32[N, P] point_labels)
+loop (float[1, C, G, G] embedding, float[N, P, 2] point_coords, int32[N, P] point_labels)
     => (float[N, M, M] masks, float[N] scores, float[N, 4] boxes, float[N, M, M] coarse_masks,
         float[N] coarse_scores) {{"""
     + DECODER_BODY
@@ -196,9 +200,15 @@ prompter (float[B, 16, G, G] embedding) => (float[B, 2, H, H] heat, float[B, 4, 
 
 
 def engine_graphs(
-    image_size: int = 64, patch_size: int = 8, radius: float = 6.0, by_value: bool = False, finds: bool = False
+    image_size: int = 64,
+    patch_size: int = 8,
+    radius: float = 6.0,
+    by_value: bool = False,
+    finds: bool = False,
+    embedding_dim: int = 16,
 ) -> dict[str, bytes]:
-    """The three graphs, serialised; four where it `finds`."""
+    """The three graphs, serialised; four where it `finds`. embedding_dim: channels that decoder and loop take; they use
+    the 16 of the encoder."""
     cell, mask = patch_size // 4, 4 * image_size // patch_size
     numbers: dict[str, Any] = {
         "cell": cell,
@@ -218,7 +228,7 @@ def engine_graphs(
     if finds:
         texts["prompter"] = PROMPTER.format()
     grid = image_size // patch_size
-    for name, number in (("S", image_size), ("G", grid), ("M", mask), ("H", 2 * grid)):
+    for name, number in (("S", image_size), ("C", embedding_dim), ("G", grid), ("M", mask), ("H", 2 * grid)):
         texts = {graph: _fix(text, name, number) for graph, text in texts.items()}
     graphs = {}
     for name, text in texts.items():

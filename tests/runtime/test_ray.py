@@ -24,8 +24,12 @@ from resam_runtime.scenes.scene_files import SceneFile, find_scenes
 from .run_helpers import make_engine, make_folder, resam_run, summary_of
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("ray")
 FORMATS = ("--format", "coco,geojson,labels")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> None:
+    pytest.importorskip("ray")  # not where tests are collected: it takes a second
 
 
 @pytest.fixture(scope="module")
