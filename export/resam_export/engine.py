@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from resam import __version__
 from resam.model.bases import Base
+from resam.model.prompter import prompter_of
 from resam.training.checkpoints import Adapter, describe_base
 from resam.training.options import TrainOptions, options_from
 from resam_runtime.common.checked import Malformed, take
@@ -87,6 +88,7 @@ def export_engine(
     calibrate = [] if chosen.exact else list(calibration(size, framing, images))
 
     sizes = _known_sizes(base, adapter, sizes)
+    found = None if prompter_of(base.sam) is None else _found_classes(adapter)
     graphs = build_graphs(
         base.sam,
         options.tau,
@@ -111,7 +113,7 @@ def export_engine(
     contents = {name: to_bytes(models[name]) for name in graphs}
     digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents.values())).hexdigest()
     stamp = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key=DIGEST_KEY, value=digest)])
-    manifest = _manifest(base, adapter, graphs, chosen, options, framing, report, digest, sizes)
+    manifest = _manifest(base, adapter, graphs, chosen, options, framing, report, digest, sizes, found)
     try:
         # protobufs that are joined are merged
         stamped = {name: content + stamp.SerializeToString() for name, content in contents.items()}
@@ -232,6 +234,7 @@ def _manifest(
     report: dict[str, Any],
     digest: str,
     sizes: ClassSizes | None,
+    found: PrompterSpec | None,
 ) -> Manifest:
     a = base.architecture
     return Manifest(
@@ -256,7 +259,7 @@ def _manifest(
         adapter=None if adapter is None else {"sha256": adapter.sha256},
         training=None if adapter is None else plain(adapter.provenance),  # a metric of no scenes is NaN
         verification=report,
-        prompter=None if "prompter" not in graphs else _found_classes(adapter),
+        prompter=found,
         sizes=sizes,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         resam_version=__version__,

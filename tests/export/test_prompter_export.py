@@ -68,7 +68,8 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path / "adapter.safetensors"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8-fp32", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-fp32"])
 def test_an_engine_finds_what_the_head_in_torch_finds(
     adapter: Path, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,14 +111,15 @@ def test_in_fp16_the_head_is_fp16_and_its_boxes_are_not() -> None:
     assert kinds["Exp"] == ir.DataType.FLOAT
 
 
-def test_an_adapter_that_says_no_classes_is_refused(adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_says_no_classes_is_refused_before_the_work_starts(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("resam_export.engine.export_graphs")
     opened = Adapter.open(adapter)
     provenance = {name: value for name, value in opened.provenance.items() if name != "prompter"}
     write_adapter(adapter, opened.state, provenance)
     with pytest.raises(ResamError, match="does not say what its prompter finds"):
-        export_engine(
-            *load_adapted(adapter, adapter.with_name("toy.pth")), tmp_path / "model.resam", scenes=1, keep_anyway=True
-        )
+        export_engine(*load_adapted(adapter, adapter.with_name("toy.pth")), tmp_path / "model.resam")
 
 
 def test_a_prompter_compiles_for_tensorrt(tmp_path: Path) -> None:

@@ -63,10 +63,9 @@ def compile_every_precision(
         manifest = engine_manifest(size, patch_size, embedding_dim=channels, precision=precision.name, graphs=specs)
         engine = folder / f"{precision.name}.resam"
         models = in_precision(traced, precision)
-        write_engine_file(
-            engine, manifest, {**(beside or {}), **{name: to_bytes(model) for name, model in models.items()}}
-        )
-        del models
+        contents = {name: to_bytes(model) for name, model in models.items()}
+        write_engine_file(engine, manifest, {**(beside or {}), **contents})
+        del models, contents
         sizes[precision.name] = compiled(engine, folder).size("encoder")
     # What is compiled has the precision of the graphs; how much smaller it is depends on what stays in float32.
     assert sizes["fp16"] < 0.85 * sizes["fp32"]

@@ -18,9 +18,9 @@ AT_BORDERS = [(192, 192), (384, 200), (224, 400), (448, 448), (150, 320), (320, 
 
 
 @pytest.fixture(scope="module")
-def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+def segmenter(tmp_path_factory: pytest.TempPathFactory, traces: None) -> Segmenter:
     path = tmp_path_factory.mktemp("engine") / "tiny.resam"
-    export_engine(load_base("tiny"), None, path)
+    export_engine(load_base("tiny"), None, path, scenes=1)
     return Segmenter(path, device="cpu", threads=1)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from resam_runtime.common.errors import one_line
@@ -50,12 +51,18 @@ def _package(*names: str, load: bool = True) -> Callable[[], Found]:
 
 def _version(name: str) -> str:
     """The version of the distribution that brings a module."""
-    for distribution in importlib.metadata.packages_distributions().get(name, [name]):
+    for distribution in _distributions().get(name, [name]):
         try:
             return importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
     return ""
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Those that bring each module: the records of all that is installed are read for it."""
+    return importlib.metadata.packages_distributions()
 
 
 def _cuda_package() -> Found:
