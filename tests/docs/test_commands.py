@@ -263,6 +263,7 @@ def test_the_readmes_demonstration_ends_with_its_page(here: Path, monkeypatch: p
     monkeypatch.setattr("resam.training.sources.TEST_SCENES", 4)
     monkeypatch.setattr("resam_benchmarks.demo.steps.PROMPTER_STEPS", 10)
     monkeypatch.setattr("resam_benchmarks.demo.steps.CHECKED", 1)
+    monkeypatch.setattr("resam_export.engine.CALIBRATION_TILES", 4)
     (line,) = [one for one in commands("README.md") if one.text.startswith("resam-demo")]
     execute(line, here)
     page = (here / "demo" / "demo.html").read_text("utf-8")

@@ -29,6 +29,8 @@ from resam_export.verify import mask_iou, random_inputs
 
 from ..resam.families import SMALL_DECODER, TOYS, a_tile, relative_error, shaken
 
+pytestmark = pytest.mark.slow
+
 WIDE = {  # enough channels for INT8
     "tiny_vit": TinyVitArchitecture(
         image_size=64, embed_dims=(32, 32, 64, 64), depths=(1, 1, 1, 1), heads=(2, 2, 2), windows=(3, 4, 3),

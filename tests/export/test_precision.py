@@ -74,6 +74,7 @@ def test_fp16_graphs_have_the_types_they_claim(fp16: dict[str, ir.Model], name: 
         assert value.type.tensor_type.elem_type != TensorProto.FLOAT16
 
 
+@pytest.mark.slow
 def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, ir.Model]) -> None:
     found = verify(traced.graphs, fp16, FP16, synthetic_tiles(256, 6))
     assert found.misses == []
@@ -82,6 +83,7 @@ def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, 
     assert masks["miou_torch"] - masks["miou"] <= 0.002
 
 
+@pytest.mark.slow
 def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
     models, made = set_precision(traced.models, INT8, few(6))
     assert made["int8"]["encoder"]["products"] >= 6 * traced.base.architecture.encoder_depth
@@ -106,6 +108,7 @@ def for_cpus(traced: Traced) -> dict[str, ir.Model]:
     return set_precision({**traced.models, "encoder": encoder}, INT8_FP32, few(6))[0]
 
 
+@pytest.mark.slow
 def test_int8_with_the_rest_in_fp32_keeps_its_limits(traced: Traced, for_cpus: dict[str, ir.Model]) -> None:
     assert not any(TensorProto.FLOAT16 in proto_types(model).values() for model in for_cpus.values())
     found = verify(traced.graphs, for_cpus, INT8_FP32, synthetic_tiles(256, 10))
@@ -116,6 +119,7 @@ def test_int8_with_the_rest_in_fp32_keeps_its_limits(traced: Traced, for_cpus: d
     assert errors["decoder.scores"]["stored"] < FP32.tolerances.prompted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["encoder", "decoder", "loop"])
 def test_a_cpu_makes_integer_products_of_all_pairs(
     traced: Traced, for_cpus: dict[str, ir.Model], graph: str, tmp_path: Path
@@ -176,6 +180,7 @@ def worst_activations(codes: np.ndarray) -> np.ndarray:
     return np.concatenate([np.where(columns > 0, 255, 0), np.where(columns < 0, 255, 0)]).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["encoder", "decoder", "loop"])
 def test_int8_products_sum_exactly_in_16_bits(for_cpus: dict[str, ir.Model], graph: str) -> None:
     """On a CPU with AVX2 alone ONNX Runtime adds up pairs of products in 16 bits; there is none here to show it."""
@@ -251,6 +256,7 @@ def large(traced: Traced) -> tuple[Traced, Any]:
     return Traced(base, graphs, models), few(2)
 
 
+@pytest.mark.slow
 def test_activations_that_fp16_cannot_hold_become_islands(large: tuple[Traced, Any]) -> None:
     it, tiles = large
     models, made = set_precision(it.models, FP16, tiles)
@@ -260,6 +266,7 @@ def test_activations_that_fp16_cannot_hold_become_islands(large: tuple[Traced, A
     assert found.report["masks"]["rounded"]["iou"] >= 0.99
 
 
+@pytest.mark.slow
 def test_without_those_islands_verification_refuses(large: tuple[Traced, Any]) -> None:
     it, _ = large
     models = {name: to_fp16(model) for name, model in it.models.items()}
