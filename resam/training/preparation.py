@@ -19,7 +19,7 @@ from resam.model.bases import Base
 from resam.training.consensus import consensus_masks
 from resam.training.devices import on_main
 from resam.training.framing import SCALES, best_framing, compare_framings
-from resam.training.labels import agreement, make_labels
+from resam.training.labels import certainty, make_labels
 from resam.training.options import BY_IMAGE, EXAMPLES, TrainOptions
 from resam.training.outputs import writing
 from resam.training.progress import Reporter, Silent
@@ -123,7 +123,7 @@ def object_sizes(
 
     examples = [of(key) for key in samples.boxes if key in sides]
     others = [key for key in consensus if key not in samples.boxes]
-    steady = [of(key) for key in others if agreement(consensus[key].full()) >= STEADY]
+    steady = [of(key) for key in others if certainty(consensus[key].full()) >= STEADY]
     return example_sizes(examples, steady, samples.data, note, by_class=options.sizes == EXAMPLES)
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.data.taught import SoftMask
 from resam.data.training_set import TrainingSet
+from resam.model.object_size import agreement, likely_area
 from resam.training.checkpoints import Adapter
-from resam.training.labels import agreement, likely_area, make_labels, sized
+from resam.training.labels import make_labels, sized
 from resam.training.options import TrainOptions
 from resam.training.preparation import draw_examples, known_sizes, object_sizes
 from resam.training.run import run
@@ -32,6 +34,10 @@ def _hill(side: int = 32) -> np.ndarray:
     return np.exp(-np.hypot(rows - 15, columns - 15) / 6).astype(np.float32)
 
 
+def _agreement(p: np.ndarray) -> float:
+    return float(p[p > 0.5].sum() / ((p > 0.5).sum() + p[p <= 0.5].sum()))
+
+
 @pytest.mark.parametrize("area", [20, 100, 400])
 def test_a_mask_of_known_size_has_it_and_keeps_the_order_of_its_cells(area: int) -> None:
     p = _hill()
@@ -47,12 +53,12 @@ def test_a_size_does_not_reach_where_the_views_saw_nothing() -> None:
 
 
 def test_agreement_is_the_overlap_that_the_probabilities_expect() -> None:
-    p = np.zeros((8, 8), np.float32)
+    p = torch.zeros(8, 8)
     p[2:4, 2:4] = 1
     assert agreement(p) == pytest.approx(1)
     p[4, 2:4] = 0.5
     assert agreement(p) == pytest.approx(4 / 5)
-    assert agreement(p * 0.3) == 0
+    assert agreement(torch.stack((p * 0.3, p))).tolist() == pytest.approx([0, 4 / 5])
 
 
 def test_labels_are_sized_where_a_size_is_known_and_soft_elsewhere() -> None:
@@ -61,21 +67,23 @@ def test_labels_are_sized_where_a_size_is_known_and_soft_elsewhere() -> None:
     assert set(np.unique(labels.masks[0, 0].full())) == {0, 1}
     assert labels.masks[0, 0].full().sum() == pytest.approx(100, abs=16)
     assert labels.masks[0, 1] is consensus[0, 1]
-    assert labels.weights == {(0, 1): agreement(consensus[0, 1].full())}
+    assert labels.weights == {(0, 1): pytest.approx(_agreement(consensus[0, 1].full()))}
     plain = make_labels(consensus, False, lambda key: None)
     assert np.array_equal(plain.masks[0, 0].full() > 0.5, _hill() > 0.5)
     assert not plain.weights
 
 
 def test_the_likely_area_is_the_mean_of_two_normal_densities() -> None:
-    p = _hill()
-    own, doubt = np.log2((p > 0.5).sum()), 3 * (1 - agreement(p)) ** 1.5
+    p, known = _hill(), np.log2(700 / 32)
+    own, doubt = np.log2((p > 0.5).sum() / 32), 3 * (1 - _agreement(p)) ** 1.5
     place = np.linspace(-10, 20, 300_001)
-    density = np.exp(-((place - own) ** 2) / doubt**2 / 2 - (place - np.log2(700)) ** 2 / 0.8**2 / 2)
-    assert np.log2(likely_area(p, Size(700, 0.8))) == pytest.approx((place * density).sum() / density.sum(), abs=1e-3)
+    density = np.exp(-((place - own) ** 2) / doubt**2 / 2 - (place - known) ** 2 / 0.8**2 / 2)
     sure = (p > 0.5).astype(np.float32)
-    assert likely_area(sure, Size(700, 0.8)) == pytest.approx(sure.sum())
-    assert likely_area(p * 0.1, Size(700, 0.8)) > 300  # no cell of it is likely
+    masks = torch.from_numpy(np.stack((p, sure, p * 0.1)))
+    found = likely_area(masks, torch.full((3,), float(known)), 0.8)
+    assert found[0] == pytest.approx((place * density).sum() / density.sum(), abs=1e-3)
+    assert found[1] == pytest.approx(np.log2(sure.sum() / 32), abs=1e-5)
+    assert found[2] > np.log2(300 / 32)  # no cell of it is likely: as is known
 
 
 def test_sizes_are_read_as_a_person_writes_them() -> None:
