@@ -69,7 +69,8 @@ def export_engine(
     scenes: to calibrate with instead of synthetic scenes, and to verify with beside them. scenes: how many synthetic
     scenes to verify on, by default many for small tiles, two for 1024 px; 0 leaves random inputs and `images`. sizes:
     of the objects of classes, by which the loop then chooses among masks; None: those that the adapter was trained
-    with, if any. edges: see `build_graphs`. What was done is in the result and in the manifest: it is what
+    with, if any. edges: see `build_graphs`; not
+    together with sizes. What was done is in the result and in the manifest: it is what
     `resam_export.verify` reports.
 
     Raises `LimitError` naming graph and tensor where a limit is missed, and nothing is written, unless `keep_anyway`:
@@ -79,6 +80,10 @@ def export_engine(
     if edges and chosen.for_gpus:
         raise ResamError(f"--edges is for CPUs, {chosen.option} for GPUs: TensorRT cannot compile it; leave one out")
     check_size(base, chosen)
+    sizes = _known_sizes(base, adapter, sizes)
+    found = None if prompter_of(base.sam) is None else _found_classes(adapter)
+    if edges and sizes is not None:
+        raise ResamError("--edges does not go with sizes of classes, which move the edges; leave out --edges")
     options = _options(adapter)
     framing = Framing(options.fit_within or base.fit_within, options.scale)
     size = base.architecture.image_size
@@ -87,8 +92,6 @@ def export_engine(
     own = [] if images is None else list(image_tiles(size, framing, images, max(2, count // 4), VERIFICATION_PHASE))
     calibrate = [] if chosen.exact else list(calibration(size, framing, images))
 
-    sizes = _known_sizes(base, adapter, sizes)
-    found = None if prompter_of(base.sam) is None else _found_classes(adapter)
     graphs = build_graphs(
         base.sam,
         options.tau,

@@ -67,7 +67,7 @@ def build_graphs(
 ) -> Mapping[str, Graph]:
     """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
     contract has them. fold: see `EncoderFamily.graph`. sized: see `RefineRequery`. edges: masks in full near their
-    edges alone (`PromptDecoder`); those among which a size chooses are made in full.
+    edges alone (`PromptDecoder`).
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """

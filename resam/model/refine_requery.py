@@ -12,8 +12,9 @@ is empty keeps its place: its box tokens turn into padding, so that it is decode
 nothing is asked again, and the coarse mask is the final one.
 
 Sizes. One click does not say how large an object is: SAM answers it with several masks, of which the loop takes the
-first. Where the object's area is known, a `sized` loop takes the one whose area is nearest, as a ratio, and asks again
-with the box of its cells above 0, since it no longer guards against a mask that is too large.
+first. Where the object's area is known, a `sized` loop takes the one that is nearest to the likely area, asks again
+with the box of its cells above 0, since it no longer guards against a mask that is too large, and gives the final mask
+its likely area (`resam.model.object_size`). A box in the prompt says more than a class: then nothing of this is done.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import torch
 from torch import nn
 
 from resam.model.decoder import PromptDecoder
-from resam_runtime.tiles.prompt_batch import PADDING, SIDE
+from resam.model.object_size import at_likely_area, nearest_in_size
+from resam_runtime.tiles.prompt_batch import BOX_TOP_LEFT, PADDING, SIDE
 
 Requery = Literal["none", "box", "box+points"]
 HIDDEN = -1e4  # stands for the logit of a cell that Refine took away
@@ -112,25 +114,6 @@ def _overhang(profile: torch.Tensor, edge: torch.Tensor, step: int, threshold: f
     return torch.where(hard, torch.full_like(reach, 0.5), reach.clamp(0.0, 1.0)).squeeze(1)
 
 
-def nearest_in_size(
-    masks: torch.Tensor, scores: torch.Tensor, sides: torch.Tensor, cell: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of K masks of each prompt the one whose area is nearest to what is known, as a ratio; the first where nothing is.
-
-    masks: (N, K, M, M) logits; scores: (N, K); sides: (N,) tile pixels, of a square of the object's area, 0 where it is
-    not known; cell: side of a cell in tile pixels. Returns logits (N, M, M) and scores (N,).
-    """
-    size = masks.shape[-1]
-    # in rows of M cells, means along x first: fp16 could not count the cells of a whole mask
-    rows = (masks > 0).to(masks.dtype).mean(dim=3).sum(dim=2)  # (N, K)
-    wanted = (sides / cell).square() / size  # (N,)
-    least = 0.5 / size  # half a cell, for masks of none
-    distance = (rows.clamp(min=least).log() - wanted.clamp(min=least).log().unsqueeze(1)).abs()
-    distance = distance * (sides > 0).to(distance.dtype).unsqueeze(1)
-    chosen = nn.functional.one_hot(distance.argmin(dim=1), masks.shape[1]).to(masks.dtype)  # (N, K)
-    return (masks * chosen[:, :, None, None]).sum(dim=1), (scores * chosen).sum(dim=1)
-
-
 class RefineRequery(nn.Module):
     """Points in; coarse masks, box prompts and final masks out. sized: an object's size may be given among its points:
     a place labelled `SIDE`, whose x is the side of a square of its area."""
@@ -162,6 +145,7 @@ class RefineRequery(nn.Module):
             return self.requery_from(masks, scores, embedding, point_coords, point_labels)
         says_size = point_labels == SIDE  # (N, P)
         sides = (point_coords[..., 0] * says_size.to(point_coords.dtype)).sum(dim=1)  # (N,)
+        sides = sides * (1 - (point_labels == BOX_TOP_LEFT).to(sides.dtype).amax(dim=1))
         point_labels = torch.where(says_size, torch.full_like(point_labels, PADDING), point_labels)
         every, every_score = self.decoder.every_mask(embedding, point_coords, point_labels)
         cell = self.decoder.image_size / every.shape[-1]
@@ -191,6 +175,8 @@ class RefineRequery(nn.Module):
                 break
             coords, labels = self.prompts(boxes, found, point_coords, point_labels)
             masks, scores = self.decoder(embedding, coords, labels, ends_in_corner=True)
+        if sides is not None:
+            masks = at_likely_area(masks, sides, cell)
         return LoopOutput(masks, scores, boxes, coarse_masks, coarse_scores)
 
     def prompts(

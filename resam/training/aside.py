@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from resam.data.tiles import Sample, tile_arrays
 from resam.data.training_set import TrainingSet
-from resam.training.labels import agreement
+from resam.training.labels import certainty
 from resam.training.trainer import Trainer
 from resam_runtime.tiles import averaged_views
 from resam_runtime.tiles.averaged_views import Decoded, Window, decode_views
@@ -49,7 +49,7 @@ def measure_aside(trainer: Trainer) -> Agreement | None:
     with torch.no_grad(), trainer.averaged():
         for sample in chosen:
             coarse, final = (_probability(logits) for logits in _averaged(trainer, samples, sample))
-            found += [(agreement(one), agreement(other)) for one, other in zip(coarse, final)]
+            found += [(certainty(one), certainty(other)) for one, other in zip(coarse, final)]
     if not found:
         return None
     means = np.mean(found, axis=0)

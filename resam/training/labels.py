@@ -3,21 +3,26 @@
     plain   T = [p > 1/2]
     soft    T = p, and the instance counts by how far the views agree,
             w = (sum of p where p > 1/2) / (area of p > 1/2 + sum of p elsewhere), the IoU that p expects of [p > 1/2]
-    sized   T = [p > t] with A(t) the size of the object's class, `LOWEST` <= t <= `HIGHEST`
+    sized   T = [p > t] with A(t) the area that is likely, `LOWEST` <= t <= `HIGHEST`
 
 One click does not say how large the object is, and that is what a SAM gets wrong from it: where the size is known, the
-order of the cells by p is worth more than any threshold.
+order of the cells by p is worth more than any threshold. But a mask that all views agree on has its own area, which is
+closer to the truth than that of its class: A is the likely area of both (`resam.model.object_size`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from resam.data.taught import SoftMask, SoftMasks
+from resam.model.object_size import agreement, likely_area
+from resam.training.sizes import Size
 
 LOWEST, HIGHEST = 0.02, 0.98
 
@@ -30,15 +35,17 @@ class Labels:
     weights: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
-def make_labels(consensus: SoftMasks, soft: bool, cells: Callable[[tuple[int, int]], float | None]) -> Labels:
-    """The labels of all instances. cells: the area, in cells of the mask grid, that an instance is known to have."""
+def make_labels(consensus: SoftMasks, soft: bool, sizes: Callable[[tuple[int, int]], Size | None]) -> Labels:
+    """The labels of all instances. sizes: the size of an instance, in cells of the mask grid, where there is one."""
     masks, weights = {}, {}
     for key, mask in consensus.items():
-        p, area = mask.full(), cells(key)
-        if area is not None:
-            masks[key] = SoftMask.of(sized(p, area))
+        p, size = mask.full(), sizes(key)
+        if size is not None:
+            known = torch.tensor([math.log2(size.area / len(p))])  # in rows of cells
+            likely = likely_area(torch.from_numpy(p)[None], known, size.spread)
+            masks[key] = SoftMask.of(sized(p, len(p) * 2 ** float(likely)))
         elif soft:
-            masks[key], weights[key] = mask, agreement(p)
+            masks[key], weights[key] = mask, certainty(p)
         else:
             masks[key] = SoftMask.of((p > 0.5).astype(np.float32))
     return Labels(masks, weights)
@@ -52,8 +59,6 @@ def sized(p: NDArray[np.float32], area: float) -> NDArray[np.float32]:
     return np.asarray(p > threshold, np.float32)
 
 
-def agreement(p: NDArray[np.float32]) -> float:
+def certainty(p: NDArray[np.float32]) -> float:
     """w of probabilities (M, M), 0..1: 1 where the views agree on every cell."""
-    inside = p > 0.5
-    within, around = float(p[inside].sum()), float(p[~inside].sum())
-    return within / max(1e-6, float(inside.sum()) + around)
+    return float(agreement(torch.from_numpy(p)))

@@ -19,12 +19,12 @@ from resam.model.bases import Base
 from resam.training.consensus import consensus_masks
 from resam.training.devices import on_main
 from resam.training.framing import SCALES, best_framing, compare_framings
-from resam.training.labels import make_labels
+from resam.training.labels import certainty, make_labels
 from resam.training.options import BY_IMAGE, EXAMPLES, TrainOptions
 from resam.training.outputs import writing
 from resam.training.progress import Reporter, Silent
 from resam.training.run_data import RunData
-from resam.training.sizes import ObjectSizes, SizeExample, example_sizes, said_sizes
+from resam.training.sizes import STEADY, ObjectSizes, Size, SizeExample, example_sizes, said_sizes
 from resam_runtime.masks.crops import mask_bounds
 from resam_runtime.tiles.tiling import Framing
 
@@ -91,37 +91,40 @@ def teach_consensus(
 def teach(samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, reporter: Reporter) -> ObjectSizes | None:
     """Give the samples the labels that the options make of a consensus; the sizes that these have, if any are known."""
     sizes = object_sizes(samples, consensus, options, reporter.note) if options.sizes else None
-    labels = make_labels(consensus, options.soft, known_cells(samples, sizes))
+    labels = make_labels(consensus, options.soft, known_sizes(samples, sizes))
     samples.teach(labels.masks, labels.weights)
     return sizes
 
 
-def known_cells(samples: TrainingSet, sizes: ObjectSizes | None) -> Callable[[tuple[int, int]], float | None]:
-    """The area that an instance, by numbers of scene and prompt, is known to have, in cells of its mask grid."""
+def known_sizes(samples: TrainingSet, sizes: ObjectSizes | None) -> Callable[[tuple[int, int]], Size | None]:
+    """The size of an instance, by numbers of scene and prompt, in cells of its mask grid, where one is known."""
     sides = _cell_sides(samples)
 
-    def cells(key: tuple[int, int]) -> float | None:
+    def known(key: tuple[int, int]) -> Size | None:
         if sizes is None or key in samples.boxes:  # its own box says more than its class
             return None
-        area = sizes.area(key[0], samples.class_of(*key))
-        return None if area is None else area / sides[key] ** 2
+        size = sizes.size(key[0], samples.class_of(*key))
+        return None if size is None else size.scaled(sides[key])
 
-    return cells
+    return known
 
 
 def object_sizes(
     samples: TrainingSet, consensus: SoftMasks, options: TrainOptions, note: Callable[[str], None]
 ) -> ObjectSizes:
-    """The sizes that the options say, or that the masks of the instances with a box agree on."""
+    """The sizes that the options say, or that the masks of the instances with a box tell."""
     if options.says_sizes:
         return _said(samples, options)
     sides = _cell_sides(samples)
-    examples = [
-        SizeExample(key[0], samples.class_of(*key), float((consensus[key].values > 127).sum()) * sides[key] ** 2)
-        for key in samples.boxes
-        if key in sides
-    ]
-    return example_sizes(examples, samples.data, note, by_class=options.sizes == EXAMPLES)
+
+    def of(key: tuple[int, int]) -> SizeExample:
+        area = float((consensus[key].values > 127).sum()) * sides[key] ** 2
+        return SizeExample(key[0], samples.class_of(*key), area)
+
+    examples = [of(key) for key in samples.boxes if key in sides]
+    others = [key for key in consensus if key not in samples.boxes]
+    steady = [of(key) for key in others if certainty(consensus[key].full()) >= STEADY]
+    return example_sizes(examples, steady, samples.data, note, by_class=options.sizes == EXAMPLES)
 
 
 def _said(samples: TrainingSet, options: TrainOptions) -> ObjectSizes:

@@ -1,9 +1,16 @@
 """How large the objects of a class are: said (`ship=30x6m`), or taken from a few boxes that a person drew.
 
 An example's area is that of the base's mask, asked with the example's box: a box leaves open how much of it is object,
-and a SAM is good at exactly that. Areas are compared as logarithms. Where the areas of a class's examples agree
-(standard deviation of log2 below `AGREE`, an area between half and twice the mean) the class has a size; else an image
-whose own examples agree has one; else there is none, and the labels stay as they are.
+and a SAM is good at exactly that. Areas are compared as logarithms: s is the standard deviation of log2.
+
+A few examples agree by chance even where sizes vary (three buildings in one of four draws), so the masks of clicks on
+which all views agree (`STEADY`) count too, though not for the mean, as they may show parts:
+
+    s^2 = ((n - 1) var(examples) + m var(steady)) / (n - 1 + m),  m = number of steady masks, at most `MOST_STEADY`
+
+A class with s <= `AGREE` has a `Size`. Else an image with examples has its own, s^2 = ((n - 1) var + 2) / (n + 1): in
+one image sizes vary less than between images, by about a power of two. Else there is none. The mean of n examples is
+off by s / sqrt(n), which is added.
 """
 
 from __future__ import annotations
@@ -19,8 +26,11 @@ import numpy as np
 from resam.data.coco import CocoData
 from resam_runtime.common.errors import ResamError
 
-AGREE = 1.0  # largest standard deviation, in powers of two of the area, of examples that agree
+AGREE = 1.2  # largest s of a class that has a size
 FEWEST = 2  # examples that can agree
+STEADY, MOST_STEADY = 0.7, 8
+SAID = 0.5  # s of a size that a person says
+IN_IMAGE = 1.0  # s of an image's objects, as certain as two examples
 
 K = TypeVar("K")
 _SIDE = r"([0-9]*\.?[0-9]+)"
@@ -37,6 +47,18 @@ class SizeExample:
 
 
 @dataclass(frozen=True)
+class Size:
+    """What is known of an area before the object is seen: its geometric mean, and s, the standard deviation of log2."""
+
+    area: float
+    spread: float = SAID
+
+    def scaled(self, ground: float) -> Size:
+        """In the squares of another unit of length, of which one is `ground` of this."""
+        return Size(self.area / ground**2, self.spread)
+
+
+@dataclass(frozen=True)
 class ObjectSizes:
     """Areas of objects in units of `ground` squared: of a class, or of whatever lies in one scene.
 
@@ -45,17 +67,17 @@ class ObjectSizes:
 
     ground: Sequence[float]
     unit: str
-    classes: Mapping[str, float] = field(default_factory=dict)
-    scenes: Mapping[int, float] = field(default_factory=dict)
+    classes: Mapping[str, Size] = field(default_factory=dict)
+    scenes: Mapping[int, Size] = field(default_factory=dict)
 
-    def area(self, scene: int, name: str) -> float | None:
+    def size(self, scene: int, name: str) -> Size | None:
         """Of an object of a class, in square pixels of the scene; None where it is not known."""
-        area = self.classes.get(name, self.scenes.get(scene))
-        return None if area is None else area / self.ground[scene] ** 2
+        size = self.classes.get(name, self.scenes.get(scene))
+        return None if size is None else size.scaled(self.ground[scene])
 
     def to_dict(self) -> dict[str, Any]:
         """The areas of classes as plain values: in square metres, or in square pixels of the scenes."""
-        return {"unit": f"{self.unit}2", "areas": dict(self.classes)}
+        return {"unit": f"{self.unit}2", "areas": {name: size.area for name, size in self.classes.items()}}
 
 
 def parse_sizes(text: str) -> dict[str, tuple[float, str]]:
@@ -94,53 +116,64 @@ def said_sizes(text: str, data: CocoData, names: Collection[str]) -> ObjectSizes
     if unknown := [name for name in areas if name not in names]:
         raise ResamError(f"sizes: no class {unknown[0]!r} in {data.path}; it has {', '.join(sorted(names))}")
     ground = [1.0] * len(data.scenes) if unit == "px" else _metres(data)
-    return ObjectSizes(ground, unit, areas)
+    return ObjectSizes(ground, unit, {name: Size(area) for name, area in areas.items()})
 
 
 def example_sizes(
-    examples: Sequence[SizeExample], data: CocoData, note: Callable[[str], None], by_class: bool = True
+    examples: Sequence[SizeExample],
+    steady: Sequence[SizeExample],
+    data: CocoData,
+    note: Callable[[str], None],
+    by_class: bool = True,
 ) -> ObjectSizes:
-    """The sizes on which examples agree, see above; note: told what was found and where there is none. by_class: False
-    looks at each image by itself."""
+    """The sizes that examples and steady masks tell, see above; note: told what was found and where there is none.
+    by_class: False looks at each image by itself."""
     with_metres = [scene.metres_per_pixel() for scene in data.scenes]
     known = [metres for metres in with_metres if metres is not None]
     ground = known if len(known) == len(with_metres) else [1.0] * len(with_metres)
     unit = "m" if ground is known else "px"
-    classes: dict[str, float] = {}
-    scenes: dict[int, float] = {}
-    for name, areas in _grouped(examples if by_class else (), ground, lambda one: one.name).items():
-        middle, spread = _middle(areas)
-        told = f"{name}: {len(areas)} example{'s' * (len(areas) != 1)}"
-        if len(areas) >= FEWEST and spread <= AGREE:
-            classes[name] = middle
-            note(f"{told} of about {math.sqrt(middle):.3g} {unit} a side: its masks take this size")
-        else:
-            why = "too few to tell a size" if len(areas) < FEWEST else f"of {spread:.1f} powers of two: sizes vary"
-            note(f"{told}, {why}; its masks keep theirs where no image's own examples agree")
-    undecided = [one for one in examples if one.name not in classes]
-    for scene, areas in _grouped(undecided, ground, lambda one: one.scene).items():
-        middle, spread = _middle(areas)
+    classes: dict[str, Size] = {}
+    others = _logs(steady, ground, lambda one: one.name)
+    for name, logs in _logs(examples if by_class else (), ground, lambda one: one.name).items():
+        count, told = len(logs), f"{name}: {len(logs)} example{'s' * (len(logs) != 1)}"
+        seen = others.get(name, [])
+        weight = min(len(seen), MOST_STEADY) if len(seen) > 1 else 0
+        spread = _pooled((logs, count - 1), (seen, weight)) if count >= FEWEST else math.inf
         if spread <= AGREE:
-            scenes[scene] = middle
+            classes[name] = _size(logs, spread)
+            note(f"{told} of about {math.sqrt(classes[name].area):.3g} {unit} a side: doubtful masks come near this")
+        else:
+            why = "too few to tell a size" if count < FEWEST else f"sizes vary by a factor of {2**spread:.1f}"
+            note(f"{told}, {why}; images with examples have sizes of their own")
+    undecided = [one for one in examples if one.name not in classes]
+    scenes = {}
+    for scene, logs in _logs(undecided, ground, lambda one: one.scene).items():
+        own = (len(logs) - 1) * float(np.var(logs, ddof=1)) if len(logs) > 1 else 0.0
+        scenes[scene] = _size(logs, math.sqrt((own + 2 * IN_IMAGE**2) / (len(logs) + 1)))
     if scenes:
-        note(f"{len(scenes)} image{'s' * (len(scenes) != 1)} whose own examples agree: their masks take that size")
+        note(f"{len(scenes)} image{'s' * (len(scenes) != 1)} with a size of its own from examples")
     return ObjectSizes(ground, unit, classes, scenes)
 
 
-def _grouped(
+def _logs(
     examples: Sequence[SizeExample], ground: Sequence[float], key: Callable[[SizeExample], K]
 ) -> dict[K, list[float]]:
+    """log2 of the areas, in the squares of what `ground` is in, by class or by scene."""
     groups: dict[K, list[float]] = {}
     for one in examples:
         if one.area > 0:
-            groups.setdefault(key(one), []).append(one.area * ground[one.scene] ** 2)
+            groups.setdefault(key(one), []).append(math.log2(one.area * ground[one.scene] ** 2))
     return groups
 
 
-def _middle(areas: Sequence[float]) -> tuple[float, float]:
-    """The geometric mean, and the standard deviation of log2 (0 of one area)."""
-    logs = np.log2(areas)
-    return float(2 ** logs.mean()), float(logs.std(ddof=1)) if len(logs) > 1 else 0.0
+def _pooled(*groups: tuple[Sequence[float], int]) -> float:
+    """The standard deviation of groups that count differently, each around its own mean."""
+    variances = [(float(np.var(logs, ddof=1)), weight) for logs, weight in groups if weight > 0]
+    return math.sqrt(sum(variance * weight for variance, weight in variances) / sum(weight for _, weight in variances))
+
+
+def _size(logs: Sequence[float], spread: float) -> Size:
+    return Size(float(2 ** np.mean(logs)), spread * math.sqrt(1 + 1 / len(logs)))
 
 
 def _metres(data: CocoData) -> list[float]:

@@ -103,7 +103,12 @@ def test_cells_of_another_machine_have_its_conditions_on_the_page(
 
 
 @pytest.mark.parametrize(
-    ("name", "untrained"), [("supervised", "base"), ("scaled", "base-points"), ("resampled", "base")]
+    ("name", "untrained"),
+    [
+        ("supervised", "base"),
+        pytest.param("scaled", "base-points", marks=pytest.mark.slow),
+        ("resampled", "base"),
+    ],
 )
 def test_a_cell_is_what_an_ordinary_run_gives_and_the_table_says_so(
     name: str,

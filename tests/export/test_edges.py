@@ -18,6 +18,7 @@ from resam_export.onnx_export import export_graphs
 from resam_export.prompted_tiles import PromptedTile
 from resam_export.verify import _Findings, relative_error
 from resam_runtime.common.errors import ResamError
+from resam_runtime.engine.class_sizes import ClassSizes
 from resam_runtime.engine.precisions import FP16, FP32
 
 from ..runtime.engines import write_engine
@@ -72,6 +73,8 @@ def test_such_graphs_are_for_cpus(tmp_path: Path) -> None:
     for precision, option in (("fp16", "--fp16"), ("int8", "--int8")):
         with pytest.raises(ResamError, match=f"--edges is for CPUs, {option} for GPUs"):
             export_engine(load_base("tiny"), None, tmp_path / "a.resam", precision=precision, edges=True)
+    with pytest.raises(ResamError, match="--edges does not go with sizes of classes"):
+        export_engine(load_base("tiny"), None, tmp_path / "a.resam", sizes=ClassSizes("px2", {"ship": 9.0}), edges=True)
     write_engine(tmp_path / "b.resam", upscaling="edges")
     result = CliRunner().invoke(export, [str(tmp_path / "b.resam"), "-o", str(tmp_path / "b.plan")])
     assert result.exit_code == 2

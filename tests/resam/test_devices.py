@@ -33,6 +33,7 @@ print(*counts)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_a_run_on_a_cpu_gets_no_new_pages_for_what_it_has_freed() -> None:
     def faults(how: str) -> list[int]:

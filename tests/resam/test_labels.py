@@ -8,18 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.data.taught import SoftMask
 from resam.data.training_set import TrainingSet
+from resam.model.object_size import agreement, likely_area
 from resam.training.checkpoints import Adapter
-from resam.training.labels import agreement, make_labels, sized
+from resam.training.labels import make_labels, sized
 from resam.training.options import TrainOptions
-from resam.training.preparation import draw_examples, known_cells, object_sizes
+from resam.training.preparation import draw_examples, known_sizes, object_sizes
 from resam.training.run import run
 from resam.training.run_data import RunData
-from resam.training.sizes import ObjectSizes, SizeExample, example_sizes, parse_sizes, said_sizes
+from resam.training.sizes import ObjectSizes, Size, SizeExample, example_sizes, parse_sizes, said_sizes
 from resam_runtime.common.errors import ResamError
 from resam_runtime.tiles.tiling import Framing
 
@@ -30,6 +32,10 @@ def _hill(side: int = 32) -> np.ndarray:
     """Probabilities that fall from the middle outwards."""
     rows, columns = np.mgrid[:side, :side]
     return np.exp(-np.hypot(rows - 15, columns - 15) / 6).astype(np.float32)
+
+
+def _agreement(p: np.ndarray) -> float:
+    return float(p[p > 0.5].sum() / ((p > 0.5).sum() + p[p <= 0.5].sum()))
 
 
 @pytest.mark.parametrize("area", [20, 100, 400])
@@ -47,23 +53,37 @@ def test_a_size_does_not_reach_where_the_views_saw_nothing() -> None:
 
 
 def test_agreement_is_the_overlap_that_the_probabilities_expect() -> None:
-    p = np.zeros((8, 8), np.float32)
+    p = torch.zeros(8, 8)
     p[2:4, 2:4] = 1
     assert agreement(p) == pytest.approx(1)
     p[4, 2:4] = 0.5
     assert agreement(p) == pytest.approx(4 / 5)
-    assert agreement(p * 0.3) == 0
+    assert agreement(torch.stack((p * 0.3, p))).tolist() == pytest.approx([0, 4 / 5])
 
 
 def test_labels_are_sized_where_a_size_is_known_and_soft_elsewhere() -> None:
     consensus = {(0, 0): SoftMask.of(_hill()), (0, 1): SoftMask.of(_hill())}
-    labels = make_labels(consensus, True, lambda key: 50.0 if key == (0, 0) else None)
+    labels = make_labels(consensus, True, lambda key: Size(100, 0.01) if key == (0, 0) else None)
     assert set(np.unique(labels.masks[0, 0].full())) == {0, 1}
+    assert labels.masks[0, 0].full().sum() == pytest.approx(100, abs=16)
     assert labels.masks[0, 1] is consensus[0, 1]
-    assert labels.weights == {(0, 1): agreement(consensus[0, 1].full())}
+    assert labels.weights == {(0, 1): pytest.approx(_agreement(consensus[0, 1].full()))}
     plain = make_labels(consensus, False, lambda key: None)
     assert np.array_equal(plain.masks[0, 0].full() > 0.5, _hill() > 0.5)
     assert not plain.weights
+
+
+def test_the_likely_area_is_the_mean_of_two_normal_densities() -> None:
+    p, known = _hill(), np.log2(700 / 32)
+    own, doubt = np.log2((p > 0.5).sum() / 32), 3 * (1 - _agreement(p)) ** 1.5
+    place = np.linspace(-10, 20, 300_001)
+    density = np.exp(-((place - own) ** 2) / doubt**2 / 2 - (place - known) ** 2 / 0.8**2 / 2)
+    sure = (p > 0.5).astype(np.float32)
+    masks = torch.from_numpy(np.stack((p, sure, p * 0.1)))
+    found = likely_area(masks, torch.full((3,), float(known)), 0.8)
+    assert found[0] == pytest.approx((place * density).sum() / density.sum(), abs=1e-3)
+    assert found[1] == pytest.approx(np.log2(sure.sum() / 32), abs=1e-5)
+    assert found[2] > np.log2(300 / 32)  # no cell of it is likely: as is known
 
 
 def test_sizes_are_read_as_a_person_writes_them() -> None:
@@ -82,32 +102,45 @@ def test_a_class_that_is_not_there_and_metres_without_a_place_are_named(scenes: 
         said_sizes("ship=3m", scenes, {"ship"})
     with pytest.raises(ResamError, match="all in m or all in px"):
         said_sizes("ship=3m,plane=4px", scenes, {"ship", "plane"})
-    assert said_sizes("ship=3x4px", scenes, {"ship"}).area(0, "ship") == 12
+    assert said_sizes("ship=3x4px", scenes, {"ship"}).size(0, "ship") == Size(12)
 
 
 def test_examples_that_agree_give_a_class_its_size_and_those_that_vary_an_image(scenes: CocoData) -> None:
     notes: list[str] = []
-    areas = [("ship", 0, 100), ("ship", 1, 110), ("ship", 2, 90)]
-    areas += [("house", 0, 40), ("house", 1, 900), ("house", 1, 800)]
-    found = example_sizes([SizeExample(scene, name, area) for name, scene, area in areas], scenes, notes.append)
-    assert found.area(3, "ship") == pytest.approx((100 * 110 * 90) ** (1 / 3))
-    assert found.area(1, "house") == pytest.approx((900 * 800) ** 0.5)
-    assert found.area(0, "house") == pytest.approx(40)
-    assert found.area(3, "house") is None
-    assert any("ship: 3 examples of about" in note for note in notes)
+    areas = [("ship", 0, 100), ("ship", 1, 200), ("ship", 2, 50)]
+    areas += [("house", 0, 40), ("house", 1, 1600), ("house", 1, 400)]
+    found = example_sizes([SizeExample(scene, name, area) for name, scene, area in areas], [], scenes, notes.append)
+    ship, house = found.size(3, "ship"), found.size(1, "house")
+    assert ship is not None
+    assert house is not None
+    assert (ship.area, ship.spread) == pytest.approx((100, (4 / 3) ** 0.5))  # 0, 1, -1 powers of two
+    assert (house.area, house.spread) == pytest.approx((800, ((2 + 2) / 3 * 1.5) ** 0.5))  # 1, -1 beside two of s = 1
+    assert found.size(0, "house") == Size(pytest.approx(40), pytest.approx(2**0.5))
+    assert found.size(3, "house") is None
+    assert any("ship: 3 examples of about 10 px a side" in note for note in notes)
     assert any("house: 3 examples" in note and "sizes vary" in note for note in notes)
 
 
+def test_examples_that_agree_by_chance_give_none_where_masks_without_doubt_vary(scenes: CocoData) -> None:
+    examples = [SizeExample(scene, "house", area) for scene, area in ((0, 100), (1, 130), (2, 90))]
+    varied = [SizeExample(0, "house", area) for area in (20, 60, 180, 540, 1620)]
+    alike = [SizeExample(0, "house", area) for area in (300, 400, 500)]
+    assert example_sizes(examples, varied, scenes, print).size(3, "house") is None
+    found = example_sizes(examples, alike, scenes, print).size(3, "house")
+    assert found is not None
+    assert found.area == pytest.approx((100 * 130 * 90) ** (1 / 3))
+
+
 def test_metres_count_where_scenes_differ_in_scale() -> None:
-    sizes = ObjectSizes([0.5, 2.0], "m", {"ship": 100.0})
-    assert (sizes.area(0, "ship"), sizes.area(1, "ship")) == (400, 25)
+    sizes = ObjectSizes([0.5, 2.0], "m", {"ship": Size(100.0)})
+    assert (sizes.size(0, "ship"), sizes.size(1, "ship")) == (Size(400), Size(25))
 
 
 def test_a_size_reaches_the_grid_of_the_tile(scenes: CocoData) -> None:
     samples = TrainingSet(scenes, PointOptions(), TOY, Framing(64, 0.5))
     name = samples.class_of(0, 0)
-    cells = known_cells(samples, object_sizes(samples, {}, TrainOptions(sizes=f"{name}=20x10px"), print))
-    assert cells((0, 0)) == pytest.approx(200 * (0.5 / 2) ** 2)  # half a tile pixel each, two of them a cell's side
+    known = known_sizes(samples, object_sizes(samples, {}, TrainOptions(sizes=f"{name}=20x10px"), print))
+    assert known((0, 0)) == Size(200 * (0.5 / 2) ** 2)  # half a tile pixel each, two of them a cell's side
 
 
 def test_examples_are_drawn_once_and_are_true_boxes(scenes: CocoData) -> None:

@@ -374,10 +374,11 @@ def test_masks_made_at_their_edges_alone_are_whole_there(toy: Base) -> None:
     torch.testing.assert_close(mixed[~cells], rough[~cells], **tolerance)
 
 
-def test_a_sized_loop_takes_the_mask_nearest_in_size_and_its_own_box(
+def test_a_sized_loop_takes_the_mask_nearest_in_size_asks_with_its_box_and_gives_it_its_area(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against masks counted cell by cell; prompts without a size are answered as by a loop that knows none."""
+    """Against masks counted cell by cell; prompts without a size, or with a box, are answered as by a loop that knows
+    none."""
     monkeypatch.setattr(refine_requery, "CRUMBS", 0)
     toy = random_base(dataclasses.replace(TOY, multimask_outputs=3), "toy")
     with torch.no_grad():
@@ -399,7 +400,10 @@ def test_a_sized_loop_takes_the_mask_nearest_in_size_and_its_own_box(
     chosen = []
     for number, own in enumerate(counts):
         cells = float(sides[number] / 2) ** 2  # a cell is 2 px
-        pick = 0 if cells == 0 else min(range(len(own)), key=lambda k: abs(math.log(own[k] / cells)))
+        pick = 0
+        if cells:
+            wanted = _likely_cells(every[number, 0].numpy(), cells)
+            pick = min(range(len(own)), key=lambda k: abs(math.log(own[k] / wanted)))
         chosen.append(pick)
         assert torch.allclose(output.coarse_masks[number], every[number, pick], atol=1e-5), number
         assert float(output.coarse_scores[number]) == pytest.approx(float(scores[number, pick]), abs=1e-6)
@@ -408,3 +412,31 @@ def test_a_sized_loop_takes_the_mask_nearest_in_size_and_its_own_box(
     lifted = output.coarse_masks + loop.threshold * (sides > 0)[:, None, None]
     boxes, _ = tight_boxes(refine(lifted, loop.threshold), loop.threshold, 2.0)
     assert torch.allclose(output.boxes, boxes, atol=1e-4)
+    with torch.no_grad():
+        ask, labels_asked = loop.prompts(boxes, boxes.abs().sum(1) > 0, coords, labels)
+        asked, _ = decoder(embedding, ask, labels_asked, ends_in_corner=True)
+    moved = (asked - output.masks).numpy()
+    assert np.abs(moved - moved[:, :1, :1]).max() < 1e-4, "a mask keeps the order of its cells"
+    assert np.abs(moved[0]).max() < 1e-4
+    for number in range(1, 6):
+        wanted = _likely_cells(asked[number].numpy(), float(sides[number] / 2) ** 2)
+        threshold = np.clip(np.sort(asked[number].numpy(), axis=None)[::-1][round(wanted)], -6, 6)
+        assert moved[number].mean() == pytest.approx(threshold, abs=0.2), number
+    boxed = torch.tensor([[[10.0, 12.0], [20.0, 20.0], [40.0, 44.0]]]), torch.tensor([[1, 2, 3]], dtype=torch.int32)
+    with torch.no_grad():
+        alone = RefineRequery(decoder, 0.3)(embedding, *boxed)
+        also = loop(
+            embedding,
+            torch.cat((boxed[0], torch.tensor([[[30.0, 0.0]]])), 1),
+            torch.cat((boxed[1], torch.tensor([[4]], dtype=torch.int32)), 1),
+        )
+    assert torch.allclose(also.masks, alone.masks, atol=1e-4)
+
+
+def _likely_cells(logits: np.ndarray, known: float) -> float:
+    """Of one mask, by the formulas of `resam.model.object_size`, in double precision."""
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    inside = p > 0.5
+    doubt = (3 * (1 - p[inside].sum() / max(1e-9, inside.sum() + p[~inside].sum())) ** 1.5) ** 2
+    trust = 0.75**2 / (0.75**2 + doubt)
+    return float(2 ** (trust * np.log2(max(0.5, inside.sum())) + (1 - trust) * np.log2(known)))

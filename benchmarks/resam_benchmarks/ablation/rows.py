@@ -72,7 +72,16 @@ ROWS = (
         "one click, three examples of each class",
         {**_LABELS, "soft": True, "sizes": "examples", "examples": 3},
     ),
-    Row("image-sizes", "one click, one example in each image", {**_LABELS, "sizes": "image", "examples": 1}),
+    Row(
+        "clicks-sizes",
+        "labels from three clicks, prompted with one, three examples of each class",
+        {**_LABELS, "points": 3, "asked": 1, "soft": True, "sizes": "examples", "examples": 3},
+    ),
+    Row(
+        "image-sizes",
+        "one click, one example in each image",
+        {**_LABELS, "soft": True, "sizes": "image", "examples": 1},
+    ),
     Row("true", "true masks, the same trained parts", {**_ADAPTED, "supervised": True}),
 )
 NAMES = tuple(row.name for row in ROWS)

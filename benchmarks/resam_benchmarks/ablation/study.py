@@ -234,7 +234,7 @@ def _open(source: str, settings: Settings, out: Path) -> _Split:
     from resam.training.sources import SYNTHETIC_SEED
 
     folder, name = Path(source), Path(source).resolve().name
-    if source == SYNTHETIC and not folder.is_dir():
+    if source == SYNTHETIC:  # a folder of that name is ./synthetic
         train, test = settings.scenes or 48, settings.limit or 20
         folder, name = out / f"{SYNTHETIC}-{train}-{test}", SYNTHETIC
         if not folder.is_dir():
