@@ -9,7 +9,7 @@ import pytest
 
 from resam.model.refine_requery import refine_logit
 from resam_benchmarks.baselines.prompt_by_prompt import LoopSettings
-from resam_benchmarks.baselines.random_engine import export_random
+from resam_benchmarks.baselines.random_engine import Exporter, export_random, write_engine
 from resam_benchmarks.baselines.torch_modules import TorchModules
 from resam_benchmarks.baselines.weights import Weights
 from resam_benchmarks.measure.contender import Contender
@@ -24,8 +24,19 @@ def test_weights_that_are_not_random_are_refused(tmp_path: Path) -> None:
         export_random(Weights(base="tiny"), tmp_path)
 
 
+def write_quickly(held: Exporter, weights: Weights, path: str, precision: str) -> None:
+    """`write_engine`, calibrated on two tiles. Called in a worker."""
+    from resam_export import engine
+
+    engine.CALIBRATION_TILES = 2
+    write_engine(held, weights, path, precision)
+
+
 @pytest.mark.slow
-def test_a_random_engine_is_named_so_and_equals_the_torch_baseline(tmp_path: Path) -> None:
+def test_a_random_engine_is_named_so_and_equals_the_torch_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resam_benchmarks.baselines.random_engine.write_engine", write_quickly)
     weights = Weights(random="tiny", seed=3)
     path, other = export_random(weights, tmp_path, ["fp32", "int8-fp32"])
     quantised = EngineFile.open(other).manifest
