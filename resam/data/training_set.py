@@ -187,9 +187,9 @@ class TrainingSet:
 
 
 def _asked(labels: NDArray[np.int32], count: int, rng: np.random.Generator) -> NDArray[np.int32] | None:
-    """The labels (N, P) with `count` of each instance's positive points, at random, and the others hidden; None for
-    all of them."""
-    if not count:
+    """The labels (N, P) with `count` of each instance's positive points, at random, and the others hidden; None where
+    that hides none."""
+    if not count or (labels == 1).sum(axis=1).max(initial=0) <= count:
         return None
     order = np.where(labels == 1, rng.random(labels.shape), 2.0).argsort(axis=1).argsort(axis=1)
     return np.where((labels == 1) & (order >= count), PADDING, labels).astype(np.int32)
