@@ -30,11 +30,11 @@ from click.testing import CliRunner
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
 from resam.encoders.vit import VitArchitecture
-from resam.model.bases import load_base, random_base
+from resam.model.bases import random_base
 from resam.synthetic import write_dataset
 from resam.training.options import preset_names
 from resam_benchmarks.ablation.rows import NAMES
-from resam_export.engine import export_engine
+from resam_runtime.engine.shipped import SHIPPED
 
 from ..shared import Shared
 from .pages import PAGES, ROOT, Line, blocks, commands
@@ -107,7 +107,7 @@ def write_user(folder: Path) -> None:
     document = {"format": "resam-points", "version": 1, "scenes": scenes}
     for name in ("drawn.json", "points.json"):
         (folder / name).write_text(json.dumps(document))
-    export_engine(load_base("tiny"), None, folder / "model.resam", scenes=1)
+    shutil.copy(SHIPPED["tiny"], folder / "model.resam")
 
 
 @pytest.fixture

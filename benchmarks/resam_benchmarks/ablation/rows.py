@@ -29,7 +29,7 @@ _SSA = {**_BOX, **_ALIGNED}
 _TAUGHT = {**_BOX, "requery": "box+points", "teach_requery": True}
 _CONSENSUS = {**_TAUGHT, "pseudo": "consensus"}
 _ADAPTED = {  # what is trained, and how, in every row about labels
-    **_TAUGHT, "layers": "all", "decoder_rank": 16, "own_boxes": 0.5, "points": 1, "asked": 0, "sizes": "",
+    **_TAUGHT, "layers": "all", "decoder_rank": 16, "own_boxes": 0.5, "points": 1, "asked": 1, "sizes": "",
     "examples": 0, "soft": False,
 }  # fmt: skip
 _LABELS = {**_ADAPTED, "pseudo": "consensus"}
@@ -66,7 +66,7 @@ ROWS = (
         "one click, the same, soft: the preset tiny",
         {**_LABELS, "soft": True, "sizes": "examples"},
     ),
-    Row("clicks", "labels from three clicks, prompted with one", {**_LABELS, "points": 3, "asked": 1, "soft": True}),
+    Row("clicks", "labels from three clicks, prompted with one", {**_LABELS, "points": 3, "soft": True}),
     Row(
         "sizes",
         "one click, three examples of each class",
@@ -75,7 +75,7 @@ ROWS = (
     Row(
         "clicks-sizes",
         "labels from three clicks, prompted with one, three examples of each class",
-        {**_LABELS, "points": 3, "asked": 1, "soft": True, "sizes": "examples", "examples": 3},
+        {**_LABELS, "points": 3, "soft": True, "sizes": "examples", "examples": 3},
     ),
     Row(
         "image-sizes",
