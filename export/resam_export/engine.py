@@ -69,9 +69,8 @@ def export_engine(
     scenes: to calibrate with instead of synthetic scenes, and to verify with beside them. scenes: how many synthetic
     scenes to verify on, by default many for small tiles, two for 1024 px; 0 leaves random inputs and `images`. sizes:
     of the objects of classes, by which the loop then chooses among masks; None: those that the adapter was trained
-    with, if any. edges: see `build_graphs`; not
-    together with sizes. What was done is in the result and in the manifest: it is what
-    `resam_export.verify` reports.
+    with, if any. edges: see `build_graphs`; not together with sizes. What was done is in the result and in the
+    manifest: it is what `resam_export.verify` reports.
 
     Raises `LimitError` naming graph and tensor where a limit is missed, and nothing is written, unless `keep_anyway`:
     then the file is written and its manifest says what is missed.
