@@ -19,7 +19,7 @@ from resam_benchmarks.measure.metrics import BOUNDARY_TOLERANCE
 from resam_benchmarks.measure.runner import Progress, run
 from resam_benchmarks.report import document, report_html
 from resam_benchmarks.report.page_style import save_page
-from resam_runtime.common.errors import ResamError
+from resam_runtime.common.errors import ResamError, counted
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.engine.precisions import FP32
 from resam_runtime.scenes.scene import open_scene
@@ -123,7 +123,7 @@ def _cases(options: BenchOptions, contenders: Sequence[Rival], work: Path) -> tu
     if options.data is None:
         scene, prompts = dataset.latency_scene(work, options.prompts, options.seed)
         cases = [
-            Case(rival, _counted(count, "prompt"), [scene], [prompts[count]], repeats, graded=False)
+            Case(rival, counted(count, "prompt"), [scene], [prompts[count]], repeats, graded=False)
             for count in options.prompts
             for rival in contenders
         ]
@@ -133,7 +133,7 @@ def _cases(options: BenchOptions, contenders: Sequence[Rival], work: Path) -> tu
         return cases, {"name": name}
     data = dataset.load(options.data, options.split, options.points, options.limit, options.negatives)
     cases = [
-        Case(rival, _counted(count, "point"), data.scenes, _known_sizes(rival, data, count), repeats, graded=True)
+        Case(rival, counted(count, "point"), data.scenes, _known_sizes(rival, data, count), repeats, graded=True)
         for count in options.points
         for rival in contenders
     ]
@@ -154,7 +154,3 @@ def _known_sizes(rival: Rival, data: dataset.BenchData, count: int) -> Sequence[
 def _metres(scene: BenchScene) -> float | None:
     with open_scene(scene.path) as opened:
         return opened.info.metres_per_pixel
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

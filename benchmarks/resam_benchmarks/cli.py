@@ -25,7 +25,12 @@ _PATH = click.Path(path_type=Path)
 
 
 class _WithDefault(click.Group):
-    """A group whose first argument need not be a command: what is none goes to `run`."""
+    """A group whose first argument need not be a command: what is none goes to `run`. Its settings are its commands'
+    own, since click keeps the help option of a command's first call, which need not come through the group."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.context_settings = {**self.context_settings, **cmd.context_settings}
+        super().add_command(cmd, name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
@@ -60,10 +65,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@bench.command(
-    context_settings=HELP,
-    epilog="Example: resam-bench run base.resam adapted.resam --data nwpu --points 1,2,3 -o bench",
-)
+@bench.command(epilog="Example: resam-bench run base.resam adapted.resam --data nwpu --points 1,2,3 -o bench")
 @click.argument("engines", nargs=-1, type=_PATH, metavar="ENGINE...")
 @click.option("--data", type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an annotation file. "
               "Without it: latency only, on a synthetic scene of 1024 px.")  # fmt: skip
@@ -113,10 +115,7 @@ def run(out: Path, quiet: bool, **chosen: Any) -> None:
     click.echo(out / "bench.html")
 
 
-@bench.command(
-    context_settings=HELP,
-    epilog="Example: resam-bench find clicked.resam masks.resam --data nwpu --automatic 16 -o finding",
-)
+@bench.command(epilog="Example: resam-bench find clicked.resam masks.resam --data nwpu --automatic 16 -o finding")
 @click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
 @click.option("--data", required=True, type=_PATH, help="COCO data set: a folder with SPLIT.json and images/, or an "
               "annotation file.")  # fmt: skip
@@ -150,9 +149,7 @@ def find(engines: tuple[Path, ...], data: Path, split: str, out: Path, quiet: bo
         click.echo(out / "finding.svg")
 
 
-@bench.command(
-    context_settings=HELP, epilog="Example: resam-bench compare main/bench.json bench/bench.json --limit 10%"
-)
+@bench.command(epilog="Example: resam-bench compare main/bench.json bench/bench.json --limit 10%")
 @click.argument("before", type=_PATH)
 @click.argument("after", type=_PATH)
 @click.option(
@@ -184,9 +181,7 @@ def compare(before: Path, after: Path, limit: float, miou_limit: float, quality_
         sys.exit(1)
 
 
-@bench.command(
-    context_settings=HELP, epilog="Example: resam-bench robustness base.resam adapted.resam --data nwpu --limit 20"
-)
+@bench.command(epilog="Example: resam-bench robustness base.resam adapted.resam --data nwpu --limit 20")
 @click.argument("engines", nargs=-1, required=True, type=_PATH, metavar="ENGINE...")
 @click.option("--data", type=_PATH, required=True, help="COCO data set, as for run.")
 @click.option("--split", default="test", show_default=True, help="Annotation file in the folder (SPLIT.json).")
@@ -214,7 +209,7 @@ def robustness(
     click.echo(out / "robustness.html")
 
 
-@bench.command(context_settings=HELP, epilog="Example: resam-bench train --random vit_b --instances 1,50 --steps 2")
+@bench.command(epilog="Example: resam-bench train --random vit_b --instances 1,50 --steps 2")
 @click.option("--random", default="tiny", show_default=True, metavar="NAME", help="Architecture "
               "(tiny, vit_b, mobile_sam, ...), with random weights.")  # fmt: skip
 @click.option("--instances", default="1,16", show_default=True, callback=numbers, help="Instances per image.")
@@ -250,9 +245,7 @@ def train(random: str, instances: tuple[int, ...], steps: int, precision: str, o
     click.echo(out / "train.html")
 
 
-@bench.command(
-    context_settings=HELP, epilog="Example: resam-bench ablation --data synthetic --data nwpu --seeds 3 -o ablation"
-)
+@bench.command(epilog="Example: resam-bench ablation --data synthetic --data nwpu --seeds 3 -o ablation")
 @click.option("--data", multiple=True, default=("synthetic",), show_default=True, help="Folder with train.json, "
               "test.json and images/, or synthetic; may be repeated.")  # fmt: skip
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of every row.")

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from resam.data.coco import CocoData
-from resam_runtime.common.errors import ResamError
+from resam_runtime.common.errors import ResamError, counted
 
 AGREE = 1.2  # largest s of a class that has a size
 FEWEST = 2  # examples that can agree
@@ -135,7 +135,7 @@ def example_sizes(
     classes: dict[str, Size] = {}
     others = _logs(steady, ground, lambda one: one.name)
     for name, logs in _logs(examples if by_class else (), ground, lambda one: one.name).items():
-        count, told = len(logs), f"{name}: {len(logs)} example{'s' * (len(logs) != 1)}"
+        count, told = len(logs), f"{name}: {counted(len(logs), 'example')}"
         seen = others.get(name, [])
         weight = min(len(seen), MOST_STEADY) if len(seen) > 1 else 0
         spread = _pooled((logs, count - 1), (seen, weight)) if count >= FEWEST else math.inf
@@ -151,7 +151,7 @@ def example_sizes(
         own = (len(logs) - 1) * float(np.var(logs, ddof=1)) if len(logs) > 1 else 0.0
         scenes[scene] = _size(logs, math.sqrt((own + 2 * IN_IMAGE**2) / (len(logs) + 1)))
     if scenes:
-        note(f"{len(scenes)} image{'s' * (len(scenes) != 1)} with a size of its own from examples")
+        note(f"{counted(len(scenes), 'image')} with a size of its own from examples")
     return ObjectSizes(ground, unit, classes, scenes)
 
 

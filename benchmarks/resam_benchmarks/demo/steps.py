@@ -43,7 +43,7 @@ Say = Callable[[str], None]
 class DemoOptions:
     """scenes: to train on; epochs: times each is seen; limit: test scenes to measure; repeats: timings of each.
 
-    The defaults are for ten minutes on two CPU cores; `resam-train` by itself trains longer.
+    The defaults are for ten to fifteen minutes on two CPU cores; `resam-train` by itself trains longer.
     """
 
     scenes: int = 16

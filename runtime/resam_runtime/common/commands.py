@@ -14,7 +14,7 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 HELP = {"help_option_names": ["-h", "--help"]}
-"""`context_settings` of a command, those of a group too: click keeps the help option of its first call."""
+"""`context_settings` of a command."""
 
 
 def version(command: Command) -> Command:
