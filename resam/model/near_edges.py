@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from resam.model.decoder import PromptDecoder
 from resam.model.refine_requery import RefineRequery
 
-STRETCH, SLACK = 0.5, 0.5  # how far beyond the logits known around a token others may lie: of their range, and more
+STRETCH, SLACK = 1.0, 0.5  # how far beyond the logits known around a token others may lie: of their range, and more
 MARGIN = 4  # image tokens around a box that its mask may reach
 OUTSIDE = -20.0  # the logit of cells farther from the box
 
