@@ -172,10 +172,23 @@ class RefineRequery(nn.Module):
             if self.requery == "none":
                 break
             coords, labels = self.prompts(boxes, found, point_coords, point_labels)
-            masks, scores = self.decoder(embedding, coords, labels, ends_in_corner=True)
+            masks, scores = self.ask_again(embedding, coords, labels, found, coarse_masks, coarse_scores)
         if sides is not None:
             masks = at_likely_area(masks, sides, cell)
         return LoopOutput(masks, scores, boxes, coarse_masks, coarse_scores)
+
+    def ask_again(
+        self,
+        embedding: torch.Tensor,
+        coords: torch.Tensor,
+        labels: torch.Tensor,
+        found: torch.Tensor,
+        coarse_masks: torch.Tensor,
+        coarse_scores: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks and scores of what `prompts` gives. Those whose box was not found are those of the coarse masks again:
+        a loop that is to be fast need not decode them."""
+        return self.decoder(embedding, coords, labels, ends_in_corner=True)
 
     def prompts(
         self, boxes: torch.Tensor, found: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor
