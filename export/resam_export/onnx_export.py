@@ -135,6 +135,7 @@ def export_graph(graph: Graph) -> ir.Model:
     )
     for clean in passes:
         clean(model)
+    _each_output_apart(model.graph, [spec.name for spec in graph.outputs])
     _name(model)
     common.ClearMetadataAndDocStringPass()(model)  # the exporter's metadata holds paths of this machine
     model.ir_version = IR_VERSION
@@ -166,6 +167,18 @@ def _fold_fills(graph: ir.Graph) -> None:
             filled = add_constant(graph, f"{node.outputs[0].name}", np.full(known.numpy(), fill))
             node.outputs[0].replace_all_uses_with(filled)
             graph.remove(node, safe=True)
+
+
+def _each_output_apart(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Name the outputs, and copy one that is another as well: without Requery the coarse masks are the masks."""
+    for place, value in enumerate(graph.outputs):
+        if any(value is other for other in graph.outputs[place + 1 :]):
+            copy = ir.node("Identity", [value])
+            graph.append(copy)
+            copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
+            graph.outputs[place] = copy.outputs[0]
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

@@ -20,15 +20,34 @@ from resam.model.bases import Base, load_base
 from resam.model.sam import build_sam
 from resam_export import onnx_export
 from resam_export.engine import LimitError, check_size, export_engine
-from resam_export.graphs import build_graphs
+from resam_export.graphs import Graph, build_graphs
 from resam_export.models import add_constant, constant, open_session, run_session
 from resam_export.verify import mask_iou, relative_error, verify
 from resam_runtime import Segmenter
 from resam_runtime.common.errors import ResamError
 from resam_runtime.engine.engine_file import EngineFile
+from resam_runtime.engine.manifest import TensorSpec
 from resam_runtime.engine.precisions import FP16, FP32
 
 from .conftest import Traced
+
+
+class _Twice(torch.nn.Module):
+    """As a loop without Requery: the final mask is the coarse one."""
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        masks = image * 2 + 1
+        return masks, image - 3, masks
+
+
+def test_one_tensor_can_be_two_outputs() -> None:
+    outputs = tuple(TensorSpec(name, "float32", ("N", 4)) for name in ("masks", "other", "coarse_masks"))
+    graph = Graph("loop", _Twice(), _Twice(), (TensorSpec("image", "float32", ("N", 4)),), outputs)
+    image = np.random.default_rng(0).standard_normal((5, 4), np.float32)
+    found = run_session(open_session(onnx_export.export_graph(graph)), {"image": image})
+    assert list(found) == ["masks", "other", "coarse_masks"]
+    for name, wanted in (("masks", image * 2 + 1), ("other", image - 3), ("coarse_masks", image * 2 + 1)):
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-6)
 
 
 @pytest.fixture
