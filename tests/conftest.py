@@ -13,8 +13,9 @@ import pytest
 from .shared import Shared
 
 # Test processes with a thread for every core each would wait for one another all the time. Set before torch loads.
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+SHARE = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", str(SHARE))
 
 # What a shell puts into the background ignores Ctrl-C, and so would the commands that tests start and stop.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -42,6 +43,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> Iterator[None]:
+    """Sessions of ONNX Runtime have this process's share of the cores too. Its threads spin while they wait for work:
+    with one for each core, most of the time of a run on small scenes was theirs."""
+    import onnxruntime
+
+    start = onnxruntime.InferenceSession.__init__
+
+    def limited(session: Any, model: Any, options: Any = None, **more: Any) -> None:
+        options = onnxruntime.SessionOptions() if options is None else options
+        options.intra_op_num_threads = min(options.intra_op_num_threads or SHARE, SHARE)
+        start(session, model, options, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(onnxruntime.InferenceSession, "__init__", limited)
+        yield
 
 
 @pytest.fixture(scope="session")

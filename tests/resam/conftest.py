@@ -41,14 +41,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO data set of synthetic scenes of 128 px: four to train on, one to watch, two to test on."""
-    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=4, val=1, test=2, seed=3, size=128)
+    """A COCO data set of synthetic scenes of 96 px, with few instances: four to train on, one to watch, two to test on."""
+    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=4, val=1, test=2, seed=28, size=96)
 
 
 @pytest.fixture(scope="session")
 def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A smaller one, for tests of several whole runs: two to train on, one to watch, one to test on."""
-    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=2, val=1, test=1, seed=3, size=128)
+    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=2, val=1, test=1, seed=28, size=96)
 
 
 @pytest.fixture
