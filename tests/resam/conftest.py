@@ -10,8 +10,10 @@ import torch
 
 from resam.data.coco import CocoData
 from resam.encoders.vit import VitArchitecture
-from resam.model.bases import Base, random_base
+from resam.model.bases import Base
 from resam.synthetic import write_dataset
+
+from .families import shaken, with_masks
 
 TOY = VitArchitecture(
     image_size=64, patch_size=8, encoder_dim=32, encoder_depth=2, encoder_heads=2, global_blocks=(1,), window_size=4,
@@ -22,12 +24,7 @@ TOY = VitArchitecture(
 @pytest.fixture
 def toy() -> Base:
     """A fresh toy base with random weights; no tensor is zero, so that nothing is equal by accident."""
-    base = random_base(TOY, "toy")
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in base.sam.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return base
+    return shaken(TOY)
 
 
 @pytest.fixture
@@ -58,8 +55,6 @@ def scenes(scenes_folder: Path) -> CocoData:
 
 @pytest.fixture
 def base_file(toy: Base, tmp_path: Path) -> Path:
-    """The toy base as a checkpoint, its mask logits made large, so that there are masks to learn from."""
-    with torch.no_grad():
-        toy.sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)
-    torch.save(toy.sam.state_dict(), tmp_path / "toy.pth")
+    """The toy base as a checkpoint, with masks to learn from."""
+    torch.save(with_masks(toy).sam.state_dict(), tmp_path / "toy.pth")
     return tmp_path / "toy.pth"
