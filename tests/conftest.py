@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .shared import Shared
+from .shared import Shared, traced_once
 
 # Test processes with a thread for every core each would wait for one another all the time. Set before torch loads.
 SHARE = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
@@ -70,24 +70,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 @pytest.fixture(scope="session")
 def traces(shared: Shared) -> Iterator[None]:
-    """A graph that is exported again is not traced again, in no process of the run: it takes half a minute for a loop.
-
-    Graphs are the same where their modules, settings and weights are.
-    """
-    import onnx
-    import onnx_ir as ir
-
-    from resam_export import onnx_export
-    from resam_export.graphs import Graph
-    from resam_export.models import to_bytes
-
-    trace = onnx_export.export_graph
-
-    def traced_once(graph: Graph) -> ir.Model:
-        path = shared.path(f"{fingerprint(graph)}.onnx", lambda path: path.write_bytes(to_bytes(trace(graph))))
-        return ir.from_proto(onnx.ModelProto.FromString(path.read_bytes()))
-
-    fingerprint = onnx_export.fingerprint
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(onnx_export, "export_graph", traced_once)
+    """A graph that is exported again is not traced again, in no process of the run: a loop takes half a minute."""
+    with traced_once(shared):
         yield

@@ -56,7 +56,7 @@ COMMANDS = {
     "python -m resam.pretrain.measure": "resam.pretrain.measure:measure",
 }
 SMALL = {
-    # what learns next to nothing has the base's graphs to export, traced already; the demonstration exports adapted ones
+    # what learns next to nothing exports the base's graphs, traced already; the demonstration exports adapted ones
     "resam-train": ["--epochs", "1", "--set", "prompter_steps=2", "--set", "learning_rate=1e-30"],
     "resam-distill": ["--epochs", "1", "--tiles", "2", "--prompts", "1"],
     "resam-bench": ["--repeats", "1", "--automatic", "0", "--quiet"],

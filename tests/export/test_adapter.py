@@ -118,10 +118,14 @@ def test_an_engine_is_what_its_run_trained(run: Path, monkeypatch: pytest.Monkey
         assert np.linalg.norm(found["masks"] - other["masks"]) > 1e-2 * np.linalg.norm(other["masks"])
 
 
+def sized_run(folder: Path) -> Path:
+    """As `run`, of a base with four masks for each prompt."""
+    return make_run(folder, dataclasses.replace(TOY, multimask_outputs=3), dataclasses.replace(OPTIONS, rounds=1))
+
+
 @pytest.mark.slow
 def test_an_engine_takes_masks_by_size_as_torch_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = dataclasses.replace(OPTIONS, rounds=1)
-    run = make_run(tmp_path, dataclasses.replace(TOY, multimask_outputs=3), options)
+    run = sized_run(tmp_path)
     monkeypatch.setattr("resam_export.engine.default_count", lambda *about: 1)
     path = run / "sized.resam"
     command = [str(run), "-o", str(path), "--size", "ship=30x6px", "--size", "tank=5px"]

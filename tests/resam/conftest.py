@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO data set of synthetic scenes of 96 px, with few instances: four to train on, one to watch, two to test on."""
+    """A COCO data set of synthetic scenes of 96 px: four to train on, one to watch, two to test on. Few instances."""
     return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=4, val=1, test=2, seed=28, size=96)
 
 
