@@ -261,6 +261,7 @@ def test_presets_and_rows_that_pages_name_exist() -> None:
 
 @pytest.mark.slow
 def test_the_readmes_demonstration_ends_with_its_page(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resam.synthetic.write_dataset", functools.partial(write_dataset, size=272))  # of four tiles
     monkeypatch.setattr("resam.training.sources.VAL_SCENES", 1)
     monkeypatch.setattr("resam.training.sources.TEST_SCENES", 4)
     monkeypatch.setattr("resam_benchmarks.demo.steps.PROMPTER_STEPS", 10)
