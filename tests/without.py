@@ -28,18 +28,26 @@ def command_without(missing: str, command: str, arguments: Sequence[str], folder
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         return ended.returncode, ended.stderr
-    _FORKS.set_forkserver_preload(["torch", __name__])
     with tempfile.TemporaryDirectory() as scratch:
         said = Path(scratch) / "stderr"
-        process: Any = _FORKS.Process(target=_run_there, args=(folder, said, missing, command, *arguments))
-        process.start()
+        process = start(command, arguments, folder, said, missing)
         process.join(120)
         process.kill()
         process.join()
         return process.exitcode, said.read_text()
 
 
+def start(command: str, arguments: Sequence[str], folder: Path, said: Path, missing: str = "nothing") -> Any:
+    """The process of `command` in `folder`, a copy of one that has torch; it writes stderr to `said`, and computes with
+    one thread."""
+    _FORKS.set_forkserver_preload(["torch", __name__])
+    process = _FORKS.Process(target=_run_there, args=(folder, said, missing, command, *arguments))
+    process.start()
+    return process
+
+
 def _run_there(folder: Path, said: Path, *words: str) -> None:
+    sys.modules["torch"].set_num_threads(1)
     os.chdir(folder)
     for path, descriptor in ((os.devnull, 1), (said, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
