@@ -9,5 +9,5 @@ import multiprocessing
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["torch", "onnxruntime", "resam_runtime.run.run", "tests.runtime.run_helpers", "tests.without"]
+    ["torch", "torchvision", "onnxruntime", "resam_runtime.run.run", "tests.runtime.run_helpers", "tests.without"]
 )
