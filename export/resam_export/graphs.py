@@ -12,6 +12,7 @@ from torch import nn
 
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
+from resam.model.near_edges import EdgeDecoder, EdgeLoop
 from resam.model.prompter import prompter_of
 from resam.model.refine_requery import RefineRequery, Requery, refine_logit
 from resam_runtime.engine.manifest import TensorSpec
@@ -50,7 +51,7 @@ class Graph:
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
         """`torch.export`'s description of the dynamic axes, one entry an input."""
         return tuple(
-            {axis: torch.export.Dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+            {axis: torch.export.Dim(size, max=1 << 20) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
             for spec in self.inputs
         )
 
@@ -67,15 +68,17 @@ def build_graphs(
 ) -> Mapping[str, Graph]:
     """`encoder`, `decoder`, `loop` and, where it has one, `prompter` of a SAM (LoRA merged), as the engine file's
     contract has them. fold: see `EncoderFamily.graph`. sized: see `RefineRequery`. edges: masks in full near their
-    edges alone (`PromptDecoder`).
+    edges alone (`resam.model.near_edges`).
 
     The SAM is put in evaluation mode, and its attention modules are replaced by their folded form.
     """
     sam.eval()
     encoder, decoder = ImageEncoder(sam).eval(), PromptDecoder(sam).eval()
     loop = RefineRequery(decoder, tau, requery, rounds, sized).eval()
-    traced = PromptDecoder(sam, edges_to=refine_logit(tau)).eval() if edges else decoder
-    traced_loop = RefineRequery(traced, tau, requery, rounds, sized).eval()
+    traced, traced_loop = decoder, loop
+    if edges:
+        traced = EdgeDecoder(sam, refine_logit(tau)).eval()
+        traced_loop = EdgeLoop(traced, tau, requery, rounds, sized).eval()
     size = decoder.image_size
     channels, (grid, _) = sam.prompt_encoder.embed_dim, sam.prompt_encoder.image_embedding_size
     mask = 4 * grid

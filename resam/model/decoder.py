@@ -31,22 +31,17 @@ from torch.nn import functional as F
 
 from resam.model.full_precision import full_precision
 
-STRETCH, SLACK = 0.5, 0.5  # how far beyond the logits known around a token others may lie: of their range, and more
 MASKED = -1e4  # added to the score of a token that must not be seen: exp() of it is 0, and fp16 can hold it
 
 
 class PromptDecoder(nn.Module):
     """Prompts and an embedding in, mask logits and predicted IoU out (SAM's single-mask output)."""
 
-    def __init__(self, sam: Sam, edges_to: float | None = None) -> None:
-        """edges_to: None, and `forward` makes masks in full, as SAM does; or a logit, at least 0, and it makes them in
-        full where they may cross one from 0 to this; the other cells have the logit of a cell in the same image token.
-        """
+    def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
         self.image_size = int(sam.image_encoder.img_size)
-        self.edges_to = edges_to
 
     def forward(
         self,
@@ -65,11 +60,7 @@ class PromptDecoder(nn.Module):
 
         Returns logits (N, 4G, 4G) and scores (N,), the predicted IoU (about 0..1, not clipped).
         """
-        queries, keys = self._attend(embedding, point_coords, point_labels, ends_in_corner, read=2)
-        scores = self.mask_decoder.iou_prediction_head(queries[:, 0])[:, 0]
-        weights = self.mask_decoder.output_hypernetworks_mlps[0](queries[:, 1])  # (N, C/8)
-        if self.edges_to is not None:
-            return self._upscale_edges(keys, weights, point_coords, point_labels, self.edges_to), scores
+        keys, weights, scores = self._read(embedding, point_coords, point_labels, ends_in_corner)
         return self._upscale(keys, weights.unsqueeze(1))[:, 0], scores
 
     def every_mask(
@@ -85,6 +76,14 @@ class PromptDecoder(nn.Module):
         networks = self.mask_decoder.output_hypernetworks_mlps
         weights = torch.stack([network(queries[:, 1 + place]) for place, network in enumerate(networks)], dim=1)
         return self._upscale(keys, weights), scores
+
+    def _read(
+        self, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, ends_in_corner: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What a prompt's mask is made of, image tokens (N, HW, C) and weights (N, C/8), and its score (N,)."""
+        queries, keys = self._attend(embedding, coords, labels, ends_in_corner, read=2)
+        scores = self.mask_decoder.iou_prediction_head(queries[:, 0])[:, 0]
+        return keys, self.mask_decoder.output_hypernetworks_mlps[0](queries[:, 1]), scores
 
     def _attend(
         self, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, ends_in_corner: bool, read: int
@@ -139,28 +138,6 @@ class PromptDecoder(nn.Module):
         logits = (self._cells(keys) @ weights.transpose(1, 2)).reshape(count, tokens, 16, -1)  # (N, HW, 16, K)
         return _in_place(logits)
 
-    def _upscale_edges(
-        self, keys: torch.Tensor, weights: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, edges_to: float
-    ) -> torch.Tensor:
-        """As `_upscale` with one mask a prompt, weights (N, C/8), where its edges may lie; (N, 4G, 4G).
-
-        Each image token gives one of its 16 cells first. All are made where those of the token and of its eight
-        neighbours leave room for an edge, and around every positive point: an object may be smaller than a token.
-        Elsewhere the one cell stands for the 16.
-        """
-        count, tokens, channels = keys.shape
-        sample = self._sample(keys, weights)  # (N, HW)
-        chosen = self._near_edges(sample, coords, labels, edges_to).reshape(-1).nonzero()[:, 0]  # (R,)
-        features = self._cells(keys.reshape(1, count * tokens, channels)[:, chosen]).reshape(chosen.shape[0], 16, -1)
-        cells = (features @ weights[chosen // tokens].unsqueeze(2)).reshape(-1, 2, 2, 2, 2)  # (R, dy1, dx1, dy2, dx2)
-        grid = math.isqrt(tokens)
-        logits = sample.reshape(-1, grid, 1, grid, 1).expand(-1, grid, 4, grid, 4)
-        # rows of four cells are written: those of a token are `grid` places apart
-        row, column = chosen // grid, chosen % grid
-        places = (row.unsqueeze(1) * 4 + torch.arange(4, device=row.device)) * grid + column.unsqueeze(1)  # (R, 4)
-        written = cells.transpose(2, 3).reshape(-1, 4)
-        return logits.reshape(-1, 4).index_put((places.reshape(-1),), written).reshape(count, 4 * grid, 4 * grid)
-
     def _cells(self, tokens: torch.Tensor) -> torch.Tensor:
         """Image tokens (B, R, C) -> features of their 16 cells (B, 16 R, C/8), those of a token ordered dy1, dx1, dy2,
         dx2. In three dimensions throughout: so are products that the exporter makes in integers."""
@@ -171,30 +148,6 @@ class PromptDecoder(nn.Module):
         x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = last_activation(x @ _as_matrix(second) + second.bias.repeat(4))
         return x.reshape(batch, count * 16, -1)
-
-    def _sample(self, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Image tokens (N, HW, C) and weights (N, C/8) -> logits (N, HW) of one cell of each, next to its centre."""
-        first, norm, activation, second, last_activation = self.mask_decoder.output_upscaling
-        x = keys @ first.weight[:, :, 0, 0] + first.bias
-        x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-        x = last_activation(x @ second.weight[:, :, 1, 1] + second.bias)
-        return (x @ weights.unsqueeze(2))[..., 0]
-
-    def _near_edges(
-        self, sample: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, edges_to: float
-    ) -> torch.Tensor:
-        """Whether an edge may cross a token, (N, HW) bool, from one logit of each, (N, HW), and the prompts."""
-        grid = math.isqrt(sample.shape[1])
-        both = torch.stack((sample, -sample), dim=1).reshape(-1, 2, grid, grid)
-        highest, lowest = F.max_pool2d(both, 3, stride=1, padding=1).unbind(dim=1)  # (N, G, G), the second negated
-        room = (highest + lowest) * STRETCH + SLACK
-        edges = (highest + room > 0) & (lowest + room > -edges_to)
-        side = self.image_size / grid
-        centres = (torch.arange(grid, device=coords.device, dtype=coords.dtype) + 0.5) * side - 0.5
-        near = (coords.unsqueeze(3) - centres).abs() < 1.5 * side  # (N, P, 2, G)
-        near = near & (labels == 1)[:, :, None, None]
-        columns, rows = near.to(sample.dtype).unbind(dim=2)  # (N, P, G)
-        return (edges | (rows.transpose(1, 2) @ columns > 0.5)).flatten(1)
 
 
 def _in_place(logits: torch.Tensor) -> torch.Tensor:

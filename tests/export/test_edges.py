@@ -55,11 +55,12 @@ def test_such_graphs_compute_what_torch_does() -> None:
     graphs = build_graphs(base.sam, edges=True)
     models = export_graphs(graphs)
     rng = np.random.default_rng(0)
-    for count, points in ((1, 1), (9, 3)):
+    for count, points, differ in ((1, 1, True), (9, 3, True), (3, 1, False)):  # three on one object: no box is found
+        coords = rng.uniform(0, 256, (count if differ else 1, points, 2)).astype(np.float32)
         feeds = {
             "embedding": rng.standard_normal((1, 128, 32, 32), np.float32),
-            "point_coords": rng.uniform(0, 256, (count, points, 2)).astype(np.float32),
-            "point_labels": rng.integers(-1, 4, (count, points)).astype(np.int32),
+            "point_coords": np.broadcast_to(coords, (count, points, 2)).copy(),
+            "point_labels": rng.integers(-1 if differ else 1, 4 if differ else 2, (count, points)).astype(np.int32),
         }
         for name in ("decoder", "loop"):
             found = run_session(open_session(models[name]), feeds)

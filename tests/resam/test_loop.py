@@ -327,53 +327,6 @@ def test_coordinates_keep_their_precision_where_the_rest_runs_in_bfloat16(toy: B
     assert (cast_boxes - boxes).abs().max() < 4  # of 1024: what rounding the logits alone does
 
 
-def test_edges_are_looked_for_where_the_logits_around_leave_room(toy: Base) -> None:
-    decoder = PromptDecoder(toy.sam, edges_to=0.975)
-    grid, side = 12, decoder.image_size / 12
-    y, x = np.mgrid[:grid, :grid]
-    discs = [3 * (radius - np.hypot(x - cx, y - cy)) for cx, cy, radius in ((4, 5, 3.5), (8, 8, 2.0), (0, 0, -5.0))]
-    sample = torch.from_numpy(np.stack(discs)).float()
-    coords = torch.tensor([[[4.0, 5.0], [10.9, 0.2]], [[8.0, 8.0], [0.0, 11.0]], [[5.3, 5.0], [1.0, 1.0]]]) * side
-    labels = torch.tensor([[1, -1], [1, 0], [1, 2]])
-    found = decoder._near_edges(sample.flatten(1), coords, labels, 0.975).reshape(3, grid, grid)
-    for n in range(3):
-        for row in range(grid):
-            for column in range(grid):
-                around = sample[n, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
-                room = 0.5 * float(around.max() - around.min()) + 0.5
-                wanted = float(around.max()) + room > 0 and float(around.min()) - room < 0.975
-                for (px, py), label in zip(coords[n].tolist(), labels[n].tolist(), strict=True):
-                    away = max(abs(px + 0.5 - (column + 0.5) * side), abs(py + 0.5 - (row + 0.5) * side))
-                    wanted = wanted or (label == 1 and away < 1.5 * side)
-                assert bool(found[n, row, column]) == wanted, (n, row, column)
-    assert found.flatten(1).sum(1).tolist()[2] == 9
-    assert 20 < int(found[:2].sum()) < 200
-
-
-def test_masks_made_at_their_edges_alone_are_whole_there(toy: Base) -> None:
-    whole, at_edges = PromptDecoder(toy.sam).eval(), PromptDecoder(toy.sam, edges_to=0.975).eval()
-    generator = torch.Generator().manual_seed(3)
-    grid = toy.sam.prompt_encoder.image_embedding_size[0]
-    embedding = torch.randn(1, toy.sam.prompt_encoder.embed_dim, grid, grid, generator=generator)
-    coords = torch.rand(5, 2, 2, generator=generator) * whole.image_size
-    labels = torch.tensor([[1, 0], [1, 1], [1, -1], [2, 3], [1, 0]])
-    network, norm = toy.sam.mask_decoder.output_hypernetworks_mlps[0], toy.sam.mask_decoder.output_upscaling[1]
-    with torch.no_grad():  # random masks are flat, an edge could be anywhere: now most logits are far from 0
-        network.layers[-1].weight.mul_(60)
-        network.layers[-1].bias.mul_(60)
-        norm.bias.add_(8)
-        (full, scores), (mixed, same) = whole(embedding, coords, labels), at_edges(embedding, coords, labels)
-        sample = full[:, 1::4, 1::4]
-        made = at_edges._near_edges(sample.flatten(1), coords, labels, 0.975).reshape(5, grid, grid)
-    assert torch.equal(scores, same)
-    cells = made.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    assert 20 < int(made.sum()) < made.numel() - 20, "nothing was left out, or everything"
-    tolerance = {"rtol": 1e-4, "atol": 1e-3}
-    torch.testing.assert_close(mixed[cells], full[cells], **tolerance)
-    rough = sample.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    torch.testing.assert_close(mixed[~cells], rough[~cells], **tolerance)
-
-
 def test_a_sized_loop_takes_the_mask_nearest_in_size_asks_with_its_box_and_gives_it_its_area(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
