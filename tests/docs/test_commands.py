@@ -81,13 +81,15 @@ NOT_HERE = (
     r"python3 -c .*",
     # an hour, and files in memory; tests/benchmarks/test_archive.py runs it with fewer scenes
     r"python -m resam_benchmarks\.steps\.archive .*",
+    r"python -m resam_benchmarks\.wide .*",  # has no options; tests/benchmarks/test_wide.py calls what it calls
     # the tests themselves, and what .ci/run runs before them
     r"pytest.*|ruff .*|mypy|\.ci/run",
     r"git .*",
     # from a bucket that is nowhere; test_archive parses its options
     r"resam-run .* s3://.*",
 )
-PLAN = re.compile(r"\.plan\b")  # needs TensorRT and its GPU: parsed only
+# needs TensorRT and its GPU; graphs of SAM's size, which tests/benchmarks/test_wide.py makes
+PARSED_ONLY = re.compile(r"\.plan\b|\b(wide\.safetensors|whole\.resam|edges\.resam)")
 TORCHLESS = ("resam-run", "resam-annotate")
 
 
@@ -156,7 +158,7 @@ def execute(line: Line, here: Path) -> None:
     found = command_of(line)
     assert found is not None, line.text
     name, arguments = found
-    if PLAN.search(line.text) or arguments[:1] == ["--help"]:
+    if PARSED_ONLY.search(line.text) or arguments[:1] == ["--help"]:
         return
     if name == "resam-annotate":
         annotate(arguments, here)

@@ -125,7 +125,7 @@ def test_the_result_is_exported_as_any_base(
 def test_a_stopped_run_goes_on_to_the_same_base(
     base_file: Path, images: Path, half: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = replace(OPTIONS, epochs=3, average=0.9)
+    options = replace(OPTIONS, average=0.9)
     whole = a_run(tmp_path / "whole", base_file, half, images, options).train()
     real, calls = Distiller.learn, []
 
