@@ -309,7 +309,7 @@ def test_a_stopped_run_leaves_nothing_behind(engine: Path, data: Path, tmp_path:
         deadline = time.monotonic() + 60
         while not (workers := children(group.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(1.0)
+        time.sleep(0.5)
         if how == "SIGTERM":
             group.terminate()
         else:
