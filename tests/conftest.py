@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from .shared import Shared
+from .shared import Shared, traced_once
 
 # Test processes with a thread for every core each would wait for one another all the time. Set before torch loads.
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+SHARE = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", str(SHARE))
 
 # What a shell puts into the background ignores Ctrl-C, and so would the commands that tests start and stop.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,6 +45,32 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> Iterator[None]:
+    """Sessions of ONNX Runtime have this process's share of the cores too. Its threads spin while they wait for work:
+    with one for each core, most of the time of a run on small scenes was theirs."""
+    import onnxruntime
+
+    start = onnxruntime.InferenceSession.__init__
+
+    def limited(session: Any, model: Any, options: Any = None, **more: Any) -> None:
+        options = onnxruntime.SessionOptions() if options is None else options
+        options.intra_op_num_threads = min(options.intra_op_num_threads or SHARE, SHARE)
+        start(session, model, options, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(onnxruntime.InferenceSession, "__init__", limited)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cuts() -> Iterator[None]:
+    """Files need not outlive a power cut: waiting for the disk takes longer than all else done to small ones."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     return Shared.of(tmp_path_factory)
@@ -51,24 +78,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 @pytest.fixture(scope="session")
 def traces(shared: Shared) -> Iterator[None]:
-    """A graph that is exported again is not traced again, in no process of the run: it takes half a minute for a loop.
-
-    Graphs are the same where their modules, settings and weights are.
-    """
-    import onnx
-    import onnx_ir as ir
-
-    from resam_export import onnx_export
-    from resam_export.graphs import Graph
-    from resam_export.models import to_bytes
-
-    trace = onnx_export.export_graph
-
-    def traced_once(graph: Graph) -> ir.Model:
-        path = shared.path(f"{fingerprint(graph)}.onnx", lambda path: path.write_bytes(to_bytes(trace(graph))))
-        return ir.from_proto(onnx.ModelProto.FromString(path.read_bytes()))
-
-    fingerprint = onnx_export.fingerprint
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(onnx_export, "export_graph", traced_once)
+    """A graph that is exported again is not traced again, in no process of the run: a loop takes half a minute."""
+    with traced_once(shared):
         yield

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
 
-import pytest
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import pytest
+
+    from resam_export.graphs import Graph
 
 
 class Shared:
@@ -33,3 +40,26 @@ class Shared:
                 make(partial)
                 partial.rename(path)
         return path
+
+
+@contextlib.contextmanager
+def traced_once(shared: Shared) -> Iterator[None]:
+    """Where this process exports a graph that another has exported, it takes what was traced there.
+
+    Graphs are the same where their modules, settings and weights are.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    from resam_export import onnx_export
+    from resam_export.models import to_bytes
+
+    trace = onnx_export.export_graph
+
+    def once(graph: Graph) -> ir.Model:
+        name = f"{onnx_export.fingerprint(graph)}.onnx"
+        path = shared.path(name, lambda path: path.write_bytes(to_bytes(trace(graph))))
+        return ir.from_proto(onnx.ModelProto.FromString(path.read_bytes()))
+
+    with mock.patch.object(onnx_export, "export_graph", once):
+        yield

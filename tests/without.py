@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_FORKS = multiprocessing.get_context("forkserver")
+from .forks import FORKS
 
 
 def command_without(missing: str, command: str, arguments: Sequence[str], folder: Path) -> tuple[int, str]:
@@ -28,18 +27,25 @@ def command_without(missing: str, command: str, arguments: Sequence[str], folder
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         return ended.returncode, ended.stderr
-    _FORKS.set_forkserver_preload(["torch", __name__])
     with tempfile.TemporaryDirectory() as scratch:
         said = Path(scratch) / "stderr"
-        process: Any = _FORKS.Process(target=_run_there, args=(folder, said, missing, command, *arguments))
-        process.start()
+        process = start(command, arguments, folder, said, missing)
         process.join(120)
         process.kill()
         process.join()
         return process.exitcode, said.read_text()
 
 
+def start(command: str, arguments: Sequence[str], folder: Path, said: Path, missing: str = "nothing") -> Any:
+    """The process of `command` in `folder`, a copy of one that has torch; it writes stderr to `said`, and computes with
+    one thread."""
+    process = FORKS.Process(target=_run_there, args=(folder, said, missing, command, *arguments))
+    process.start()
+    return process
+
+
 def _run_there(folder: Path, said: Path, *words: str) -> None:
+    importlib.import_module("torch").set_num_threads(1)
     os.chdir(folder)
     for path, descriptor in ((os.devnull, 1), (said, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)

@@ -88,7 +88,7 @@ def fingerprint(graph: Graph) -> str:
     for name, module in graph.module.named_modules():
         settings = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
         digest.update(repr((name, type(module).__qualname__, sorted(settings.items()))).encode())
-    for name, value in graph.module.state_dict().items():
+    for name, value in sorted(graph.module.state_dict().items()):  # merged adapters stand at its end
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

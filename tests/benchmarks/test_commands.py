@@ -149,7 +149,7 @@ def test_compare_fails_on_a_regression_alone(engine: Path, data: Path, tmp_path:
     assert (same.exit_code, "0 regressions" in same.output) == (0, True)
     for sample in slow["cases"][0]["samples"]:
         for stage in ("whole_s", "encoder_s", "loop_s"):
-            sample[stage] *= 3
+            sample[stage] *= 10  # more than a busy machine makes of them
     after.mkdir()
     (after / "bench.json").write_text(json.dumps(slow))
     worse = resam_bench("compare", before / "bench.json", after / "bench.json")
@@ -309,7 +309,7 @@ def test_a_stopped_run_leaves_nothing_behind(engine: Path, data: Path, tmp_path:
         deadline = time.monotonic() + 60
         while not (workers := children(group.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(1.0)
+        time.sleep(0.5)
         if how == "SIGTERM":
             group.terminate()
         else:

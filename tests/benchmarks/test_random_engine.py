@@ -18,6 +18,8 @@ from resam_benchmarks.measure.metrics import iou
 from resam_runtime.engine.engine_file import EngineFile
 from resam_runtime.tiles.prompt_batch import PromptBatch
 
+from ..shared import Shared, traced_once
+
 
 def test_weights_that_are_not_random_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="random"):
@@ -25,11 +27,12 @@ def test_weights_that_are_not_random_are_refused(tmp_path: Path) -> None:
 
 
 def write_quickly(held: Exporter, weights: Weights, path: str, precision: str) -> None:
-    """`write_engine`, calibrated on two tiles. Called in a worker."""
+    """`write_engine`, calibrated on two tiles, each graph traced once for both precisions. Called in a worker."""
     from resam_export import engine
 
     engine.CALIBRATION_TILES = 2
-    write_engine(held, weights, path, precision)
+    with traced_once(Shared(Path(path).parent / "traces")):
+        write_engine(held, weights, path, precision)
 
 
 @pytest.mark.slow

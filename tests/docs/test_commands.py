@@ -8,6 +8,8 @@ only.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -29,13 +31,13 @@ from click.testing import CliRunner
 
 from resam.data.coco import CocoData
 from resam.data.prompts import PointOptions, scene_prompts
-from resam.encoders.vit import VitArchitecture
-from resam.model.bases import random_base
 from resam.synthetic import write_dataset
-from resam.training.options import preset_names
+from resam.training.options import preset_names, read_options
 from resam_benchmarks.ablation.rows import NAMES
 from resam_runtime.engine.shipped import SHIPPED
 
+from ..resam.conftest import TOY
+from ..resam.families import shaken, with_masks
 from ..shared import Shared
 from .pages import PAGES, ROOT, Line, blocks, commands
 
@@ -54,8 +56,8 @@ COMMANDS = {
     "python -m resam.pretrain.measure": "resam.pretrain.measure:measure",
 }
 SMALL = {
-    # without LoRA in the decoder its graphs are the base's, traced already; the demonstration exports adapted ones
-    "resam-train": ["--epochs", "1", "--set", "prompter_steps=2", "--set", "decoder_rank=0"],
+    # what learns next to nothing exports the base's graphs, traced already; the demonstration exports adapted ones
+    "resam-train": ["--epochs", "1", "--set", "prompter_steps=2", "--set", "learning_rate=1e-30"],
     "resam-distill": ["--epochs", "1", "--tiles", "2", "--prompts", "1"],
     "resam-bench": ["--repeats", "1", "--automatic", "0", "--quiet"],
     "resam-bench compare": ["--limit", "1000%", "--miou-limit", "1"],
@@ -79,13 +81,15 @@ NOT_HERE = (
     r"python3 -c .*",
     # an hour, and files in memory; tests/benchmarks/test_archive.py runs it with fewer scenes
     r"python -m resam_benchmarks\.steps\.archive .*",
+    r"python -m resam_benchmarks\.wide .*",  # has no options; tests/benchmarks/test_wide.py calls what it calls
     # the tests themselves, and what .ci/run runs before them
     r"pytest.*|ruff .*|mypy|\.ci/run",
     r"git .*",
     # from a bucket that is nowhere; test_archive parses its options
     r"resam-run .* s3://.*",
 )
-PLAN = re.compile(r"\.plan\b")  # needs TensorRT and its GPU: parsed only
+# needs TensorRT and its GPU; graphs of SAM's size, which tests/benchmarks/test_wide.py makes
+PARSED_ONLY = re.compile(r"\.plan\b|\b(wide\.safetensors|whole\.resam|edges\.resam)")
 TORCHLESS = ("resam-run", "resam-annotate")
 
 
@@ -154,7 +158,7 @@ def execute(line: Line, here: Path) -> None:
     found = command_of(line)
     assert found is not None, line.text
     name, arguments = found
-    if PLAN.search(line.text) or arguments[:1] == ["--help"]:
+    if PARSED_ONLY.search(line.text) or arguments[:1] == ["--help"]:
         return
     if name == "resam-annotate":
         annotate(arguments, here)
@@ -221,16 +225,16 @@ def test_commands_of_a_page_run_in_its_order(page: str, here: Path) -> None:
         execute(line, here)
 
 
-TOY = VitArchitecture(
-    image_size=64, patch_size=8, encoder_dim=32, encoder_depth=7, encoder_heads=2, global_blocks=(6,), window_size=4,
-    embedding_dim=32, decoder_heads=1, decoder_mlp_dim=32, multimask_outputs=0, iou_hidden_dim=16,
-)  # fmt: skip
+DEEP_TOY = dataclasses.replace(TOY, encoder_depth=7, global_blocks=(6,))
 """As deep as the presets of the paper need: LoRA from block 6 on."""
 
 
 @pytest.mark.slow
 def test_the_papers_tables_can_be_made(here: Path) -> None:
-    torch.save(random_base(TOY, "toy").sam.state_dict(), here / "sam_vit_b_01ec64.pth")
+    sam, traced = (with_masks(shaken(toy)).sam for toy in (DEEP_TOY, TOY))
+    sam.mask_decoder.load_state_dict(traced.mask_decoder.state_dict())  # the decoder that other tests export
+    sam.prompt_encoder.load_state_dict(traced.prompt_encoder.state_dict())
+    torch.save(sam.state_dict(), here / "sam_vit_b_01ec64.pth")
     laid_out = "".join(blocks(PAPER, "text")).split()
     for folder in {Path(place).parent for place in laid_out}:
         shutil.copytree(here / "mydata", folder)
@@ -259,11 +263,14 @@ def test_presets_and_rows_that_pages_name_exist() -> None:
 
 @pytest.mark.slow
 def test_the_readmes_demonstration_ends_with_its_page(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resam.synthetic.write_dataset", functools.partial(write_dataset, size=272))  # of four tiles
     monkeypatch.setattr("resam.training.sources.VAL_SCENES", 1)
     monkeypatch.setattr("resam.training.sources.TEST_SCENES", 4)
     monkeypatch.setattr("resam_benchmarks.demo.steps.PROMPTER_STEPS", 10)
     monkeypatch.setattr("resam_benchmarks.demo.steps.CHECKED", 1)
     monkeypatch.setattr("resam_export.engine.CALIBRATION_TILES", 4)
+    # the encoder is adapted alone: test_adapter exports a decoder that is
+    monkeypatch.setattr("resam.training.options.read_options", functools.partial(read_options, decoder_rank=0))
     (line,) = [one for one in commands("README.md") if one.text.startswith("resam-demo")]
     execute(line, here)
     page = (here / "demo" / "demo.html").read_text("utf-8")

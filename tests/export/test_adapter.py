@@ -14,7 +14,7 @@ from resam.encoders.vit import VitArchitecture
 from resam.model.bases import load_base, random_base
 from resam.model.decoder import PromptDecoder
 from resam.model.encoder import ImageEncoder
-from resam.model.lora import add_lora, lora_state
+from resam.model.parts import adapter_state, add_parts
 from resam.model.refine_requery import RefineRequery, Requery
 from resam.training.checkpoints import Adapter, apply_adapter, describe_base, write_adapter
 from resam.training.options import TrainOptions
@@ -26,6 +26,7 @@ from resam_runtime.tiles.prompt_batch import with_sides
 from resam_runtime.tiles.tiling import Framing
 
 from ..resam.conftest import TOY
+from ..resam.families import shaken, with_masks
 
 OPTIONS = TrainOptions(tau=0.4, requery="box", rounds=2, fit_within=100, scale=0.5)
 FIELDS = ("masks", "scores", "boxes", "coarse_masks", "coarse_scores")
@@ -33,24 +34,23 @@ FIELDS = ("masks", "scores", "boxes", "coarse_masks", "coarse_scores")
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A folder with a base of toy size, `toy.pth`, and an adapter for it whose weights are not zero."""
+    """A folder with a base of toy size, `toy.pth`, and an adapter for it, of encoder and decoder, whose weights are not
+    zero."""
     return make_run(tmp_path, TOY, OPTIONS)
 
 
 def make_run(tmp_path: Path, architecture: VitArchitecture, options: TrainOptions) -> Path:
-    sam = random_base(architecture).sam
+    sam = with_masks(shaken(architecture)).sam
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        for parameter in sam.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)  # logits beyond the threshold
         for network in sam.mask_decoder.output_hypernetworks_mlps[1:]:  # masks that differ in size
             network.layers[-1].bias.add_(20 * torch.randn_like(network.layers[-1].bias))
         torch.save(sam.state_dict(), tmp_path / "toy.pth")
         base = load_base(tmp_path / "toy.pth")
-        add_lora(base.sam.image_encoder, rank=2)
-        fresh = lora_state(base.sam.image_encoder)  # half of it zeros
-        state = {name: value + 0.3 * torch.randn_like(value) for name, value in fresh.items()}
+        add_parts(base.sam, dataclasses.replace(options, rank=2, decoder_rank=2))
+        fresh = adapter_state(base.sam)  # half of it zeros
+        noise = {name: 0.1 if name.startswith("mask_decoder.") else 0.3 for name in fresh}
+        state = {name: value + noise[name] * torch.randn_like(value) for name, value in fresh.items()}
     said = options.to_dict() | {"base": str(tmp_path / "toy.pth")}
     write_adapter(tmp_path / "adapter.safetensors", state, {"base": describe_base(base), "options": said})
     return tmp_path
@@ -69,9 +69,14 @@ def test_an_option_out_of_range_is_said_before_the_work_starts(
     assert words in result.stderr
 
 
-def torch_loop(folder: Path, tau: float, requery: Requery, rounds: int, *inputs: torch.Tensor) -> dict[str, np.ndarray]:
-    """The loop in torch, LoRA beside the weights instead of merged into them."""
-    base = apply_adapter(load_base(folder / "toy.pth"), Adapter.open(folder), merge=False)
+def torch_loop(
+    folder: Path, tau: float, requery: Requery, rounds: int, *inputs: torch.Tensor, without: str = " "
+) -> dict[str, np.ndarray]:
+    """The loop in torch, LoRA beside the weights instead of merged into them. without: how the names of tensors begin
+    that the adapter is to lack."""
+    adapter = Adapter.open(folder)
+    kept = {name: value for name, value in adapter.state.items() if not name.startswith(without)}
+    base = apply_adapter(load_base(folder / "toy.pth"), dataclasses.replace(adapter, state=kept), merge=False)
     image, coords, labels = inputs
     with torch.no_grad():
         embedding = ImageEncoder(base.sam)(image)
@@ -106,16 +111,21 @@ def test_an_engine_is_what_its_run_trained(run: Path, monkeypatch: pytest.Monkey
     wanted = torch_loop(run, 0.4, "box", 2, *tensors)
     for name in FIELDS:
         assert np.linalg.norm(found[name] - wanted[name]) <= 1e-4 * np.linalg.norm(wanted[name]), name
-    # Each of the three choices shows in these masks, so that losing one could not pass.
-    for other in ((0.3, "box", 2), (0.4, "box+points", 2), (0.4, "box", 1)):
-        masks = torch_loop(run, *other, *tensors)["masks"]
-        assert np.linalg.norm(found["masks"] - masks) > 1e-2 * np.linalg.norm(masks), other
+    # Each of the three choices, and each part of the adapter, shows in these masks, so that losing one could not pass.
+    others = [torch_loop(run, *one, *tensors) for one in ((0.3, "box", 2), (0.4, "box+points", 2), (0.4, "box", 1))]
+    others += [torch_loop(run, 0.4, "box", 2, *tensors, without=part) for part in ("mask_decoder.", "blocks.")]
+    for other in others:
+        assert np.linalg.norm(found["masks"] - other["masks"]) > 1e-2 * np.linalg.norm(other["masks"])
+
+
+def sized_run(folder: Path) -> Path:
+    """As `run`, of a base with four masks for each prompt."""
+    return make_run(folder, dataclasses.replace(TOY, multimask_outputs=3), dataclasses.replace(OPTIONS, rounds=1))
 
 
 @pytest.mark.slow
 def test_an_engine_takes_masks_by_size_as_torch_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = dataclasses.replace(OPTIONS, rounds=1)
-    run = make_run(tmp_path, dataclasses.replace(TOY, multimask_outputs=3), options)
+    run = sized_run(tmp_path)
     monkeypatch.setattr("resam_export.engine.default_count", lambda *about: 1)
     path = run / "sized.resam"
     command = [str(run), "-o", str(path), "--size", "ship=30x6px", "--size", "tank=5px"]

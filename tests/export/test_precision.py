@@ -85,9 +85,9 @@ def test_fp16_keeps_its_limits_on_the_tiny_base(traced: Traced, fp16: dict[str, 
 
 @pytest.mark.slow
 def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
-    models, made = set_precision(traced.models, INT8, few(6))
+    models, made = set_precision(traced.models, INT8, few(4))
     assert made["int8"]["encoder"]["products"] >= 6 * traced.base.architecture.encoder_depth
-    found = verify(traced.graphs, models, INT8, synthetic_tiles(256, 10))
+    found = verify(traced.graphs, models, INT8, synthetic_tiles(256, 6))
     masks = found.report["masks"]["rounded"]
     assert masks["iou"] >= INT8.tolerances.iou
     assert masks["miou_torch"] - masks["miou"] <= 0.01
@@ -105,13 +105,13 @@ def test_int8_keeps_its_limits_on_the_tiny_base(traced: Traced) -> None:
 @pytest.fixture(scope="module")
 def for_cpus(traced: Traced) -> dict[str, ir.Model]:
     encoder = onnx_export.export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
-    return set_precision({**traced.models, "encoder": encoder}, INT8_FP32, few(6))[0]
+    return set_precision({**traced.models, "encoder": encoder}, INT8_FP32, few(4))[0]
 
 
 @pytest.mark.slow
 def test_int8_with_the_rest_in_fp32_keeps_its_limits(traced: Traced, for_cpus: dict[str, ir.Model]) -> None:
     assert not any(TensorProto.FLOAT16 in proto_types(model).values() for model in for_cpus.values())
-    found = verify(traced.graphs, for_cpus, INT8_FP32, synthetic_tiles(256, 10))
+    found = verify(traced.graphs, for_cpus, INT8_FP32, synthetic_tiles(256, 6))
     assert found.misses == []
     # What upscales the masks is in INT8 too, and nothing else of the decoder.
     errors = found.report["relative_error"]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
@@ -13,11 +15,10 @@ from resam_export.engine import CALIBRATION_PHASE, CALIBRATION_TILES, VERIFICATI
 from resam_export.prompted_tiles import PromptedTile, image_tiles
 from resam_runtime import Segmenter
 from resam_runtime.common.errors import ResamError
-from resam_runtime.engine.precisions import INT8
+from resam_runtime.engine.precisions import FP16
 from resam_runtime.tiles.tiling import Framing
 
-from ..runtime.engines import write_engine
-from .conftest import Traced
+from ..runtime.engines import engine_graphs, write_engine
 
 SIZE = 64
 
@@ -116,10 +117,11 @@ def test_what_is_no_image_is_refused(image: object, words: str) -> None:
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_the_report_says_what_was_calibrated_on(own: bool, traced: Traced) -> None:
+def test_the_report_says_what_was_calibrated_on(own: bool) -> None:
     images = [noise(600, 256)] if own else None
     tiles = list(calibration(256, Framing(256), images))[:2]
-    _, made = set_precision(traced.models, INT8, tiles)
+    models = {name: ir.from_proto(onnx.load_model_from_string(graph)) for name, graph in engine_graphs(256, 16).items()}
+    _, made = set_precision(models, FP16, tiles)
     assert made["calibration"]["tiles"] == 2
     (source,) = made["calibration"]["images"]
     assert source.startswith("sha256:") if own else source == "synthetic"

@@ -29,6 +29,7 @@ from resam_runtime.masks.instance import Category
 from resam_runtime.tiles.tiling import Framing
 
 from ..resam.conftest import TOY
+from ..resam.families import shaken, with_masks
 from ..runtime.engines import engine_graphs, engine_manifest
 from .trt_cpu.command import resam_export
 
@@ -54,12 +55,7 @@ def with_prompter(base: Base, classes: int = 2) -> Prompter:
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     """A base of toy size, `toy.pth`, and an adapter that holds nothing but a prompter."""
-    sam = random_base(TOY).sam
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in sam.parameters():  # none is zero: nothing is equal by accident
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    torch.save(sam.state_dict(), tmp_path / "toy.pth")
+    torch.save(with_masks(shaken(TOY)).sam.state_dict(), tmp_path / "toy.pth")
     base = load_base(tmp_path / "toy.pth")
     state = {f"prompter.{name}": value for name, value in with_prompter(base).state_dict().items()}
     options = TrainOptions(base=str(tmp_path / "toy.pth"), scale=0.5, fit_within=64).to_dict()

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -28,7 +30,9 @@ from resam_runtime.engine.manifest import GraphSpec
 from resam_runtime.engine.precisions import FP16, FP32, INT8, INT8_FP32, Precision
 
 from ..runtime.engines import engine_graphs, engine_manifest
+from ..shared import Shared
 from .conftest import Traced
+from .test_adapter import sized_run
 from .trt_cpu.command import resam_export
 
 LIMITS = ("--max-points", "32", "--points-per-instance", "4")
@@ -78,10 +82,13 @@ def in_precision(traced: Traced, precision: Precision) -> Mapping[str, ir.Model]
     if not precision.for_gpus:
         encoder = onnx_export.export_graph(build_graphs(traced.base.sam, fold=False)["encoder"])
         return set_precision({**traced.models, "encoder": encoder}, precision, [tile])[0]
-    if precision is INT8:  # as `set_precision` makes them, without measuring ranges again: the loop is that of fp16
+    if traced.base.architecture.image_size < 512 and precision is not INT8:
+        return set_precision(traced.models, precision, [tile])[0]
+    # as `set_precision` makes them where no range is too large for fp16, without measuring any
+    if precision is INT8:
         quantised = quantise(traced.models["encoder"], [{"image": tile.image}]).model
         return {name: to_fp16(model) for name, model in {**traced.models, "encoder": quantised}.items()}
-    return set_precision(traced.models, precision, [tile])[0]
+    return {name: to_fp16(model) for name, model in traced.models.items()} if precision.half else traced.models
 
 
 @pytest.mark.slow
@@ -118,12 +125,27 @@ def test_the_encoders_of_other_families_compile_in_every_precision(
 
 
 @pytest.mark.slow
-def test_from_a_base_to_a_plan_in_one_command(tmp_path: Path) -> None:
-    plan = tmp_path / "tiny.plan"
-    command = ("--base", "tiny", "--fp16", "--size", "ship=20px", "-o", plan, *LIMITS)
-    outcome = resam_export(tmp_path / "scratch", *command, environment={"RESAM_TEST_SCENES": "1"})
+def test_from_a_run_to_a_plan_in_one_command(tmp_path: Path, shared: Shared) -> None:
+    """With the graphs that `test_adapter` traces."""
+    plan = tmp_path / "sized.plan"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.png"), noise)  # a drawn scene of 64 px holds too little to calibrate on
+    command = (
+        sized_run(tmp_path),
+        "--images",
+        tmp_path / "noise.png",
+        "--fp16",
+        "--keep-anyway",
+        "--size",
+        "ship=20px",
+        "-o",
+        plan,
+        *LIMITS,
+    )
+    environment = {"RESAM_TEST_SCENES": "1", "RESAM_TEST_TRACES": str(shared.folder)}
+    outcome = resam_export(tmp_path / "scratch", *command, environment=environment)
     assert outcome.code == 0, outcome.err
-    engine, built = EngineFile.open(tmp_path / "tiny.resam"), EngineFile.open(plan)
+    engine, built = EngineFile.open(tmp_path / "sized.resam"), EngineFile.open(plan)
     assert (engine.manifest.precision, built.manifest.precision) == ("fp16", "fp16")
     assert (engine.manifest.backend, built.manifest.backend) == ("onnx", "tensorrt")
     assert engine.manifest.sizes == built.manifest.sizes == ClassSizes("px2", {"ship": 400.0})

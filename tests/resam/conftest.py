@@ -10,8 +10,10 @@ import torch
 
 from resam.data.coco import CocoData
 from resam.encoders.vit import VitArchitecture
-from resam.model.bases import Base, random_base
+from resam.model.bases import Base
 from resam.synthetic import write_dataset
+
+from .families import shaken, with_masks
 
 TOY = VitArchitecture(
     image_size=64, patch_size=8, encoder_dim=32, encoder_depth=2, encoder_heads=2, global_blocks=(1,), window_size=4,
@@ -22,12 +24,7 @@ TOY = VitArchitecture(
 @pytest.fixture
 def toy() -> Base:
     """A fresh toy base with random weights; no tensor is zero, so that nothing is equal by accident."""
-    base = random_base(TOY, "toy")
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in base.sam.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return base
+    return shaken(TOY)
 
 
 @pytest.fixture
@@ -41,14 +38,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO data set of synthetic scenes of 128 px: four to train on, one to watch, two to test on."""
-    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=4, val=1, test=2, seed=3, size=128)
+    """A COCO data set of synthetic scenes of 96 px: four to train on, one to watch, two to test on. Few instances."""
+    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=4, val=1, test=2, seed=28, size=96)
 
 
 @pytest.fixture(scope="session")
 def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A smaller one, for tests of several whole runs: two to train on, one to watch, one to test on."""
-    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=2, val=1, test=1, seed=3, size=128)
+    return write_dataset(tmp_path_factory.mktemp("scenes") / "set", train=2, val=1, test=1, seed=28, size=96)
 
 
 @pytest.fixture
@@ -58,8 +55,6 @@ def scenes(scenes_folder: Path) -> CocoData:
 
 @pytest.fixture
 def base_file(toy: Base, tmp_path: Path) -> Path:
-    """The toy base as a checkpoint, its mask logits made large, so that there are masks to learn from."""
-    with torch.no_grad():
-        toy.sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(30)
-    torch.save(toy.sam.state_dict(), tmp_path / "toy.pth")
+    """The toy base as a checkpoint, with masks to learn from."""
+    torch.save(with_masks(toy).sam.state_dict(), tmp_path / "toy.pth")
     return tmp_path / "toy.pth"

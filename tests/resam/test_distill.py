@@ -113,7 +113,9 @@ def test_the_result_is_adapted_as_any_base(
 
 
 @pytest.mark.slow
-def test_the_result_is_exported_as_any_base(base_file: Path, images: Path, half: str, tmp_path: Path) -> None:
+def test_the_result_is_exported_as_any_base(
+    base_file: Path, images: Path, half: str, tmp_path: Path, traces: None
+) -> None:
     base = a_run(tmp_path / "run", base_file, half, images, replace(OPTIONS, epochs=1, tiles=2)).train().base
     export_engine(load_base(base), None, tmp_path / "small.resam", scenes=1, keep_anyway=True)
     found = Segmenter(tmp_path / "small.resam")(np.zeros((64, 64, 3), np.uint8), [[32, 32]])
@@ -123,7 +125,7 @@ def test_the_result_is_exported_as_any_base(base_file: Path, images: Path, half:
 def test_a_stopped_run_goes_on_to_the_same_base(
     base_file: Path, images: Path, half: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = replace(OPTIONS, epochs=3, average=0.9)
+    options = replace(OPTIONS, average=0.9)
     whole = a_run(tmp_path / "whole", base_file, half, images, options).train()
     real, calls = Distiller.learn, []
 

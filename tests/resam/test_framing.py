@@ -35,7 +35,7 @@ def test_the_scale_is_that_whose_masks_the_others_agree_with_most(
     toy: Base, scenes: CocoData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On masks that are known: at each scale a square of its own side around the same place."""
-    sides = {0.5: 6, 1.0: 8, 2.0: 20}
+    sides = {2 / 3: 6, 1.0: 8, 2.0: 20}
     squares = {scale: (np.ones((n, n), bool), (50 - n // 2, 50 - n // 2)) for scale, n in sides.items()}
     monkeypatch.setattr(framing, "SCALES", tuple(sides))
     monkeypatch.setattr(
@@ -44,7 +44,7 @@ def test_the_scale_is_that_whose_masks_the_others_agree_with_most(
         lambda e, d, scene, p, sample: {(sample.scene, i): squares[sample.tile.scale] for i in sample.prompts},
     )
     found = compare_framings(toy, scenes.scenes, scene_prompts(scenes, PointOptions()), Framing(64))
-    assert [one.framing for one in found] == [Framing(64, 1.0), Framing(128, 0.5), Framing(32, 2.0)]
+    assert [one.framing for one in found] == [Framing(64, 1.0), Framing(96, 2 / 3), Framing(32, 2.0)]
     iou = {(6, 8): 36 / 64, (6, 20): 36 / 400, (8, 20): 64 / 400}
     expected = [(iou[6, 8] + iou[8, 20]) / 2, (iou[6, 8] + iou[6, 20]) / 2, (iou[6, 20] + iou[8, 20]) / 2]
     assert [one.mean for one in found] == pytest.approx(expected)

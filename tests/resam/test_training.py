@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -46,6 +45,7 @@ from resam.training.trainer import Trainer
 from resam_runtime.common.errors import ResamError
 from resam_runtime.tiles.tiling import Framing
 
+from ..without import start
 from .conftest import TOY
 
 OPTIONS = TrainOptions(epochs=2, batch=2, queue=4, learning_rate=0.01, warmup=2, rank=2)
@@ -154,16 +154,16 @@ def test_a_killed_run_goes_on_bit_for_bit(base_file: Path, two_scenes: Path, tmp
     assert whole_run.history[-1]["labelled"] > 0.3
     config = tmp_path / "options.toml"
     write_options(config, options)
-    process = _run_command("--data", str(two_scenes), "--preset", str(config), "-o", str(tmp_path / "cut"))
+    arguments = ["--data", str(two_scenes), "--preset", str(config), "-o", str(tmp_path / "cut")]
+    process = start("resam.cli:train", arguments, tmp_path, tmp_path / "stderr")
     try:
         deadline = time.monotonic() + 120
-        while not list((tmp_path / "cut" / "checkpoints").glob("epoch-*.pt")) and process.poll() is None:
+        while not list((tmp_path / "cut" / "checkpoints").glob("epoch-*.pt")) and process.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
-        process.communicate()
+        process.join()
     assert not (tmp_path / "cut" / "adapter.safetensors").exists(), "the run was over before it was killed"
     saved = latest_checkpoint(tmp_path / "cut" / "checkpoints")
     assert saved is not None

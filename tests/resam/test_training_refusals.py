@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from resam.training.checkpoints import latest_checkpoint, save_checkpoint
 from resam.training.options import TrainOptions, write_options
 from resam.training.run_folder import check_free
 from resam_runtime.common.errors import ResamError
+
+from ..without import command_without
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -139,11 +140,10 @@ def test_a_folder_with_a_run_is_left_alone(base_file: Path, tmp_path: Path) -> N
 
 
 def test_errors_leave_a_process_with_exit_code_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "resam.cli", "--annotations", "none.json"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert process.returncode == 2, process.stderr
-    assert [line for line in process.stderr.splitlines() if line.startswith("error: ") and "none.json" in line]
-    assert "Traceback" not in process.stderr
+    code, said = command_without("nothing", "resam.cli:train", ["--annotations", "none.json"], tmp_path)
+    assert code == 2, said
+    assert [line for line in said.splitlines() if line.startswith("error: ") and "none.json" in line]
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

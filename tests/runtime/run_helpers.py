@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,10 +18,11 @@ from click.testing import CliRunner
 
 from resam_runtime.cli import run
 
+from ..forks import FORKS
 from .engines import write_engine
 
 TILE = 64
-_FORKS = multiprocessing.get_context("forkserver")
+ONE_CORE = ("--threads", "1")  # threads that wait for work spin, and a run starts with more of that than of work
 
 
 @dataclass
@@ -41,15 +41,14 @@ def resam_run(*arguments: object) -> Outcome:
 
 
 def start_run(*arguments: object) -> subprocess.Popen[str]:
-    """`resam-run` in a process of its own."""
-    command = [sys.executable, "-c", "from resam_runtime.cli import run; run()", *map(str, arguments)]
+    """`resam-run` in a process of its own, on one core."""
+    command = [sys.executable, "-c", "from resam_runtime.cli import run; run()", *ONE_CORE, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def fork_run(*arguments: object) -> BaseProcess:
     """As `start_run`, silent, in a copy of a process that has imported what a run needs: for tests of many starts."""
-    _FORKS.set_forkserver_preload(["resam_runtime.cli", "resam_runtime.run.run", "onnxruntime", "cv2", __name__])
-    process = _FORKS.Process(target=_quiet_run, args=([str(argument) for argument in arguments],))
+    process: BaseProcess = FORKS.Process(target=_quiet_run, args=([*ONE_CORE, *map(str, arguments)],))
     process.start()
     return process
 

@@ -28,12 +28,6 @@ READY = "!document.getElementById('done').disabled"
 SAVED = "document.getElementById('saved').dataset.kind === 'saved'"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("profile")) as one:
-        yield one
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[AnnotateServer]:
     write_scenes(tmp_path / "scenes")

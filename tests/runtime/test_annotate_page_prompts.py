@@ -23,12 +23,6 @@ pytestmark = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium 
 SIZE = (180, 150)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("profile")) as one:
-        yield one
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[AnnotateServer]:
     """Two scenes of discs and one that is empty, and an engine that finds discs."""

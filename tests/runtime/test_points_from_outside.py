@@ -75,7 +75,7 @@ def test_other_programs_points_are_to_be_exported(suffix: str, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["own", "none", "text"])
 def test_a_large_csv_takes_little_memory(kind: str, tmp_path: Path) -> None:
     """A hundred bytes for a row of fifteen; Python's objects would be a kilobyte."""
-    path, rows = tmp_path / "a.csv", 200_000
+    path, rows = tmp_path / "a.csv", 80_000
     with path.open("w") as out:
         out.write("x,y\n" if kind == "none" else "scene,instance,x,y\n")
         for row in range(rows):

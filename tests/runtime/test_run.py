@@ -793,11 +793,11 @@ def test_the_files_of_a_whole_run_need_the_memory_of_one_scene(engine: Path, tmp
         0, 0.5, 0.5, np.ones((9, 9), bool), (9, 9), np.ones((1, 2), np.float32), np.ones(1, int), (900, 900)
     )
     item = {**annotation(square), "segmentation": {"size": [900, 900], "counts": "a" * 200}}
-    names = [f"{number}.png" for number in range(16)]
+    names = [f"{number}.png" for number in range(12)]
     with run_of_many.take_folder("new") as folder:
         for name in names:
-            items = [{**item, "index": i} for i in range(400)]
-            folder.save(Record(name, name, scene=SceneInfo(name, 900, 900), points=400, annotations=items))
+            items = [{**item, "index": i} for i in range(150)]
+            folder.save(Record(name, name, scene=SceneInfo(name, 900, 900), points=150, annotations=items))
         segmenter = Segmenter(engine, threads=1)
         tracemalloc.start()
         try:
@@ -809,7 +809,7 @@ def test_the_files_of_a_whole_run_need_the_memory_of_one_scene(engine: Path, tmp
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    assert report.instances == summary_of(tmp_path / "out")["totals"]["instances"] == 16 * 400
+    assert report.instances == summary_of(tmp_path / "out")["totals"]["instances"] == 12 * 150
     assert peak < 5 * each
 
 

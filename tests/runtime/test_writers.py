@@ -376,12 +376,13 @@ def test_the_parts_of_a_simplified_mask_share_no_pixel_and_hold_no_others_holes(
 
 def burn(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Points of a raster of 1/8 px inside a ring; none lies on a line between half-integers by its odd offset."""
-    y, x = ((np.indices(shape) + 0.4137) / 8 - 0.5).reshape(2, -1)
-    crossed = np.zeros(x.shape, bool)
+    y, x = ((np.arange(length) + 0.4137) / 8 - 0.5 for length in shape)
+    crossed = np.zeros(shape, bool)
     for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, 0)):
-        between = (y0 > y) != (y1 > y)
-        crossed[between] ^= x0 + (y[between] - y0) * (x1 - x0) / (y1 - y0) > x[between]
-    return crossed.reshape(shape)
+        rows = np.flatnonzero((y0 > y) != (y1 > y))
+        if len(rows):
+            crossed[rows] ^= (x0 + (y[rows] - y0) * (x1 - x0) / (y1 - y0))[:, None] > x
+    return crossed
 
 
 def test_geojson_of_no_instances_is_valid(tmp_path: Path) -> None:

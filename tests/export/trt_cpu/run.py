@@ -2,11 +2,12 @@
 
 REPORT gets the modules that were imported. Two things are made up: the GPU, and, where the environment names them,
 a warning of TensorRT's (RESAM_TEST_WARNING) or a Ctrl-C at the first step of the build (RESAM_TEST_INTERRUPT).
-RESAM_TEST_SCENES is how many scenes an export is verified on.
+RESAM_TEST_SCENES is how many scenes an export is verified on, RESAM_TEST_TRACES the folder of what tests have traced.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -45,7 +46,13 @@ if __name__ == "__main__":
         from resam_export import engine
 
         engine.default_count = lambda *about: int(os.environ["RESAM_TEST_SCENES"])
-    try:
-        cli.export.main(sys.argv[2:])
-    finally:
-        Path(sys.argv[1]).write_text(json.dumps(sorted(sys.modules)))
+    with contextlib.ExitStack() as stack:
+        if "RESAM_TEST_TRACES" in os.environ:
+            sys.path.append(str(Path(__file__).parents[3]))
+            from tests.shared import Shared, traced_once
+
+            stack.enter_context(traced_once(Shared(Path(os.environ["RESAM_TEST_TRACES"]))))
+        try:
+            cli.export.main(sys.argv[2:])
+        finally:
+            Path(sys.argv[1]).write_text(json.dumps(sorted(sys.modules)))
