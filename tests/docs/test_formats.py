@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from resam_runtime.common.files import sha256_file
 from resam_runtime.engine.engine_file import EngineFile, write_engine_file
 from resam_runtime.engine.manifest import Manifest
+from resam_runtime.engine.shipped import SHIPPED
 from resam_runtime.masks.instance import Category, Instance
 from resam_runtime.points import read_points
 from resam_runtime.scenes.georeference import Georeference
@@ -176,3 +178,15 @@ def test_pages_link_to_files_that_are_there() -> None:
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_model_card_is_that_of_the_shipped_engine() -> None:
+    card = (ROOT / "docs" / "tiny-base.md").read_text("utf-8").partition("## The shipped engine")[2]
+    path = SHIPPED["tiny"]
+    assert f"`{path.relative_to(ROOT)}`, {path.stat().st_size / 1e6:.1f} MB" in card
+    assert f"`{sha256_file(path)}`" in card
+    manifest = EngineFile.open(path).manifest
+    assert manifest.precision == "fp16"
+    assert manifest.base["sha256"] == sha256_file(ROOT / "resam" / "weights" / "tiny.safetensors")
+    assert manifest.adapter is None
+    assert path.stat().st_size < 9e6
