@@ -31,8 +31,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first: one that is left for the end keeps one process busy and the other idle."""
+    """The long ones first: one that is left for the end keeps one process busy and the other idle. Long are also those
+    that need a loop traced, whichever of them comes first."""
+    for item in items:
+        if "traced" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
