@@ -13,7 +13,8 @@ import pytest
 from .shared import Shared, traced_once
 
 # Test processes with a thread for every core each would wait for one another all the time. Set before torch loads.
-SHARE = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+SHARE = max(1, (os.cpu_count() or 1) // WORKERS)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(SHARE))
 
@@ -33,12 +34,18 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first: one that is left for the end keeps one process busy and the other idle. Long are also those
-    that need a loop traced, whichever of them comes first."""
+    """The long ones first in each process's share: one that is left for the end keeps one process busy and the others
+    idle. Long are also those that need a loop traced, whichever of them comes first."""
     for item in items:
         if "traced" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    long, short = ([item for item in items if bool(item.get_closest_marker("slow")) == slow] for slow in (True, False))
+    items[:] = [item for share in range(WORKERS) for kind in (long, short) for item in _part(kind, share, WORKERS)]
+
+
+def _part(items: list[pytest.Item], share: int, shares: int) -> list[pytest.Item]:
+    """One of as many stretches, each as long as the others."""
+    return items[len(items) * share // shares : len(items) * (share + 1) // shares]
 
 
 @pytest.hookimpl(optionalhook=True)

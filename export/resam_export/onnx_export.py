@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import collections
 import contextlib
+import gc
 import hashlib
 import io
 import logging
@@ -100,7 +101,7 @@ def export_graph(graph: Graph) -> ir.Model:
     All constant expressions are folded and equal ones computed once, which is how the projections of the image
     tokens serve both passes of the loop.
     """
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), _no_collection():
         program = torch.onnx.export(
             graph.module,
             graph.example(),
@@ -246,3 +247,15 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from looking for cycles among the many small objects that torch makes: a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -40,12 +40,12 @@ def test_a_random_engine_is_named_so_and_equals_the_torch_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resam_benchmarks.baselines.random_engine.write_engine", write_quickly)
-    weights = Weights(random="tiny", seed=3)
+    weights = Weights(random="tiny_half", seed=3)
     path, other = export_random(weights, tmp_path, ["fp32", "int8-fp32"])
     quantised = EngineFile.open(other).manifest
     assert (quantised.precision, quantised.base) == ("int8-fp32", EngineFile.open(path).manifest.base)
     manifest = EngineFile.open(path).manifest
-    assert manifest.base["name"] == "random tiny, seed 3"
+    assert manifest.base["name"] == "random tiny_half, seed 3"
     assert manifest.base["sha256"] == weights.load().sha256
     assert (manifest.adapter, manifest.training, manifest.image_size) == (None, None, 256)
 
