@@ -90,6 +90,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 @pytest.fixture(scope="session")
 def traces(shared: Shared) -> Iterator[None]:
-    """A graph that is exported again is not traced again, in no process of the run: a loop takes half a minute."""
+    """A graph that is exported again is not traced again, in no process of the run: a loop takes a quarter of a
+    minute."""
     with traced_once(shared):
         yield

@@ -9,23 +9,25 @@ channel of its embedding and its mask decoder twice, so that they have SAM's siz
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import torch
-from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from resam.encoders.vit import VitArchitecture
 from resam.model.bases import Base, load_base
 from resam.model.sam import build_sam
+from resam.training.checkpoints import describe_base, write_base
+from resam_runtime.common.commands import HELP
+from resam_runtime.common.errors import command_errors
 
 MLP = 4  # as many times the hidden units between attentions, for SAM's 2048
 
 
-def widened(base: Base) -> tuple[VitArchitecture, dict[str, torch.Tensor]]:
-    """The architecture and the state dict of a SAM that answers prompts as `base`, a ViT's, does.
+def widened(base: Base) -> Base:
+    """A base that answers prompts as `base`, a ViT's, does.
 
     Its embedding has the base's channels twice: channel i is the base's `twice(C)[i]`.
     """
@@ -36,8 +38,10 @@ def widened(base: Base) -> tuple[VitArchitecture, dict[str, torch.Tensor]]:
         decoder_heads=2 * tiny.decoder_heads, decoder_mlp_dim=MLP * tiny.decoder_mlp_dim,
         iou_hidden_dim=2 * tiny.iou_hidden_dim,
     )  # fmt: skip
-    wanted = build_sam(wide).state_dict()
-    return wide, {name: _widened(name, value, wanted[name].shape) for name, value in base.sam.state_dict().items()}
+    sam = build_sam(wide)
+    wanted, state = sam.state_dict(), base.sam.state_dict().items()
+    sam.load_state_dict({name: _widened(name, value, wanted[name].shape, tiny.embedding_dim) for name, value in state})
+    return Base(sam, wide, "wide", base.sha256)
 
 
 def twice(channels: int) -> torch.Tensor:
@@ -46,7 +50,7 @@ def twice(channels: int) -> torch.Tensor:
     return torch.cat((first, first, second, second))
 
 
-def _widened(name: str, value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def _widened(name: str, value: torch.Tensor, shape: torch.Size, channels: int) -> torch.Tensor:
     if name.endswith("pos_embed"):  # as of four tiles beside one another
         return value.repeat(1, 2, 2, 1)
     if ".rel_pos_" in name:  # segment-anything would interpolate it in the same way (image_encoder.py, get_rel_pos)
@@ -61,7 +65,7 @@ def _widened(name: str, value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     for axis, (old, new) in enumerate(zip(value.shape, shape)):
         if old == new:
             continue
-        embedding = 2 * old == new and old == 128 and not spread
+        embedding = (old, new) == (channels, 2 * channels) and not spread
         places = twice(old) if embedding else torch.arange(old).repeat(new // old)
         value = value.index_select(axis, places)
         if value.ndim > 1 and axis == inputs and not table and not spread:
@@ -70,11 +74,14 @@ def _widened(name: str, value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return value / 2 if "output_hypernetworks_mlps" in name and ".layers.2." in name else value
 
 
-def main() -> None:
-    """Write the file that the command line names."""
-    _, state = widened(load_base("tiny"))
-    save_file({name: value.contiguous() for name, value in state.items()}, Path(sys.argv[1]))
+@click.command(context_settings=HELP, epilog="Example: python -m resam_benchmarks.wide wide.safetensors")
+@click.argument("output", type=click.Path(path_type=Path))
+@command_errors
+def main(output: Path) -> None:
+    """Write a base with the loop of MobileSAM's size, made of the tiny base, to OUTPUT (.safetensors)."""
+    base = load_base("tiny")
+    write_base(output, widened(base), {"made_of": describe_base(base)})
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m resam_benchmarks.wide")

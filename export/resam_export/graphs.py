@@ -17,6 +17,7 @@ from resam.model.prompter import prompter_of
 from resam.model.refine_requery import RefineRequery, Requery, refine_logit
 from resam_runtime.engine.manifest import TensorSpec
 
+MOST = 1 << 20  # of a dynamic axis: products of sizes stay below what 64 bits hold
 DYNAMIC = {
     "B": 2,
     "N": 3,
@@ -51,7 +52,7 @@ class Graph:
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
         """`torch.export`'s description of the dynamic axes, one entry an input."""
         return tuple(
-            {axis: torch.export.Dim(size, max=1 << 20) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+            {axis: torch.export.Dim(size, max=MOST) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
             for spec in self.inputs
         )
 

@@ -171,15 +171,15 @@ def _fold_fills(graph: ir.Graph) -> None:
 
 
 def _each_output_apart(graph: ir.Graph, names: Sequence[str]) -> None:
-    """Name the outputs, and copy one that is another as well: without Requery the coarse masks are the masks."""
+    """Copy an output that is another as well, and name both: without Requery the coarse masks are the masks."""
     for place, value in enumerate(graph.outputs):
-        if any(value is other for other in graph.outputs[place + 1 :]):
+        later = [other for other in range(place + 1, len(names)) if graph.outputs[other] is value]
+        if later:
             copy = ir.node("Identity", [value])
             graph.append(copy)
             copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
             graph.outputs[place] = copy.outputs[0]
-    for value, name in zip(graph.outputs, names, strict=True):
-        value.name = name
+            copy.outputs[0].name, value.name = names[place], names[later[-1]]
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

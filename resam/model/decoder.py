@@ -61,7 +61,7 @@ class PromptDecoder(nn.Module):
         Returns logits (N, 4G, 4G) and scores (N,), the predicted IoU (about 0..1, not clipped).
         """
         keys, weights, scores = self._read(embedding, point_coords, point_labels, ends_in_corner)
-        return self._upscale(keys, weights.unsqueeze(1))[:, 0], scores
+        return self._masks(keys, weights, point_coords, point_labels), scores
 
     def every_mask(
         self, embedding: torch.Tensor, point_coords: torch.Tensor, point_labels: torch.Tensor
@@ -131,6 +131,12 @@ class PromptDecoder(nn.Module):
         # a prompt with a box has no use for the not-a-point token
         hidden = torch.cat((padding.new_zeros(1, output.shape[0]).expand(count, -1), padding, has_box), dim=1)
         return tokens, (hidden * MASKED)[:, None, None, :]
+
+    def _masks(
+        self, keys: torch.Tensor, weights: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (N, 4G, 4G) of what `_read` gives and the prompts, for decoders that make a mask where these say."""
+        return self._upscale(keys, weights.unsqueeze(1))[:, 0]
 
     def _upscale(self, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Image tokens (N, HW, C) and weights of K masks (N, K, C/8) -> logits (N, K, 4G, 4G)."""

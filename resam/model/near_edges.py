@@ -4,8 +4,9 @@ Coarse masks. Each image token gives one of its 16 cells first. All are made whe
 neighbours leave room for an edge, and around every positive point: an object may be smaller than a token. Elsewhere
 the one cell stands for the 16.
 
-Final masks. They lie in and around the box that was asked with. All cells are made there, up to `MARGIN` tokens beyond
-it; the rest is outside of the mask. A prompt without a box was asked before, and keeps its coarse mask.
+Final masks. They are made in the same way, but only in the rectangle around the coarse mask and the box that was asked
+with, and `MARGIN` tokens beyond it; the rest is outside of the mask. A prompt without a box was asked before, and keeps
+its coarse mask.
 
 Predicted IoUs are not touched. The rows that are made differ from prompt to prompt, which TensorRT is not told here.
 """
@@ -19,31 +20,25 @@ from segment_anything.modeling import Sam
 from torch.nn import functional as F
 
 from resam.model.decoder import PromptDecoder
-from resam.model.refine_requery import RefineRequery
+from resam.model.refine_requery import Answers, RefineRequery, profiles
 
 STRETCH, SLACK = 1.0, 0.5  # how far beyond the logits known around a token others may lie: of their range, and more
-MARGIN = 4  # image tokens around a box that its mask may reach
-OUTSIDE = -20.0  # the logit of cells farther from the box
+MARGIN = 4  # image tokens beyond coarse mask and box that the final mask may reach
+OUTSIDE = -20.0  # the logit of cells farther away
 
 
 class EdgeDecoder(PromptDecoder):
     """A `PromptDecoder` that makes masks in full where they may cross a logit from 0 to `edges_to`, which is at least
-    0. `forward` takes one image, and gives logits (N, 4G, 4G) and scores (N,) as its does."""
+    0. `forward` takes one image."""
 
     def __init__(self, sam: Sam, edges_to: float) -> None:
         super().__init__(sam)
         self.edges_to = edges_to
 
-    def forward(
-        self,
-        embedding: torch.Tensor,
-        point_coords: torch.Tensor,
-        point_labels: torch.Tensor,
-        ends_in_corner: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, weights, scores = self._read(embedding, point_coords, point_labels, ends_in_corner)
-        sample = self._sample(keys, weights.unsqueeze(2))
-        return self._made(sample, keys, weights, point_coords, point_labels), scores
+    def _masks(
+        self, keys: torch.Tensor, weights: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        return self._made(self._sample(keys, weights.unsqueeze(2)), keys, weights, coords, labels)
 
     def around(
         self, before: torch.Tensor, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor
@@ -51,18 +46,16 @@ class EdgeDecoder(PromptDecoder):
         """Logits and scores of prompts (N, P, 2), (N, P) whose last two places hold a box, or padding at 0; without it
         they had the masks `before`, (N, 4G, 4G)."""
         keys, weights, scores = self._read(embedding, coords, labels, True)
-        count, tokens, channels = keys.shape
-        places = self._within(before, coords).reshape(-1).nonzero()[:, 0]  # (R,)
-        picked = keys.reshape(count * tokens, channels)[places].unsqueeze(1)
-        made = self._sample(picked, weights[places // tokens].unsqueeze(2))
+        count, tokens, _ = keys.shape
+        places, picked, own = _picked(self._within(before, coords), keys, weights)
+        made = self._sample(picked.unsqueeze(1), own)
         sample = keys.new_full((count * tokens,), OUTSIDE).index_put((places,), made[:, 0]).reshape(count, tokens)
         return self._made(sample, keys, weights, coords, labels), scores
 
     def _within(self, before: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
         """The tokens (N, HW) around masks (N, 4G, 4G) and the boxes that prompts end in."""
         grid = before.shape[-1] // 4
-        highest = torch.stack((before.amax(dim=1), before.amax(dim=2)), dim=1)  # (N, 2, 4G), along x and along y
-        inside = highest.reshape(-1, 2, grid, 4).amax(dim=3) > 0
+        inside = profiles(before).reshape(-1, 2, grid, 4).amax(dim=3) > 0
         box = coords[:, -2:].transpose(1, 2)  # (N, 2, corners)
         centres, side = self._centres(coords, grid), self.image_size / grid
         inside = inside | ((centres > box[..., :1] - side / 2) & (centres < box[..., 1:] + side / 2))
@@ -80,12 +73,11 @@ class EdgeDecoder(PromptDecoder):
     ) -> torch.Tensor:
         """Logits (N, 4G, 4G) of image tokens (N, HW, C), of which one cell is known, (N, HW): the others made where an
         edge may be."""
-        count, tokens, channels = keys.shape
+        count, tokens, _ = keys.shape
         grid = math.isqrt(tokens)
-        places = self._near_edges(sample, coords, labels).reshape(-1).nonzero()[:, 0]  # (R,)
-        picked = keys.reshape(count * tokens, channels)[places]
+        places, picked, own = _picked(self._near_edges(sample, coords, labels), keys, weights)
         features = self._cells(picked.unsqueeze(0)).reshape(-1, 16, weights.shape[1])
-        cells = (features @ weights[places // tokens].unsqueeze(2)).reshape(-1, 2, 2, 2, 2)  # (R, dy1, dx1, dy2, dx2)
+        cells = (features @ own).reshape(-1, 2, 2, 2, 2)  # (R, dy1, dx1, dy2, dx2)
         logits = sample.reshape(-1, grid, 1, grid, 1).expand(-1, grid, 4, grid, 4)
         # rows of four cells are written: those of a token are `grid` places apart
         row, column = places // grid, places % grid
@@ -119,21 +111,26 @@ class EdgeDecoder(PromptDecoder):
         return (places + 0.5) * (self.image_size / grid) - 0.5
 
 
+def _picked(
+    chosen: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The places (R,) of the chosen, (N, HW), among image tokens (N, HW, C), these tokens (R, C), and the weights of
+    their masks (R, C/8, 1)."""
+    count, tokens, channels = keys.shape
+    places = chosen.reshape(-1).nonzero()[:, 0]
+    return places, keys.reshape(count * tokens, channels)[places], weights[places // tokens].unsqueeze(2)
+
+
 class EdgeLoop(RefineRequery):
-    """A `RefineRequery` whose final masks are made in their boxes alone, and of prompts with a box alone."""
+    """A `RefineRequery` whose final masks are made around the coarse ones alone, and of prompts with a box alone."""
 
     decoder: EdgeDecoder
 
     def ask_again(
-        self,
-        embedding: torch.Tensor,
-        coords: torch.Tensor,
-        labels: torch.Tensor,
-        found: torch.Tensor,
-        coarse_masks: torch.Tensor,
-        coarse_scores: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, found: torch.Tensor, coarse: Answers
+    ) -> Answers:
         asked = torch.cat((torch.ones_like(found[:1]), found[1:]))  # one at least: a graph cannot decode nothing
         places = asked.nonzero()[:, 0]  # (R,)
-        masks, scores = self.decoder.around(coarse_masks[places], embedding, coords[places], labels[places])
-        return coarse_masks.index_put((places,), masks), coarse_scores.index_put((places,), scores)
+        again = self.decoder.around(coarse[0][places], embedding, coords[places], labels[places])
+        masks, scores = (before.index_put((places,), after) for before, after in zip(coarse, again, strict=True))
+        return masks, scores

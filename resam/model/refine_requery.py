@@ -30,6 +30,7 @@ from resam.model.object_size import at_likely_area, nearest_in_size
 from resam_runtime.tiles.prompt_batch import BOX_TOP_LEFT, PADDING, SIDE
 
 Requery = Literal["none", "box", "box+points"]
+Answers = tuple[torch.Tensor, torch.Tensor]  # mask logits (N, M, M) and predicted IoU (N,)
 HIDDEN = -1e4  # stands for the logit of a cell that Refine took away
 CRUMBS = 0.15  # the share of its cells below which what the others left of an instance is taken away too
 
@@ -85,28 +86,33 @@ def tight_boxes(refined: torch.Tensor, threshold: float, cell: float) -> tuple[t
     if refined.dtype != torch.float32:
         refined = refined.float()  # places and boxes in bfloat16 would be whole cells
     size = refined.shape[-1]
-    profiles = torch.stack((refined.amax(dim=1), refined.amax(dim=2)), dim=1)  # (N, 2, M), along x and along y
-    inside = (profiles > threshold).to(profiles.dtype)
+    highest = profiles(refined)
+    inside = (highest > threshold).to(highest.dtype)
     # places counted from the outside: the first cell inside holds the largest weight
-    place = torch.arange(size, device=refined.device, dtype=profiles.dtype)
+    place = torch.arange(size, device=refined.device, dtype=highest.dtype)
     first = size - (inside * (size - place)).amax(dim=2)  # (N, 2), `size` where nothing is inside
     last = (inside * (place + 1)).amax(dim=2) - 1
     first = first.clamp(max=size - 1.0)
     last = last.clamp(min=0.0)
-    first = first - _overhang(profiles, first, -1, threshold)
-    last = last + _overhang(profiles, last, 1, threshold)
+    first = first - _overhang(highest, first, -1, threshold)
+    last = last + _overhang(highest, last, 1, threshold)
     boxes = (torch.cat((first, last), dim=1) + 0.5) * cell - 0.5
-    found = profiles[:, 0].amax(dim=1) > threshold
+    found = highest[:, 0].amax(dim=1) > threshold
     boxes = boxes.clamp(0.0, size * cell - 1.0) * found.to(boxes.dtype).unsqueeze(1)
     return boxes, found
 
 
-def _overhang(profiles: torch.Tensor, edge: torch.Tensor, step: int, threshold: float) -> torch.Tensor:
+def profiles(logits: torch.Tensor) -> torch.Tensor:
+    """The highest logit of each column and of each row of masks (N, M, M): (N, 2, M), along x and along y."""
+    return torch.stack((logits.amax(dim=1), logits.amax(dim=2)), dim=1)
+
+
+def _overhang(highest: torch.Tensor, edge: torch.Tensor, step: int, threshold: float) -> torch.Tensor:
     """How far (0..1 cells) the mask reaches from the centre of cell `edge` (N, 2) towards its neighbour."""
-    size = profiles.shape[2]
+    size = highest.shape[2]
     index = edge.long().unsqueeze(2)
     neighbour = (index + step).clamp(0, size - 1)
-    inner, outer = profiles.gather(2, index), profiles.gather(2, neighbour)
+    inner, outer = highest.gather(2, index), highest.gather(2, neighbour)
     reach = (inner - threshold) / (inner - outer).clamp(min=1e-6)
     hard = (outer < HIDDEN / 2) | (neighbour == index)  # taken away, or the rim of the tile
     return torch.where(hard, torch.full_like(reach, 0.5), reach.clamp(0.0, 1.0)).squeeze(2)
@@ -172,20 +178,14 @@ class RefineRequery(nn.Module):
             if self.requery == "none":
                 break
             coords, labels = self.prompts(boxes, found, point_coords, point_labels)
-            masks, scores = self.ask_again(embedding, coords, labels, found, coarse_masks, coarse_scores)
+            masks, scores = self.ask_again(embedding, coords, labels, found, (coarse_masks, coarse_scores))
         if sides is not None:
             masks = at_likely_area(masks, sides, cell)
         return LoopOutput(masks, scores, boxes, coarse_masks, coarse_scores)
 
     def ask_again(
-        self,
-        embedding: torch.Tensor,
-        coords: torch.Tensor,
-        labels: torch.Tensor,
-        found: torch.Tensor,
-        coarse_masks: torch.Tensor,
-        coarse_scores: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor, found: torch.Tensor, coarse: Answers
+    ) -> Answers:
         """Masks and scores of what `prompts` gives. Those whose box was not found are those of the coarse masks again:
         a loop that is to be fast need not decode them."""
         return self.decoder(embedding, coords, labels, ends_in_corner=True)

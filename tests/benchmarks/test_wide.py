@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from resam.encoders import ENCODERS
 from resam.model.bases import load_base
@@ -19,9 +20,8 @@ from resam_benchmarks import wide
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wide") / "wide.safetensors"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("sys.argv", ["wide", str(path)])
-        wide.main()
+    result = CliRunner().invoke(wide.main, [str(path)])
+    assert result.exit_code == 0, result.output
     return path
 
 

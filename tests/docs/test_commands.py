@@ -51,12 +51,13 @@ COMMANDS = {
     "resam-annotate": "resam_runtime.annotate.cli:annotate",
     "resam-doctor": "resam_runtime.doctor.cli:doctor",
     "resam-demo": "resam_benchmarks.demo.cli:demo",
+    "python -m resam_benchmarks.wide": "resam_benchmarks.wide:main",
     "python -m resam.synthetic": "resam.synthetic.__main__:main",
     "python -m resam.pretrain": "resam.pretrain.__main__:pretrain",
     "python -m resam.pretrain.measure": "resam.pretrain.measure:measure",
 }
 SMALL = {
-    # what learns next to nothing exports the base's graphs, traced already; the demonstration exports adapted ones
+    # what learns next to nothing exports the base's graphs, traced already; the demonstration adapts an encoder
     "resam-train": ["--epochs", "1", "--set", "prompter_steps=2", "--set", "learning_rate=1e-30"],
     "resam-distill": ["--epochs", "1", "--tiles", "2", "--prompts", "1"],
     "resam-bench": ["--repeats", "1", "--automatic", "0", "--quiet"],
@@ -81,7 +82,6 @@ NOT_HERE = (
     r"python3 -c .*",
     # an hour, and files in memory; tests/benchmarks/test_archive.py runs it with fewer scenes
     r"python -m resam_benchmarks\.steps\.archive .*",
-    r"python -m resam_benchmarks\.wide .*",  # has no options; tests/benchmarks/test_wide.py calls what it calls
     # the tests themselves, and what .ci/run runs before them
     r"pytest.*|ruff .*|mypy|\.ci/run",
     r"git .*",
